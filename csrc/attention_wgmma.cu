@@ -202,7 +202,7 @@ __global__ void __launch_bounds__(kThreads, 1)
         row_delta[half] = delta[size_t(head) * N + row];
     }
     float acc[D / 8][4], s[B::STAGE_ROWS / 8][4], dp[B::STAGE_ROWS / 8][4];
-    uint32_t rows_q[D / 16][4], ds[B::STAGE_ROWS / 16][4], last_ds[B::STAGE_ROWS / 16][4];  // last_ds: of the queued matmul
+    uint32_t rows_q[D / 16][4], ds[B::STAGE_ROWS / 16][4], last_ds[B::STAGE_ROWS / 16][4];  // matmuls in flight read last_ds
     const float to_log2 = shape.scale * kLog2E;
     auto queue_scores = [&](int tile) {
         Queries::template queue_matmul_transposed<B::STAGE_ROWS>(s, rows_q, stage(tile));
@@ -239,7 +239,7 @@ __global__ void __launch_bounds__(kThreads, 1)
     wgmma_landed(dp);
     make_ds();
     for (int tile = 1; tile < tiles; ++tile) {
-        await_copies<0>();  // this tile; and all have waited for the matmuls of tile - 3, whose stage is reused
+        await_copies<0>();  // this tile; all threads have waited for the matmuls of tile - 3
         wgmma_fence();
         queue_scores(tile);
         if (tile + 1 < tiles) load_tiles(tile + 1);
@@ -332,7 +332,7 @@ __global__ void __launch_bounds__(kThreads, 1)
     QueryTile at{block.head, key0};
     for (int tile = 0;; ++tile) {
         const float* rows = stage_rows(tile) + (lane & 3) * 2;
-        wgmma_wait<1>();  // the previous tile's matmuls, and s
+        wgmma_wait<1>();  // the last tile's matmuls, and s
         wgmma_landed(acc_k);
         wgmma_landed(acc_v);
         wgmma_landed(s);
@@ -358,7 +358,7 @@ __global__ void __launch_bounds__(kThreads, 1)
             for (int e = 0; e < 4; ++e) s[j][e] *= dp[j][e] - (e & 1 ? d.y : d.x);
         }
         pack_fragments(ds, s);
-        await_copies<0>();  // the next tile; all have waited for the previous tile's matmuls, at the end for all reads of K and V
+        await_copies<0>();  // the next tile; all threads are done with the last tile's matmuls, at the end with K and V
         wgmma_fence();
         Queries::queue_matmul(acc_k, ds, stage(tile), tile > 0);
         wgmma_commit();

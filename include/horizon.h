@@ -627,8 +627,8 @@ HZ_API hz_status_t hz_trainer_init(hz_trainer_t *trainer, uint64_t seed);
  * loaded: load or initialize them again. */
 HZ_API hz_status_t hz_trainer_load_hf(hz_trainer_t *trainer, const char *folder);
 
-/* Writes a Hugging Face folder: config.json and model.safetensors, as HZ_DTYPE_BF16 (the uploaded weights) or
- * HZ_DTYPE_F32 (the masters). The folder appears, or replaces an earlier export, when it is complete; missing parent
+/* Writes a Hugging Face folder: config.json and model.safetensors, or above 5 GB shards with an index, as
+ * HZ_DTYPE_BF16 (the uploaded weights) or HZ_DTYPE_F32 (the masters). The folder appears, or replaces an earlier export, when it is complete; missing parent
  * folders are created. A folder with anything but an earlier export is not replaced.
  * Blocks until the lanes are done, and for the disk.
  * Errors: HZ_STATUS_INVALID_ARGUMENT (the dtype, or the folder), HZ_STATUS_IO, HZ_STATUS_DISK_FULL (before anything is

@@ -25,14 +25,14 @@ const SYSTEM: usize = 4 << 30;
 
 /// Machines with the host RAM that they typically have: built-in name, name for people, RAM, bytes of RAM.
 const MACHINES: [(&str, &str, &str, usize); 8] = [
-    ("rtx4090", "RTX 4090, 24 GB", "64 GB", 64 << 30),
-    ("rtx4090", "RTX 4090, 24 GB", "128 GB", 128 << 30),
-    ("rtx4090", "RTX 4090, 24 GB", "256 GB", 256 << 30),
-    ("rtx5090", "RTX 5090, 32 GB", "64 GB", 64 << 30),
-    ("rtx5090", "RTX 5090, 32 GB", "128 GB", 128 << 30),
-    ("rtx5090", "RTX 5090, 32 GB", "256 GB", 256 << 30),
+    ("rtx4090", "RTX 4090, 24 GB", "64 GiB", 64 << 30),
+    ("rtx4090", "RTX 4090, 24 GB", "128 GiB", 128 << 30),
+    ("rtx4090", "RTX 4090, 24 GB", "256 GiB", 256 << 30),
+    ("rtx5090", "RTX 5090, 32 GB", "64 GiB", 64 << 30),
+    ("rtx5090", "RTX 5090, 32 GB", "128 GiB", 128 << 30),
+    ("rtx5090", "RTX 5090, 32 GB", "256 GiB", 256 << 30),
     ("gh200", "GH200, 96 GB", "480 GB", 480_000_000_000),
-    ("h200", "H200, 141 GB", "2 TB", 2 << 40),
+    ("h200", "H200, 141 GB", "2 TiB", 2 << 40),
 ];
 
 /// The largest shape that fits.
@@ -59,8 +59,8 @@ fn largest(
             micros_max: micros,
             ..TrainerOptions::default()
         };
-        let spill = MemoryLimits::of(machine, None, None);
-        Planned::search(name, config, &options, machine, spill, &Fixed::default(), Why::Times).ok()
+        let limits = MemoryLimits::of(machine, None, None);
+        Planned::search(name, config, &options, machine, limits, &Fixed::default(), Why::Times).ok()
     };
     // No mode takes fewer than 8 bytes a parameter; refusing by a search takes seconds.
     let may_fit = |config: &ModelConfig| Layout::new(config).parameters() * 8 <= machine.host_bytes;
@@ -72,8 +72,8 @@ fn largest(
     })
 }
 
-/// The part of a machine that bounds a step.
-fn bound(planned: &Planned) -> &'static str {
+/// The part of a machine that works longest in a step.
+fn busiest(planned: &Planned) -> &'static str {
     match planned.explanation.busiest {
         Lane::Compute => "GPU",
         Lane::H2d | Lane::D2h => "link",
@@ -114,7 +114,7 @@ impl Fit {
             format!("{} GB", grouped(host.round() as u64)),
         ]);
         for planned in [Some(small), large.as_ref()] {
-            cells.extend([or_dash(planned, speed), or_dash(planned, |planned| bound(planned).to_owned())]);
+            cells.extend([or_dash(planned, speed), or_dash(planned, |planned| busiest(planned).to_owned())]);
         }
         cells
     }
@@ -148,18 +148,20 @@ pub fn tables() {
 /// The conditions of the figures in both tables.
 fn terms(fits: &[Fit]) -> String {
     let found = || fits.iter().filter_map(|fit| fit.largest.as_ref());
-    let chunks = |planned: &mut dyn Iterator<Item = &Planned>| {
-        planned.map(bound).collect::<BTreeSet<_>>().into_iter().collect::<Vec<_>>().join(" or ")
+    let parts = |planned: &mut dyn Iterator<Item = &Planned>| {
+        planned.map(busiest).collect::<BTreeSet<_>>().into_iter().collect::<Vec<_>>().join(" or ")
     };
-    let small = chunks(&mut found().map(|largest| &largest.small));
-    let large = chunks(&mut found().filter_map(|largest| largest.large.as_ref()));
+    let small = parts(&mut found().map(|largest| &largest.small));
+    let large = parts(&mut found().filter_map(|largest| largest.large.as_ref()));
     format!(
         "The largest built-in model that fits, with **simulated** tokens/s at {} / {} tokens a step (sequences of {}), \
-         bound by {small} / {large}. A dash: does not fit. 4 GiB of RAM are left to the system. `exact` and `compact` clip \
-         gradients, `streamed` does not.",
+         with {small} / {large} busiest, for `horizon plan --seq-len {}` with the fastest of 1, 2, 4 and 8 sequences per \
+         micro-batch and `--host-mem` 4 GiB below the RAM. A dash: does not fit. `exact` and `compact` clip gradients, \
+         `streamed` does not (`--clip 0`).",
         grouped((SMALL * T) as u64),
         grouped((LARGE * T) as u64),
-        grouped(T as u64)
+        grouped(T as u64),
+        T
     )
 }
 
@@ -178,9 +180,9 @@ fn write_all(fits: &[Fit], captions: &[&str]) {
         "parameters",
         "host memory",
         "tok/s, 4k",
-        "bound by",
+        "busiest",
         "tok/s, 64k",
-        "bound by",
+        "busiest",
     ];
     let rows: Vec<Vec<String>> = fits.iter().map(Fit::cells).collect();
     report.table(&head, &rows);

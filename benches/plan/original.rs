@@ -102,7 +102,7 @@ fn step(plan: &Plan) -> List {
     List { operations, extent: Extent { micros: 1, sweep: 1 } }
 }
 
-/// Simulates a step of `sequences` sequences of `t` tokens in steady state, in seconds. Whether it fits the device is not
+/// Simulates a step of `sequences` sequences of `t` tokens in steady state, in seconds. Device memory is not
 /// checked: its authors ran it.
 pub fn seconds(config: &ModelConfig, machine: &Description, sequences: usize, t: usize) -> f64 {
     let layout = Layout::new(config);

@@ -108,7 +108,7 @@ pub const SOURCES: [&str; 4] = [
      with bf16 moments, in host RAM where they do not fit. Our operations have no AdamW on the GPU, so its schedule is not \
      simulated. Its README gives two step sizes for RTX 5090; the one of the command is taken.",
     "**KTransformers** (kvcache-ai/ktransformers, commit 924754a): full fine-tuning of a mixture of experts that computes and \
-     trains experts on the CPU. Horizon does not train mixtures of experts yet, so nothing is simulated beside it.",
+     trains experts on the CPU. Horizon does not train mixtures of experts yet, so there is no simulated figure next to it.",
 ];
 
 /// KTransformers' figure, which has no simulated counterpart.
@@ -198,7 +198,7 @@ fn compare(published: &Published) -> Compared {
     }
 }
 
-/// Simulates a step of SlideFormer's schedule, in seconds. Whether it fits the device is not checked.
+/// Simulates a step of SlideFormer's schedule, in seconds. Device memory is not checked.
 fn slideformer_seconds(config: &ModelConfig, machine: &Description, sequences: usize) -> f64 {
     let layout = Layout::new(config);
     let options = TrainerOptions {
@@ -257,8 +257,8 @@ impl SimulatorError {
     pub fn short(&self) -> String {
         let all = self.all();
         format!(
-            "The simulator's error: it is {:.2} times as fast as measured (the median of {} published measurements of other \
-             systems; {}), so take these figures as upper bounds.",
+            "The simulator's error: simulated throughput is {:.2} times the published one in the median of {} measurements of \
+             other systems ({}), so expect less than this table in most cases.",
             median(all.iter().copied()),
             all.len(),
             range(&all)
@@ -274,8 +274,8 @@ impl SimulatorError {
         format!(
             "The simulator's error: over {} published measurements, simulated over published throughput of the same \
              schedule has a median of **{:.2}** ({}). It gives MegaTrain's schedule {simulated:.0} TFLOP/s on GH200, where \
-             its authors measured {published:.0} (both count 6 · parameters a token). It knows no interpreter, no unfused \
-             kernels and no throttling, so take simulated figures as upper bounds of what hardware gives; a ratio below 1 \
+             its authors measured {published:.0} (both count 6 · parameters a token). It models no interpreter \
+             overhead, no unfused kernels and no throttling, so expect less than simulated in most cases; a ratio below 1 \
              means that the machine was faster than its description.",
             all.len(),
             median(all.iter().copied()),
@@ -313,12 +313,10 @@ pub fn write_readme(rows: &[Compared], error: &SimulatorError) {
     let last = KTRANSFORMERS.map(str::to_owned).into_iter().chain(dashes).collect();
     let chosen: Vec<Vec<String>> =
         rows.iter().filter(|row| row.readme).map(|row| row.cells.clone()).chain([last]).collect();
-    let mut head = HEAD;
-    head[4] = "published (by its authors)";
-    report.table(&head, &chosen);
+    report.table(&HEAD, &chosen);
     report.paragraph(
-        "Tokens per second, bf16, sequences of 1024 tokens. *Published*: measured by its authors. *Simulated*: the same \
-         schedule, by `cargo bench --bench plan -- simulated`; *ratio*: simulated over published. A question mark: a step size \
+        "Tokens per second, bf16, sequences of 1024 tokens. *Published*: measured by the authors of the \
+         system (MegaTrain's are converted from TFLOP/s, and quoted from reviews). *Simulated*: the same schedule, by `cargo bench --bench plan -- simulated`; *ratio*: simulated over published. A question mark: a step size \
          that the authors do not state. Horizon does not train mixtures of experts yet. Sources: \
          [plan-simulated.md](benches/results/plan-simulated.md).",
     );

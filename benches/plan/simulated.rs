@@ -97,8 +97,8 @@ fn against_original(
     machine: &Description,
     sequences: usize,
 ) -> Vec<String> {
-    let (rows, attended) = ((sequences * T) as u64, (sequences * T * (T + 1) / 2) as u64);
-    let work = UsefulWork::new(config).flop(rows, attended, 0) / 1e12;
+    let (rows, pairs) = ((sequences * T) as u64, (sequences * T * (T + 1) / 2) as u64);
+    let work = UsefulWork::new(config).flop(rows, pairs, 0) / 1e12;
     let seconds = original::seconds(config, machine, sequences, T);
     let per_second = rows as f64 / seconds;
     let mut cells = vec![tokens(per_second), format!("{:.0}", work / seconds)];
@@ -159,8 +159,8 @@ fn schedules(report: &mut Report) {
     report.section("MegaTrain's schedule and ours");
     report.paragraph(
         "Both simulated at the same rates. MegaTrain's schedule (`benches/plan/original.rs`) has three forward passes and \
-         three uploads of every layer, no prefetch in backward, and AdamW after the step. Whether its batch fits the device \
-         is not checked. It keeps 12 bytes a parameter, without an f32 master; mode exact keeps 14, with one. Where exact \
+         three uploads of every layer, no prefetch in backward, and AdamW after the step. Its batch is not compared with \
+         device memory. It keeps 12 bytes a parameter, without an f32 master; mode exact keeps 14, with one. Where exact \
          does not fit, ours is compact and says so.",
     );
     let mut rows = Vec::new();

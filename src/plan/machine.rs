@@ -347,7 +347,7 @@ mod tests {
     }
 
     #[test]
-    fn a_device_name_selects_the_shipped_description() {
+    fn devices_are_identified_by_the_words_of_their_names() {
         for (hardware, machine) in [
             ("NVIDIA H200", Some("h200")),
             ("NVIDIA H200 NVL", Some("h200")),

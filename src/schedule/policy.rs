@@ -131,8 +131,8 @@ pub struct Placement {
     /// Device buffers for rounded gradient chunks on their way to the host; at least 2. If gradients wait on the
     /// device, there is one for every chunk instead; see [`Policy::slabs`].
     pub slabs: usize,
-    /// Slabs of the host's ring buffer, which gradients pass through if [none are
-    /// stored](Policy::streams_gradients); at least 2. Otherwise unused.
+    /// Slabs of the host's ring buffer, which gradients pass through if
+    /// [none are stored](Policy::streams_gradients); at least 2. Otherwise unused.
     pub ring: usize,
     /// When AdamW runs. `UnderBackward` excludes clipping. `Streamed` requires it unless gradients wait on the
     /// device.

@@ -161,8 +161,8 @@ fn sources_have_weights() {
     let windows = |data: &[&str]| {
         let arguments =
             [&["train", "--seq-len", "32", "--micro-batch", "2", "--steps", "1", "--data"], data].concat();
-        let messages = horizon_in(here, &arguments).well().err;
-        let count = messages.split(" tokens, ").nth(1).and_then(|rest| rest.split(' ').next()).unwrap();
+        let stderr = horizon_in(here, &arguments).well().err;
+        let count = stderr.split(" tokens, ").nth(1).and_then(|rest| rest.split(' ').next()).unwrap();
         count.parse::<u64>().unwrap()
     };
     let once = windows(&["text.txt"]);

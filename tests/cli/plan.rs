@@ -120,13 +120,9 @@ fn a_calibration_can_be_planned_with() {
         return println!("skipped without HZ_LONG=1: it takes half a minute");
     }
     let folder = tempfile::tempdir().unwrap();
-    let calibrated = horizon_in(folder.path(), &CALIBRATE).well();
-    assert!(calibrated.err.contains("measuring RAM ("), "{}", calibrated.err);
-    assert!(
-        calibrated.err.contains("device cpu") && calibrated.err.contains("wrote here.json"),
-        "{}",
-        calibrated.err
-    );
+    let ran = horizon_in(folder.path(), &CALIBRATE).well();
+    assert!(ran.err.contains("measuring RAM ("), "{}", ran.err);
+    assert!(ran.err.contains("device cpu") && ran.err.contains("wrote here.json"), "{}", ran.err);
     let described: Value =
         serde_json::from_str(&fs::read_to_string(folder.path().join("here.json")).unwrap()).unwrap();
     assert_eq!(described["name"], "mine");
@@ -235,10 +231,10 @@ fn is_of_the_log(table: &str, log: &[Value]) {
         1e3 * numbers.sum::<f64>() / (log.len() - 1) as f64
     };
     let compared = |what: &str, predicted: f64, measured: f64| {
-        let (simulated, timed) = times(table, what);
+        let (shown_predicted, shown_measured) = times(table, what);
         let near = |one: f64, other: f64| (one - other).abs() < 0.006;
         assert!(
-            near(simulated, predicted) && near(timed, measured),
+            near(shown_predicted, predicted) && near(shown_measured, measured),
             "{predicted}, {measured}: {what} in\n{table}"
         );
         measured

@@ -134,12 +134,12 @@ fn an_interrupt_writes_a_checkpoint_and_prints_the_command_to_resume() {
     let mut lines = BufReader::new(child.stderr.take().unwrap()).lines().map(|line| line.unwrap());
     assert!(lines.any(|line| line.starts_with("step 1/")), "the run did not start");
     interrupt(&child);
-    let output = lines.collect::<Vec<_>>().join("\n");
-    assert_eq!(child.wait().unwrap().code(), Some(130), "{output}");
+    let stderr = lines.collect::<Vec<_>>().join("\n");
+    assert_eq!(child.wait().unwrap().code(), Some(130), "{stderr}");
     let folder = dir.path().join("run").canonicalize().unwrap();
     assert!(
-        output.contains(&format!("to continue: horizon train --resume {}", folder.display())),
-        "{output}"
+        stderr.contains(&format!("to continue: horizon train --resume {}", folder.display())),
+        "{stderr}"
     );
     let done = *steps(&dir.path().join("log.jsonl")).last().unwrap();
     assert_eq!(open(&folder).unwrap().manifest().step, done);
@@ -274,7 +274,7 @@ fn a_killed_run_resumes_from_its_latest_checkpoint() {
         child.kill().unwrap();
         let status = child.wait().unwrap();
         let code = status.code();
-        assert!(code.is_none() || code == Some(0), "{}", messages(child));
+        assert!(code.is_none() || code == Some(0), "{}", stderr_of(child));
         kill += 1;
         let mut found = names(&run);
         half_written += usize::from(found.iter().any(|name| name.starts_with(".step-")));
@@ -303,6 +303,6 @@ fn a_killed_run_resumes_from_its_latest_checkpoint() {
     assert_eq!(log, (1..=log.len() as u64).collect::<Vec<_>>(), "every step once");
 }
 
-fn messages(child: Child) -> String {
+fn stderr_of(child: Child) -> String {
     String::from_utf8_lossy(&child.wait_with_output().unwrap().stderr).into_owned()
 }

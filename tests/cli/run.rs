@@ -33,7 +33,7 @@ fn a_model_is_trained_exported_trained_on_and_sampled() {
     let first = ["--data", "text.txt", "--val", "text.txt", "--steps", "30", "--lr", "3e-3", "--out", "out"];
     let more = ["--val-every", "10", "--log", "log.jsonl", "--trace", "trace.json", "--export-dtype", "f32"];
     let ran = horizon_in(dir.path(), &short(&[&first[..], &more].concat())).well();
-    assert!(ran.out.is_empty() && ran.err.is_empty(), "output despite --quiet: {}{}", ran.out, ran.err);
+    assert!(ran.out.is_empty() && ran.err.is_empty(), "output in quiet mode: {}{}", ran.out, ran.err);
     assert_eq!(names(&here("out")), EXPORT);
     assert_eq!(names(dir.path()), ["log.jsonl", "out", "text.txt", "trace.json"]);
 
@@ -177,8 +177,8 @@ fn an_interrupt_finishes_the_step_and_exports() {
     interrupt(&child);
     seen.extend(lines);
     assert_eq!(child.wait().unwrap().code(), Some(130), "{seen:?}");
-    let output = seen.join("\n");
-    assert!(output.contains("stopped after step") && output.contains("exported to"), "{output}");
+    let stderr = seen.join("\n");
+    assert!(stderr.contains("stopped after step") && stderr.contains("exported to"), "{stderr}");
     assert_eq!(names(&dir.path().join("out")), EXPORT);
     assert!(!records(&dir.path().join("log.jsonl")).is_empty());
 }

@@ -60,7 +60,8 @@ fn fake_cuda_gives_the_bits_of_the_cpu_device() {
             let calls = FakeCuda::new(Setting { manner, words, ..Setting::default() });
             let mut trainer = open(&calls, cuda, &config, &options).unwrap();
             assert_eq!(calls.device_bytes(), trainer.plan().device.bytes());
-            let way = [Way::Plain, Way::Apart, Way::Evaluating, Way::Serial, Way::Announcing][number % 5];
+            let way =
+                [Way::Plain, Way::Accumulating, Way::Evaluating, Way::Serial, Way::Announcing][number % 5];
             let (made, loads) = (calls.made(), calls.loads());
             let got = train(&mut trainer, &options, way);
             assert!(got == want, "placement {at}, {manner:?}, words {words}, {way:?}");

@@ -86,7 +86,7 @@ fn placement_never_changes_a_bit() {
             let own = LayerPlacement { accumulator: Accumulator::OnDevice, ..both };
             vary("resident layers", &|o| o.layers = vec![resident; 5], Manner::Plain);
             vary("2 sweeps", &|o| o.sweeps = 2, Manner::Evaluating);
-            vary("as many sweeps as micro-batches", &|o| o.sweeps = MICROS, Manner::Apart);
+            vary("as many sweeps as micro-batches", &|o| o.sweeps = MICROS, Manner::Accumulating);
             vary("accumulators on the device", &|o| (o.sweeps, o.layers) = (3, vec![own; 5]), Manner::Plain);
             vary(
                 "everything at once",
@@ -100,7 +100,7 @@ fn placement_never_changes_a_bit() {
                 Manner::Plain,
             );
             vary("serial AdamW", &|_| (), Manner::Serial);
-            vary("accumulate and update", &|_| (), Manner::Apart);
+            vary("accumulate and update", &|_| (), Manner::Accumulating);
             vary("evaluating between steps", &|_| (), Manner::Evaluating);
             vary("tracing", &|o| o.tracing = true, Manner::Plain);
             vary("announced tokens", &|_| (), Manner::Announcing);

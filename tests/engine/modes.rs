@@ -34,7 +34,7 @@ fn placement_changes_no_bit_of_compact() {
             recompute: Recompute::Selective,
             ..LayerPlacement::default()
         };
-        vary("spilled boundaries", &|o| o.layers = vec![layer; 5], Manner::Apart);
+        vary("spilled boundaries", &|o| o.layers = vec![layer; 5], Manner::Accumulating);
         vary("2 sweeps", &|o| o.sweeps = 2, Manner::Plain);
         vary("gradients waiting on the device", &|o| o.grad_wait = GradWait::Device, Manner::Plain);
         if clip == 0.0 {

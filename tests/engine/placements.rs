@@ -118,7 +118,7 @@ fn any_case() -> impl Strategy<Value = Case> {
         let manner = prop_oneof![
             Just(Manner::Plain),
             Just(Manner::Serial),
-            Just(Manner::Apart),
+            Just(Manner::Accumulating),
             Just(Manner::Evaluating),
             Just(Manner::Announcing)
         ];

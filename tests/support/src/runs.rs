@@ -88,7 +88,7 @@ pub enum Manner {
     /// AdamW of a step ends before the next step starts.
     Serial,
     /// `accumulate` and `update` instead of `step`.
-    Apart,
+    Accumulating,
     /// With an evaluation after each step.
     Evaluating,
     /// The next step's tokens are announced: all, too many, or only some.
@@ -109,7 +109,7 @@ pub fn train(trainer: &mut Trainer, options: &TrainerOptions, manner: Manner) ->
             let announced = [micros, options.micros_max, micros - 1][step % 3];
             next[..announced].iter().for_each(|data| trainer.announce(&data.tokens).unwrap());
         }
-        let report = if manner == Manner::Apart {
+        let report = if manner == Manner::Accumulating {
             batches.iter().for_each(|batch| trainer.accumulate(batch).unwrap());
             trainer.update(lr).unwrap()
         } else {
@@ -118,7 +118,7 @@ pub fn train(trainer: &mut Trainer, options: &TrainerOptions, manner: Manner) ->
         match manner {
             Manner::Serial => trainer.sync().unwrap(),
             Manner::Evaluating => assert!(trainer.eval(&batches).unwrap().loss > 0.0),
-            Manner::Plain | Manner::Apart | Manner::Announcing => {}
+            Manner::Plain | Manner::Accumulating | Manner::Announcing => {}
         }
         losses.push(report.loss.to_bits());
         norms.push(report.grad_norm.to_bits());

@@ -124,7 +124,7 @@ impl Device {
     }
 
     fn append(&self, machine: &mut MutexGuard<'_, Machine>, stream: usize, op: Op) -> Result<(), u32> {
-        self.wait_until(machine, "a stream's queue stays full", |machine| {
+        self.wait_until(machine, "the queue of a CUDA stream stays full", |machine| {
             machine.streams[stream].len() < QUEUE
         })?;
         machine.push(stream, op);
