@@ -428,7 +428,8 @@ typedef struct hz_trainer_options_t {
                                  with HZ_STATUS_OUT_OF_HOST_MEMORY if it does not */
     uint64_t threads;         /* CPU threads, at most max(1024, processors); 0 = all that this process may
                                  run on */
-    double beta1;             /* AdamW (Loshchilov & Hutter 2019) */
+    double beta1;             /* AdamW (Loshchilov & Hutter 2019). Defaults are PyTorch's; those of the command
+                                 `horizon train` are beta2 0.95 and weight decay 0.1 */
     double beta2;
     double eps;
     double weight_decay;      /* decoupled; for tensors of two or more dimensions */

@@ -154,14 +154,12 @@ fn terms(fits: &[Fit]) -> String {
     let small = parts(&mut found().map(|largest| &largest.small));
     let large = parts(&mut found().filter_map(|largest| largest.large.as_ref()));
     format!(
-        "The largest built-in model that fits, with **simulated** tokens/s at {} / {} tokens a step (sequences of {}), \
-         with {small} / {large} busiest, for `horizon plan --seq-len {}` with the fastest of 1, 2, 4 and 8 sequences per \
+        "The largest built-in model that fits, and its **simulated** tokens/s at {} / {} tokens a step, where {small} / \
+         {large} is busiest. The command is `horizon plan --seq-len {T}`, with the fastest of 1, 2, 4 and 8 sequences per \
          micro-batch and `--host-mem` 4 GiB below the RAM. A dash: does not fit. `exact` and `compact` clip gradients, \
          `streamed` does not (`--clip 0`).",
         grouped((SMALL * T) as u64),
-        grouped((LARGE * T) as u64),
-        grouped(T as u64),
-        T
+        grouped((LARGE * T) as u64)
     )
 }
 

@@ -95,6 +95,8 @@ fn the_commands_of_the_readme_run() {
             _ => panic!("README.md has a block of `{language}`, which nothing here runs"),
         }
     }
+    let picture = fs::read_to_string(Path::new(ROOT).join("benches/results/plot-plan.svg")).unwrap();
+    assert!(fs::read_to_string(dir.path().join("plan.svg")).unwrap() == picture, "plot-plan.svg is another plan's");
     assert!(executed >= 10, "{executed} commands");
     for made in ["tuned/config.json", "run/latest", "run.svg", "my-first-model/config.json"] {
         assert!(dir.path().join(made).exists(), "{made}");
