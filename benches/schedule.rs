@@ -148,7 +148,7 @@ fn measure(options: &TrainerOptions) -> Vec<(Operation, TaskSpan)> {
 /// For the last steps: nanoseconds between clip decisions, and the busy time of each lane in between.
 fn last_steps(spans: &[(Operation, TaskSpan)]) -> (f64, [f64; Lane::COUNT]) {
     let decided = |(operation, span): &(Operation, TaskSpan)| {
-        matches!(operation, Operation::DecideClip { .. }).then_some(span.end_ns)
+        matches!(operation, Operation::ClipDecision { .. }).then_some(span.end_ns)
     };
     let mut decisions: Vec<u64> = spans.iter().filter_map(decided).collect();
     decisions.sort_unstable();

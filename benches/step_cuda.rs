@@ -62,7 +62,7 @@ fn matrix_rate(device: usize, effort: Effort) -> Result<f64> {
 /// Times of the clip decisions of all training steps, in order.
 fn decisions(spans: &[(Operation, TaskSpan)]) -> Vec<u64> {
     let decided = |(operation, span): &(Operation, TaskSpan)| {
-        matches!(operation, Operation::DecideClip { .. }).then_some(span.end_ns)
+        matches!(operation, Operation::ClipDecision { .. }).then_some(span.end_ns)
     };
     let mut times: Vec<u64> = spans.iter().filter_map(decided).collect();
     times.sort_unstable();

@@ -26,7 +26,7 @@ use support::bench::{number, on_gpu, rounded};
 const KINDS: [&str; 3] = ["registered", "allocated", "pageable"];
 const RUNS: usize = 3;
 
-/// Host memory of a kind.
+/// Host memory of one of the [`KINDS`].
 struct Host {
     _arena: Arena,
     span: HostSpan,

@@ -71,7 +71,7 @@ __global__ void __launch_bounds__(Forward<D>::THREADS)
     for (int key0 = key_begin; key0 < row_end; key0 += F::KEYS) {
         float s[F::MI][F::KEYS / 8][4];
         clear(s);
-        T::template product_transposed<F::MI, F::KEYS>(s, tile_q, warp_row, tile_k);
+        T::template matmul_transposed<F::MI, F::KEYS>(s, tile_q, warp_row, tile_k);
         cp_async_wait<0>();
         __syncthreads();  // V has landed for all, and all are done with K
         const bool more = key0 + F::KEYS < row_end;
@@ -84,7 +84,7 @@ __global__ void __launch_bounds__(Forward<D>::THREADS)
                              [&](int row) { return int2{low(doc_start, min(row, N - 1), shape.window), row}; });
         HZ_UNROLL
         for (int mi = 0; mi < F::MI; ++mi) shrink_rows(acc[mi], softmax[mi].add(s[mi], to_log2));
-        T::template product<F::MI, F::KEYS>(acc, s, tile_v);
+        T::template matmul<F::MI, F::KEYS>(acc, s, tile_v);
         if (more) {
             cp_async_wait<0>();
             __syncthreads();  // the next K has landed for all, and all are done with V
@@ -114,9 +114,9 @@ __global__ void __launch_bounds__(Forward<D>::THREADS)
 template <int D>
 struct Backward {
     static constexpr int WARPS = 4, THREADS = 32 * WARPS, ROWS = 16 * WARPS;
-    static constexpr int STREAM = D == 256 ? 32 : 64, STAGES = D == 256 ? 1 : 2;
-    static constexpr size_t TILES = size_t(2 * ROWS + 2 * STAGES * STREAM) * D * sizeof(bf16);
-    static constexpr size_t SHARED = TILES + size_t(2 * STAGES * STREAM) * sizeof(float);
+    static constexpr int STAGE_ROWS = D == 256 ? 32 : 64, STAGES = D == 256 ? 1 : 2;
+    static constexpr size_t TILES = size_t(2 * ROWS + 2 * STAGES * STAGE_ROWS) * D * sizeof(bf16);
+    static constexpr size_t SHARED = TILES + size_t(2 * STAGES * STAGE_ROWS) * sizeof(float);
 };
 
 // Tiles of dq, which has only one accumulator: if registers allow, a warp owns 32 rows, so each fragment of
@@ -124,8 +124,8 @@ struct Backward {
 template <int D>
 struct BackwardQ {
     static constexpr int WARPS = 4, THREADS = 32 * WARPS, MI = D == 256 ? 1 : 2, ROWS = 16 * MI * WARPS;
-    static constexpr int STREAM = 32, STAGES = D == 256 ? 1 : 2;
-    static constexpr size_t SHARED = size_t(2 * ROWS + 2 * STAGES * STREAM) * D * sizeof(bf16);
+    static constexpr int STAGE_ROWS = 32, STAGES = D == 256 ? 1 : 2;
+    static constexpr size_t SHARED = size_t(2 * ROWS + 2 * STAGES * STAGE_ROWS) * D * sizeof(bf16);
 };
 
 // Operations: 6·D for every pair in the visited tiles.
@@ -139,7 +139,7 @@ __global__ void __launch_bounds__(BackwardQ<D>::THREADS)
     HZ_DYN_SHARED(raw, 128);
     bf16* const tile_q = reinterpret_cast<bf16*>(raw);
     bf16* const tile_dout = tile_q + B::ROWS * D;
-    bf16* const stream = tile_dout + B::ROWS * D;  // stage by stage: K, V
+    bf16* const staged = tile_dout + B::ROWS * D;  // stage by stage: K, V
     const int lane = int(threadIdx.x) & 31, warp_row = int(threadIdx.x) / 32 * 16 * B::MI;
     const auto [block_tile, head] = query_block(shape);
     const int N = shape.N, row0 = block_tile * B::ROWS, row_end = min(row0 + B::ROWS, N);
@@ -149,16 +149,16 @@ __global__ void __launch_bounds__(BackwardQ<D>::THREADS)
     v += size_t(head / shape.group) * D;
 
     const int key_begin = low(doc_start, row0, shape.window), unmasked_from = low(doc_start, row_end - 1, shape.window);
-    const int tiles = (row_end - key_begin + B::STREAM - 1) / B::STREAM;
-    auto load_stream = [&](int tile) {
-        bf16* stage = stream + tile % B::STAGES * 2 * B::STREAM * D;
-        const int key0 = key_begin + tile * B::STREAM;
-        T::template load<B::STREAM, B::THREADS>(stage, k, shape.k_stride, key0, row_end);
-        T::template load<B::STREAM, B::THREADS>(stage + B::STREAM * D, v, shape.v_stride, key0, row_end);
+    const int tiles = (row_end - key_begin + B::STAGE_ROWS - 1) / B::STAGE_ROWS;
+    auto load_tiles = [&](int tile) {
+        bf16* stage = staged + tile % B::STAGES * 2 * B::STAGE_ROWS * D;
+        const int key0 = key_begin + tile * B::STAGE_ROWS;
+        T::template load<B::STAGE_ROWS, B::THREADS>(stage, k, shape.k_stride, key0, row_end);
+        T::template load<B::STAGE_ROWS, B::THREADS>(stage + B::STAGE_ROWS * D, v, shape.v_stride, key0, row_end);
     };
     T::template load<B::ROWS, B::THREADS>(tile_q, q, shape.q_stride, row0, row_end);
     T::template load<B::ROWS, B::THREADS>(tile_dout, dout, shape.out_stride, row0, row_end);
-    load_stream(0);
+    load_tiles(0);
     cp_async_commit();
 
     float row_lse[B::MI][2], row_delta[B::MI][2];
@@ -175,17 +175,17 @@ __global__ void __launch_bounds__(BackwardQ<D>::THREADS)
     const float to_log2 = shape.scale * kLog2E;
 
     for (int tile = 0; tile < tiles; ++tile) {
-        if (B::STAGES == 2 && tile + 1 < tiles) load_stream(tile + 1);
+        if (B::STAGES == 2 && tile + 1 < tiles) load_tiles(tile + 1);
         if (B::STAGES == 2) cp_async_commit();
         cp_async_wait<B::STAGES - 1>();
         __syncthreads();  // this tile has landed for all
-        const bf16* tile_k = stream + tile % B::STAGES * 2 * B::STREAM * D;
-        const bf16* tile_v = tile_k + B::STREAM * D;
-        const int key0 = key_begin + tile * B::STREAM;
-        float s[B::MI][B::STREAM / 8][4], dp[B::MI][B::STREAM / 8][4];
+        const bf16* tile_k = staged + tile % B::STAGES * 2 * B::STAGE_ROWS * D;
+        const bf16* tile_v = tile_k + B::STAGE_ROWS * D;
+        const int key0 = key_begin + tile * B::STAGE_ROWS;
+        float s[B::MI][B::STAGE_ROWS / 8][4], dp[B::MI][B::STAGE_ROWS / 8][4];
         clear(s);
-        T::template product_transposed<B::MI, B::STREAM>(s, tile_q, warp_row, tile_k);
-        if (key0 < unmasked_from || key0 + B::STREAM - 1 > row0)
+        T::template matmul_transposed<B::MI, B::STAGE_ROWS>(s, tile_q, warp_row, tile_k);
+        if (key0 < unmasked_from || key0 + B::STAGE_ROWS - 1 > row0)
             HZ_UNROLL
             for (int mi = 0; mi < B::MI; ++mi)
                 keep_visible(s[mi], row0 + warp_row + mi * 16, key0,
@@ -193,21 +193,21 @@ __global__ void __launch_bounds__(BackwardQ<D>::THREADS)
         HZ_UNROLL
         for (int mi = 0; mi < B::MI; ++mi)
             HZ_UNROLL
-            for (int j = 0; j < B::STREAM / 8; ++j)
+            for (int j = 0; j < B::STAGE_ROWS / 8; ++j)
                 HZ_UNROLL
                 for (int e = 0; e < 4; ++e) s[mi][j][e] = exp2_approx(s[mi][j][e] * to_log2 - row_lse[mi][e >> 1]);
         clear(dp);
-        T::template product_transposed<B::MI, B::STREAM>(dp, tile_dout, warp_row, tile_v);
+        T::template matmul_transposed<B::MI, B::STAGE_ROWS>(dp, tile_dout, warp_row, tile_v);
         HZ_UNROLL
         for (int mi = 0; mi < B::MI; ++mi)
             HZ_UNROLL
-            for (int j = 0; j < B::STREAM / 8; ++j)
+            for (int j = 0; j < B::STAGE_ROWS / 8; ++j)
                 HZ_UNROLL
                 for (int e = 0; e < 4; ++e) s[mi][j][e] *= dp[mi][j][e] - row_delta[mi][e >> 1];
-        T::template product<B::MI, B::STREAM>(acc, s, tile_k);
+        T::template matmul<B::MI, B::STAGE_ROWS>(acc, s, tile_k);
         __syncthreads();  // all are done with this stage
         if (B::STAGES == 1 && tile + 1 < tiles) {
-            load_stream(tile + 1);
+            load_tiles(tile + 1);
             cp_async_commit();
         }
     }
@@ -230,8 +230,8 @@ __global__ void __launch_bounds__(Backward<D>::THREADS)
     HZ_DYN_SHARED(raw, 128);
     bf16* const tile_k = reinterpret_cast<bf16*>(raw);
     bf16* const tile_v = tile_k + B::ROWS * D;
-    bf16* const stream = tile_v + B::ROWS * D;                         // stage by stage: Q, dout
-    float* const stream_rows = reinterpret_cast<float*>(raw + B::TILES);  // stage by stage: lse, delta
+    bf16* const staged = tile_v + B::ROWS * D;                            // stage by stage: Q, dout
+    float* const staged_rows = reinterpret_cast<float*>(raw + B::TILES);  // stage by stage: lse, delta
     const int lane = int(threadIdx.x) & 31, warp_row = int(threadIdx.x) / 32 * 16;
     const KeyBlock block = key_block(shape);
     const int N = shape.N, key0 = block.tile * B::ROWS, key_end = min(key0 + B::ROWS, N);
@@ -240,19 +240,19 @@ __global__ void __launch_bounds__(Backward<D>::THREADS)
 
     const int row_end = high(doc_end, key_end - 1, shape.window);
     const int unmasked_from = key0 + B::ROWS - 1, unmasked_to = high(doc_end, key0, shape.window);  // rows that see every key
-    const int tiles = (row_end - key0 + B::STREAM - 1) / B::STREAM * (block.head_end - block.head);
+    const int tiles = (row_end - key0 + B::STAGE_ROWS - 1) / B::STAGE_ROWS * (block.head_end - block.head);
     QueryTile ahead{block.head, key0};
     auto load_next = [&](int tile) {
-        bf16* stage = stream + tile % B::STAGES * 2 * B::STREAM * D;
-        float* stage_rows = stream_rows + tile % B::STAGES * 2 * B::STREAM;
-        T::template load<B::STREAM, B::THREADS>(stage, q + size_t(ahead.head) * D, shape.q_stride, ahead.row0, row_end);
-        T::template load<B::STREAM, B::THREADS>(stage + B::STREAM * D, dout + size_t(ahead.head) * D, shape.out_stride, ahead.row0,
-                                                row_end);
-        static_assert(2 * B::STREAM <= B::THREADS);
-        const int i = int(threadIdx.x), row = ahead.row0 + i % B::STREAM;
-        if (i < 2 * B::STREAM)
-            cp_async_4(stage_rows + i, (i < B::STREAM ? lse : delta) + size_t(ahead.head) * N + row, row < row_end);
-        ahead.advance(B::STREAM, key0, row_end);
+        bf16* stage = staged + tile % B::STAGES * 2 * B::STAGE_ROWS * D;
+        float* stage_rows = staged_rows + tile % B::STAGES * 2 * B::STAGE_ROWS;
+        T::template load<B::STAGE_ROWS, B::THREADS>(stage, q + size_t(ahead.head) * D, shape.q_stride, ahead.row0, row_end);
+        T::template load<B::STAGE_ROWS, B::THREADS>(stage + B::STAGE_ROWS * D, dout + size_t(ahead.head) * D, shape.out_stride,
+                                                    ahead.row0, row_end);
+        static_assert(2 * B::STAGE_ROWS <= B::THREADS);
+        const int i = int(threadIdx.x), row = ahead.row0 + i % B::STAGE_ROWS;
+        if (i < 2 * B::STAGE_ROWS)
+            cp_async_4(stage_rows + i, (i < B::STAGE_ROWS ? lse : delta) + size_t(ahead.head) * N + row, row < row_end);
+        ahead.advance(B::STAGE_ROWS, key0, row_end);
     };
     T::template load<B::ROWS, B::THREADS>(tile_k, k, shape.k_stride, key0, key_end);
     if (DK) T::template load<B::ROWS, B::THREADS>(tile_v, v, shape.v_stride, key0, key_end);
@@ -265,40 +265,40 @@ __global__ void __launch_bounds__(Backward<D>::THREADS)
     const float to_log2 = shape.scale * kLog2E;
 
     QueryTile at{block.head, key0};
-    for (int tile = 0; tile < tiles; ++tile, at.advance(B::STREAM, key0, row_end)) {
+    for (int tile = 0; tile < tiles; ++tile, at.advance(B::STAGE_ROWS, key0, row_end)) {
         if (B::STAGES == 2 && tile + 1 < tiles) load_next(tile + 1);
         if (B::STAGES == 2) cp_async_commit();
         cp_async_wait<B::STAGES - 1>();
         __syncthreads();  // this tile has landed for all
-        const bf16* tile_q = stream + tile % B::STAGES * 2 * B::STREAM * D;
-        const bf16* tile_dout = tile_q + B::STREAM * D;
-        const float* rows_lse = stream_rows + tile % B::STAGES * 2 * B::STREAM + (lane & 3) * 2;
-        const float* rows_delta = rows_lse + B::STREAM;
-        float s[1][B::STREAM / 8][4];
+        const bf16* tile_q = staged + tile % B::STAGES * 2 * B::STAGE_ROWS * D;
+        const bf16* tile_dout = tile_q + B::STAGE_ROWS * D;
+        const float* rows_lse = staged_rows + tile % B::STAGES * 2 * B::STAGE_ROWS + (lane & 3) * 2;
+        const float* rows_delta = rows_lse + B::STAGE_ROWS;
+        float s[1][B::STAGE_ROWS / 8][4];
         clear(s);
-        T::template product_transposed<1, B::STREAM>(s, tile_k, warp_row, tile_q);
-        if (at.row0 < unmasked_from || at.row0 + B::STREAM > unmasked_to)
+        T::template matmul_transposed<1, B::STAGE_ROWS>(s, tile_k, warp_row, tile_q);
+        if (at.row0 < unmasked_from || at.row0 + B::STAGE_ROWS > unmasked_to)
             keep_visible(s[0], key0 + warp_row, at.row0,
                          [&](int key) { return int2{key, (key < N ? high(doc_end, key, shape.window) : 0) - 1}; });
         HZ_UNROLL
-        for (int j = 0; j < B::STREAM / 8; ++j) {
+        for (int j = 0; j < B::STAGE_ROWS / 8; ++j) {
             const float2 l = *reinterpret_cast<const float2*>(rows_lse + j * 8);
             HZ_UNROLL
             for (int e = 0; e < 4; ++e)
                 s[0][j][e] = exp2_approx(s[0][j][e] * to_log2 - (e & 1 ? l.y : l.x) * kLog2E);
         }
-        if (DV) T::template product<1, B::STREAM>(acc_v, s, tile_dout);
+        if (DV) T::template matmul<1, B::STAGE_ROWS>(acc_v, s, tile_dout);
         if (DK) {
-            float dp[1][B::STREAM / 8][4];
+            float dp[1][B::STAGE_ROWS / 8][4];
             clear(dp);
-            T::template product_transposed<1, B::STREAM>(dp, tile_v, warp_row, tile_dout);
+            T::template matmul_transposed<1, B::STAGE_ROWS>(dp, tile_v, warp_row, tile_dout);
             HZ_UNROLL
-            for (int j = 0; j < B::STREAM / 8; ++j) {
+            for (int j = 0; j < B::STAGE_ROWS / 8; ++j) {
                 const float2 d = *reinterpret_cast<const float2*>(rows_delta + j * 8);
                 HZ_UNROLL
                 for (int e = 0; e < 4; ++e) s[0][j][e] *= dp[0][j][e] - (e & 1 ? d.y : d.x);
             }
-            T::template product<1, B::STREAM>(acc_k, s, tile_q);
+            T::template matmul<1, B::STAGE_ROWS>(acc_k, s, tile_q);
         }
         __syncthreads();  // all are done with this stage
         if (B::STAGES == 1 && tile + 1 < tiles) {

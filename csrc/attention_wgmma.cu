@@ -100,11 +100,11 @@ __global__ void __launch_bounds__(kThreads, 1)
         return softmax.add(s, to_log2);
     };
     auto queue_scores = [&](int tile) {
-        Queries::template queue_product_transposed<F::KEYS>(s, tile_q, group_row, stage(tiles_k, tile));
+        Queries::template queue_matmul_transposed<F::KEYS>(s, tile_q, group_row, stage(tiles_k, tile));
         wgmma_commit();
     };
     auto queue_output = [&](int tile) {
-        Keys::queue_product(acc, weights, stage(tiles_v, tile), true);
+        Keys::queue_matmul(acc, weights, stage(tiles_v, tile), true);
         wgmma_commit();
     };
     // Packs the new weights as the left operand of P·V, once the previous P·V has finished.
@@ -152,9 +152,9 @@ __global__ void __launch_bounds__(kThreads, 1)
 // only three.
 template <int D>
 struct Backward {
-    static constexpr int STREAM = 64, STAGES = 4;
-    static constexpr size_t TILES = size_t(2 * kRows + 2 * STAGES * STREAM) * D * sizeof(bf16);
-    static constexpr size_t SHARED = TILES + size_t(2 * STAGES * STREAM) * sizeof(float);
+    static constexpr int STAGE_ROWS = 64, STAGES = 4;
+    static constexpr size_t TILES = size_t(2 * kRows + 2 * STAGES * STAGE_ROWS) * D * sizeof(bf16);
+    static constexpr size_t SHARED = TILES + size_t(2 * STAGES * STAGE_ROWS) * sizeof(float);
 };
 
 // Q stays in registers as the left operand of the scores, which halves the shared memory reads for them.
@@ -166,11 +166,11 @@ __global__ void __launch_bounds__(kThreads, 1)
                                        const bf16* __restrict__ v, const int32_t* __restrict__ doc_start, AttentionShape shape) {
     using B = Backward<D>;
     using Queries = Panels<D, kRows>;
-    using Keys = Panels<D, B::STREAM>;
+    using Keys = Panels<D, B::STAGE_ROWS>;
     HZ_DYN_SHARED(raw, 1024);
     bf16* const tile_q = reinterpret_cast<bf16*>(raw);
     bf16* const tile_dout = tile_q + kRows * D;
-    bf16* const stream = tile_dout + kRows * D;  // stage by stage: K, V
+    bf16* const staged = tile_dout + kRows * D;  // stage by stage: K, V
     const int lane = int(threadIdx.x) & 31, warp_row = int(threadIdx.x) / 32 * 16, group_row = warp_row & ~63;
     const auto [tile_row, head] = query_block(shape);
     const int N = shape.N, row0 = tile_row * kRows, row_end = min(row0 + kRows, N);
@@ -180,18 +180,18 @@ __global__ void __launch_bounds__(kThreads, 1)
     v += size_t(head / shape.group) * D;
 
     const int key_begin = low(doc_start, row0, shape.window), unmasked_from = low(doc_start, row_end - 1, shape.window);
-    const int tiles = (row_end - key_begin + B::STREAM - 1) / B::STREAM;
-    auto stage = [&](int tile) { return stream + tile % B::STAGES * 2 * B::STREAM * D; };
-    auto load_stream = [&](int tile) {
-        const int key0 = key_begin + tile * B::STREAM;
+    const int tiles = (row_end - key_begin + B::STAGE_ROWS - 1) / B::STAGE_ROWS;
+    auto stage = [&](int tile) { return staged + tile % B::STAGES * 2 * B::STAGE_ROWS * D; };
+    auto load_tiles = [&](int tile) {
+        const int key0 = key_begin + tile * B::STAGE_ROWS;
         Keys::template load<kThreads>(stage(tile), k, shape.k_stride, key0, row_end);
-        Keys::template load<kThreads>(stage(tile) + B::STREAM * D, v, shape.v_stride, key0, row_end);
+        Keys::template load<kThreads>(stage(tile) + B::STAGE_ROWS * D, v, shape.v_stride, key0, row_end);
     };
     Queries::template load<kThreads>(tile_q, q, shape.q_stride, row0, row_end);
     Queries::template load<kThreads>(tile_dout, dout, shape.out_stride, row0, row_end);
-    load_stream(0);
+    load_tiles(0);
     cp_async_commit();
-    if (tiles > 1) load_stream(1);
+    if (tiles > 1) load_tiles(1);
     cp_async_commit();
 
     float row_lse[2], row_delta[2];
@@ -201,28 +201,28 @@ __global__ void __launch_bounds__(kThreads, 1)
         row_lse[half] = lse[size_t(head) * N + row] * kLog2E;
         row_delta[half] = delta[size_t(head) * N + row];
     }
-    float acc[D / 8][4], s[B::STREAM / 8][4], dp[B::STREAM / 8][4];
-    uint32_t rows_q[D / 16][4], ds[B::STREAM / 16][4], last_ds[B::STREAM / 16][4];  // matmuls in flight read last_ds
+    float acc[D / 8][4], s[B::STAGE_ROWS / 8][4], dp[B::STAGE_ROWS / 8][4];
+    uint32_t rows_q[D / 16][4], ds[B::STAGE_ROWS / 16][4], last_ds[B::STAGE_ROWS / 16][4];  // matmuls in flight read last_ds
     const float to_log2 = shape.scale * kLog2E;
     auto queue_scores = [&](int tile) {
-        Queries::template queue_product_transposed<B::STREAM>(s, rows_q, stage(tile));
+        Queries::template queue_matmul_transposed<B::STAGE_ROWS>(s, rows_q, stage(tile));
         wgmma_commit();
-        Queries::template queue_product_transposed<B::STREAM>(dp, tile_dout, group_row, stage(tile) + B::STREAM * D);
+        Queries::template queue_matmul_transposed<B::STAGE_ROWS>(dp, tile_dout, group_row, stage(tile) + B::STAGE_ROWS * D);
         wgmma_commit();
     };
     auto weigh = [&](int tile) {
-        const int key0 = key_begin + tile * B::STREAM;
-        if (key0 < unmasked_from || key0 + B::STREAM - 1 > row0)
+        const int key0 = key_begin + tile * B::STAGE_ROWS;
+        if (key0 < unmasked_from || key0 + B::STAGE_ROWS - 1 > row0)
             keep_visible(s, row0 + warp_row, key0,
                          [&](int row) { return int2{low(doc_start, min(row, N - 1), shape.window), row}; });
         HZ_UNROLL
-        for (int j = 0; j < B::STREAM / 8; ++j)
+        for (int j = 0; j < B::STAGE_ROWS / 8; ++j)
             HZ_UNROLL
             for (int e = 0; e < 4; ++e) s[j][e] = exp2_approx(s[j][e] * to_log2 - row_lse[e >> 1]);
     };
     auto make_ds = [&] {
         HZ_UNROLL
-        for (int j = 0; j < B::STREAM / 8; ++j)
+        for (int j = 0; j < B::STAGE_ROWS / 8; ++j)
             HZ_UNROLL
             for (int e = 0; e < 4; ++e) s[j][e] *= dp[j][e] - row_delta[e >> 1];
         pack_fragments(ds, s);
@@ -242,25 +242,25 @@ __global__ void __launch_bounds__(kThreads, 1)
         await_copies<0>();  // this tile; all threads have waited for the matmuls of tile - 3
         wgmma_fence();
         queue_scores(tile);
-        if (tile + 1 < tiles) load_stream(tile + 1);
+        if (tile + 1 < tiles) load_tiles(tile + 1);
         cp_async_commit();
         wgmma_wait<1>();
         wgmma_landed(acc);
         wgmma_landed(s);
         HZ_UNROLL
-        for (int k = 0; k < B::STREAM / 16; ++k)
+        for (int k = 0; k < B::STAGE_ROWS / 16; ++k)
             HZ_UNROLL
             for (int e = 0; e < 4; ++e) last_ds[k][e] = ds[k][e];
         weigh(tile);
         wgmma_fence();
-        Keys::queue_product(acc, last_ds, stage(tile - 1), tile > 1);
+        Keys::queue_matmul(acc, last_ds, stage(tile - 1), tile > 1);
         wgmma_commit();
         wgmma_wait<1>();
         wgmma_landed(dp);
         make_ds();
     }
     wgmma_fence();
-    Keys::queue_product(acc, ds, stage(tiles - 1), tiles > 1);
+    Keys::queue_matmul(acc, ds, stage(tiles - 1), tiles > 1);
     wgmma_commit();
     wgmma_wait<0>();
     wgmma_landed(acc);
@@ -279,12 +279,12 @@ __global__ void __launch_bounds__(kThreads, 1)
                                         const int32_t* __restrict__ doc_end, AttentionShape shape) {
     using B = Backward<D>;
     using Keys = Panels<D, kRows>;
-    using Queries = Panels<D, B::STREAM>;
+    using Queries = Panels<D, B::STAGE_ROWS>;
     HZ_DYN_SHARED(raw, 1024);
     bf16* const tile_k = reinterpret_cast<bf16*>(raw);
     bf16* const tile_v = tile_k + kRows * D;
-    bf16* const stream = tile_v + kRows * D;                           // stage by stage: Q, dout
-    float* const stream_rows = reinterpret_cast<float*>(raw + B::TILES);  // stage by stage: lse, delta
+    bf16* const staged = tile_v + kRows * D;                              // stage by stage: Q, dout
+    float* const staged_rows = reinterpret_cast<float*>(raw + B::TILES);  // stage by stage: lse, delta
     const int lane = int(threadIdx.x) & 31, warp_row = int(threadIdx.x) / 32 * 16, group_row = warp_row & ~63;
     const KeyBlock block = key_block(shape);
     const int N = shape.N, key0 = block.tile * kRows, key_end = min(key0 + kRows, N);
@@ -293,35 +293,36 @@ __global__ void __launch_bounds__(kThreads, 1)
 
     const int row_end = high(doc_end, key_end - 1, shape.window);
     const int unmasked_from = key0 + kRows - 1, unmasked_to = high(doc_end, key0, shape.window);  // rows that see every key
-    const int tiles = (row_end - key0 + B::STREAM - 1) / B::STREAM * (block.head_end - block.head);
-    auto stage = [&](int tile) { return stream + tile % B::STAGES * 2 * B::STREAM * D; };
-    auto stage_rows = [&](int tile) { return stream_rows + tile % B::STAGES * 2 * B::STREAM; };
-    auto load_stream = [&](int tile, QueryTile at) {
+    const int tiles = (row_end - key0 + B::STAGE_ROWS - 1) / B::STAGE_ROWS * (block.head_end - block.head);
+    auto stage = [&](int tile) { return staged + tile % B::STAGES * 2 * B::STAGE_ROWS * D; };
+    auto stage_rows = [&](int tile) { return staged_rows + tile % B::STAGES * 2 * B::STAGE_ROWS; };
+    auto load_tiles = [&](int tile, QueryTile at) {
         Queries::template load<kThreads>(stage(tile), q + size_t(at.head) * D, shape.q_stride, at.row0, row_end);
-        Queries::template load<kThreads>(stage(tile) + B::STREAM * D, dout + size_t(at.head) * D, shape.out_stride, at.row0, row_end);
-        static_assert(2 * B::STREAM <= kThreads);
-        const int i = int(threadIdx.x), row = at.row0 + i % B::STREAM;
-        if (i < 2 * B::STREAM)
-            cp_async_4(stage_rows(tile) + i, (i < B::STREAM ? lse : delta) + size_t(at.head) * N + row, row < row_end);
+        Queries::template load<kThreads>(stage(tile) + B::STAGE_ROWS * D, dout + size_t(at.head) * D, shape.out_stride, at.row0,
+                                         row_end);
+        static_assert(2 * B::STAGE_ROWS <= kThreads);
+        const int i = int(threadIdx.x), row = at.row0 + i % B::STAGE_ROWS;
+        if (i < 2 * B::STAGE_ROWS)
+            cp_async_4(stage_rows(tile) + i, (i < B::STAGE_ROWS ? lse : delta) + size_t(at.head) * N + row, row < row_end);
     };
     Keys::template load<kThreads>(tile_k, k, shape.k_stride, key0, key_end);
     Keys::template load<kThreads>(tile_v, v, shape.v_stride, key0, key_end);
     QueryTile ahead{block.head, key0};
     auto load_next = [&](int tile) {
-        if (tile < tiles) load_stream(tile, ahead);
+        if (tile < tiles) load_tiles(tile, ahead);
         cp_async_commit();
-        ahead.advance(B::STREAM, key0, row_end);
+        ahead.advance(B::STAGE_ROWS, key0, row_end);
     };
     load_next(0);
     load_next(1);
 
-    float acc_k[D / 8][4], acc_v[D / 8][4], s[B::STREAM / 8][4], dp[B::STREAM / 8][4];
-    uint32_t p[B::STREAM / 16][4], ds[B::STREAM / 16][4];
+    float acc_k[D / 8][4], acc_v[D / 8][4], s[B::STAGE_ROWS / 8][4], dp[B::STAGE_ROWS / 8][4];
+    uint32_t p[B::STAGE_ROWS / 16][4], ds[B::STAGE_ROWS / 16][4];
     const float to_log2 = shape.scale * kLog2E;
     auto queue_scores = [&](int tile) {
-        Keys::template queue_product_transposed<B::STREAM>(s, tile_k, group_row, stage(tile));
+        Keys::template queue_matmul_transposed<B::STAGE_ROWS>(s, tile_k, group_row, stage(tile));
         wgmma_commit();
-        Keys::template queue_product_transposed<B::STREAM>(dp, tile_v, group_row, stage(tile) + B::STREAM * D);
+        Keys::template queue_matmul_transposed<B::STAGE_ROWS>(dp, tile_v, group_row, stage(tile) + B::STAGE_ROWS * D);
         wgmma_commit();
     };
 
@@ -335,36 +336,36 @@ __global__ void __launch_bounds__(kThreads, 1)
         wgmma_landed(acc_k);
         wgmma_landed(acc_v);
         wgmma_landed(s);
-        if (at.row0 < unmasked_from || at.row0 + B::STREAM > unmasked_to)
+        if (at.row0 < unmasked_from || at.row0 + B::STAGE_ROWS > unmasked_to)
             keep_visible(s, key0 + warp_row, at.row0,
                          [&](int key) { return int2{key, (key < N ? high(doc_end, key, shape.window) : 0) - 1}; });
         HZ_UNROLL
-        for (int j = 0; j < B::STREAM / 8; ++j) {
+        for (int j = 0; j < B::STAGE_ROWS / 8; ++j) {
             const float2 l = *reinterpret_cast<const float2*>(rows + j * 8);
             HZ_UNROLL
             for (int e = 0; e < 4; ++e) s[j][e] = exp2_approx(s[j][e] * to_log2 - (e & 1 ? l.y : l.x) * kLog2E);
         }
         pack_fragments(p, s);
         wgmma_fence();
-        Queries::queue_product(acc_v, p, stage(tile) + B::STREAM * D, tile > 0);
+        Queries::queue_matmul(acc_v, p, stage(tile) + B::STAGE_ROWS * D, tile > 0);
         wgmma_commit();
         wgmma_wait<1>();
         wgmma_landed(dp);
         HZ_UNROLL
-        for (int j = 0; j < B::STREAM / 8; ++j) {
-            const float2 d = *reinterpret_cast<const float2*>(rows + B::STREAM + j * 8);
+        for (int j = 0; j < B::STAGE_ROWS / 8; ++j) {
+            const float2 d = *reinterpret_cast<const float2*>(rows + B::STAGE_ROWS + j * 8);
             HZ_UNROLL
             for (int e = 0; e < 4; ++e) s[j][e] *= dp[j][e] - (e & 1 ? d.y : d.x);
         }
         pack_fragments(ds, s);
         await_copies<0>();  // the next tile; all threads are done with the last tile's matmuls, at the end with K and V
         wgmma_fence();
-        Queries::queue_product(acc_k, ds, stage(tile), tile > 0);
+        Queries::queue_matmul(acc_k, ds, stage(tile), tile > 0);
         wgmma_commit();
         if (tile + 1 == tiles) break;
         queue_scores(tile + 1);
         load_next(tile + 2);
-        at.advance(B::STREAM, key0, row_end);
+        at.advance(B::STAGE_ROWS, key0, row_end);
     }
     wgmma_wait<0>();
     wgmma_landed(acc_k);

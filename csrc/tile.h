@@ -45,8 +45,8 @@ struct Tile {
 
     // acc[MI][COLS/8] += rows row0 + 16·mi of `a` times the first COLS rows of `b`, transposed.
     template <int MI, int COLS>
-    static __device__ __forceinline__ void product_transposed(float (&acc)[MI][COLS / 8][4], const bf16* a, int row0,
-                                                              const bf16* b) {
+    static __device__ __forceinline__ void matmul_transposed(float (&acc)[MI][COLS / 8][4], const bf16* a, int row0,
+                                                             const bf16* b) {
         const int lane = opaque(int(threadIdx.x) & 31);
         HZ_UNROLL_BY(2)
         for (int k = 0; k < D / 16; ++k) {
@@ -68,8 +68,8 @@ struct Tile {
 
     // acc[MI][D/8] += w · tile; w has ROWS columns, in accumulator fragments, and is rounded to bf16.
     template <int MI, int ROWS>
-    static __device__ __forceinline__ void product(float (&acc)[MI][D / 8][4], const float (&w)[MI][ROWS / 8][4],
-                                                   const bf16* tile) {
+    static __device__ __forceinline__ void matmul(float (&acc)[MI][D / 8][4], const float (&w)[MI][ROWS / 8][4],
+                                                  const bf16* tile) {
         const int lane = opaque(int(threadIdx.x) & 31);
         HZ_UNROLL
         for (int k = 0; k < ROWS / 16; ++k) {

@@ -31,8 +31,8 @@ struct Panels {
 
     // Issues wgmma: acc = 64 rows of `left`, from row0, times the transpose of `right`.
     template <int RIGHT_ROWS>
-    static __device__ __forceinline__ void queue_product_transposed(float (&acc)[RIGHT_ROWS / 8][4], const bf16* left, int row0,
-                                                                    const bf16* right) {
+    static __device__ __forceinline__ void queue_matmul_transposed(float (&acc)[RIGHT_ROWS / 8][4], const bf16* left, int row0,
+                                                                   const bf16* right) {
         using Right = Panels<D, RIGHT_ROWS>;
         const uint64_t a = wgmma_descriptor(left + opaque(row0) * 64), b = wgmma_descriptor(right);
         HZ_UNROLL
@@ -50,8 +50,8 @@ struct Panels {
 
     // Issues wgmma: acc = left times the transpose of `right`.
     template <int RIGHT_ROWS>
-    static __device__ __forceinline__ void queue_product_transposed(float (&acc)[RIGHT_ROWS / 8][4],
-                                                                    const uint32_t (&left)[D / 16][4], const bf16* right) {
+    static __device__ __forceinline__ void queue_matmul_transposed(float (&acc)[RIGHT_ROWS / 8][4],
+                                                                   const uint32_t (&left)[D / 16][4], const bf16* right) {
         const uint64_t b = wgmma_descriptor(right);
         HZ_UNROLL
         for (int k = 0; k < D / 16; ++k)
@@ -60,8 +60,8 @@ struct Panels {
     }
 
     // Issues wgmma: acc (+)= w · tile; add = false overwrites acc.
-    static __device__ __forceinline__ void queue_product(float (&acc)[D / 8][4], const uint32_t (&w)[ROWS / 16][4],
-                                                         const bf16* tile, bool add) {
+    static __device__ __forceinline__ void queue_matmul(float (&acc)[D / 8][4], const uint32_t (&w)[ROWS / 16][4],
+                                                        const bf16* tile, bool add) {
         const uint64_t b = wgmma_descriptor(tile, PANEL_BYTES);
         HZ_UNROLL
         for (int k = 0; k < ROWS / 16; ++k) wgmma_registers<D, false>(acc, w[k], b + uint64_t(k * 16 * 128) / 16, add || k > 0);

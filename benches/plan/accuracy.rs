@@ -109,7 +109,7 @@ fn measure(config: &ModelConfig, options: &TrainerOptions) -> Step {
         trainer.step(&vec![batch; options.micros_max], 1e-3).expect("a step");
     }
     let spans = trainer.spans().expect("traced");
-    let decided = spans.iter().filter(|(operation, _)| matches!(operation, Operation::DecideClip { .. }));
+    let decided = spans.iter().filter(|(operation, _)| matches!(operation, Operation::ClipDecision { .. }));
     let mut decisions: Vec<u64> = decided.map(|(_, span)| span.end_ns).collect();
     decisions.sort_unstable();
     let later = &decisions[1..];

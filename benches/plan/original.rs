@@ -88,7 +88,7 @@ fn step(plan: &Plan) -> List {
         leave(&mut operations, embedding, chunk, AccumulatorBuffer::Own);
     }
     operations.push(Operation::DownloadLoss);
-    operations.push(Operation::DecideClip { norms: false });
+    operations.push(Operation::ClipDecision { norms: false });
     for unit in geometry.units() {
         for chunk in (0..geometry.chunks(unit)).map(ChunkIndex::from) {
             operations.push(Operation::Adam {

@@ -235,8 +235,8 @@ impl hz_adam_t {
             rounding: Rounding { seed: self.seed, step, first: arrays.first },
             ..Step::new(scalars)
         };
-        // SAFETY: by the header the caller's arrays are valid and used by this call alone, and so are the elements of
-        // the state that the call names; `check_disjoint` found no two arrays that overlap.
+        // SAFETY: horizon.h requires that the caller's arrays and the state's elements named by the call are valid and
+        // used by this call alone; `check_disjoint` found no two arrays that overlap.
         unsafe { update(&self.pool, &spans, &step) };
         Ok(())
     }

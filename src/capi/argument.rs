@@ -46,7 +46,7 @@ impl<T> Handle<T> {
     /// The object of the handle. Shared: mutable state is behind a lock.
     pub fn get(&self, what: &str) -> Result<&T> {
         check(self.0, 1, what)?;
-        // SAFETY: from `OutPointer::open`, thus a live box; by the header it is not closed during this call, and only
+        // SAFETY: a box made by `OutPointer::open`; horizon.h requires that it is not closed during this call, and only
         // `close` takes it mutably.
         Ok(unsafe { &*self.0 })
     }
@@ -54,8 +54,8 @@ impl<T> Handle<T> {
     /// Takes the handle back; it must not be NULL.
     pub fn close(self) -> Box<T> {
         assert!(!self.is_null(), "callers check for NULL first");
-        // SAFETY: the pointer came from `Box::into_raw` in `OutPointer::open`, and by the header a handle is closed
-        // once.
+        // SAFETY: the pointer came from `Box::into_raw` in `OutPointer::open`; horizon.h requires that a handle is
+        // closed only once.
         unsafe { Box::from_raw(self.0) }
     }
 }
@@ -78,7 +78,7 @@ impl<T> OutPointer<T> {
     /// Writes the result; [`OutPointer::check`] has passed.
     pub fn write(self, value: T) {
         assert!(!self.0.is_null(), "callers check an output before they write it");
-        // SAFETY: not NULL, aligned by `check`; by the header there is memory for one `T`, initialized or not.
+        // SAFETY: not NULL, and aligned, as `check` found; horizon.h requires memory for one `T`, initialized or not.
         unsafe { self.0.write(value) };
     }
 }
@@ -102,8 +102,8 @@ impl<T: Copy> Array<T> {
     /// Its `count` elements.
     pub fn get(&self, count: usize, what: &str) -> Result<&[T]> {
         check(self.0, count, what)?;
-        // SAFETY: by the header the array has `count` elements that nothing changes during the call; they are
-        // integers or floats, for which any bits are valid.
+        // SAFETY: horizon.h requires `count` elements that nothing changes during the call; they are integers or
+        // floats, for which any bits are valid.
         Ok(unsafe { slice::from_raw_parts(self.0, count) })
     }
 
@@ -121,7 +121,7 @@ impl<T: Plain> ArrayOut<T> {
     /// Its `count` elements, with unspecified values.
     pub fn get(&mut self, count: usize, what: &str) -> Result<&mut [T]> {
         check(self.0, count, what)?;
-        // SAFETY: by the header the array has `count` elements for this call alone, and any bits are valid for them.
+        // SAFETY: horizon.h requires `count` elements used by this call alone; any bits are valid for them.
         Ok(unsafe { slice::from_raw_parts_mut(self.0, count) })
     }
 }
@@ -145,14 +145,14 @@ impl Numbers {
         self.0.is_null()
     }
 
-    /// Its `count` elements of `bytes` bytes each, aligned to that.
+    /// Returns the `count` elements of `bytes` bytes each, aligned to `bytes`.
     pub fn get(&self, count: usize, bytes: usize, what: &str) -> Result<HostSpan> {
         match bytes {
             2 => check(self.0.cast::<u16>(), count, what)?,
             _ => check(self.0.cast::<u32>(), count, what)?,
         }
         let base = NonNull::new(self.0).expect("NULL was refused");
-        // SAFETY: by the header the array has `count` such elements for this call alone; its spans end with the call,
+        // SAFETY: horizon.h requires `count` such elements used by this call alone; its spans end with the call,
         // and uninitialized outputs are only written.
         Ok(unsafe { HostSpan::new(base, count * bytes) })
     }
@@ -174,7 +174,7 @@ impl Text {
 
     fn bytes(&self, what: &str) -> Result<&[u8]> {
         check(self.0, 1, what)?;
-        // SAFETY: by the header the string ends in NUL and does not change during the call.
+        // SAFETY: horizon.h requires that the string ends in NUL and does not change during the call.
         Ok(unsafe { CStr::from_ptr(self.0) }.to_bytes())
     }
 

@@ -28,7 +28,7 @@ impl State {
         if let Some(saves) = self.saves.as_ref().filter(same) {
             return Ok(saves.checkpoints.clone());
         }
-        // First: this may be the same folder with another `keep`, which is locked.
+        // Release the old folder first: it may be the same one, still locked.
         self.saves = None;
         let checkpoints = Arc::new(Checkpoints::create(folder, self.folder.files(DType::Bf16), keep)?);
         self.saves = Some(Saves { folder: folder.to_owned(), keep, checkpoints: checkpoints.clone() });

@@ -86,7 +86,7 @@ struct State<T> {
 }
 
 impl<T> Guarded<T> {
-    /// A usable state.
+    /// Wraps a value for calls; none has failed yet.
     pub fn new(value: T) -> Self {
         Guarded(Mutex::new(State { value, failed: None }))
     }

@@ -57,8 +57,8 @@ pub extern "C" fn hz_trainer_step_with_loss(
         let raw = raw_batches(batches, count)?;
         let mut call = |logprobs: &[f32], dlogprobs: &mut [f32]| -> Result<f64> {
             let mut value = f64::NAN;
-            // SAFETY: by the header the caller's function reads `count` floats, writes `count` floats and one double;
-            // these outlive the call.
+            // SAFETY: horizon.h requires that the caller's function reads and writes at most `count` floats and writes
+            // one double; these outlive the call.
             let returned = unsafe {
                 loss(logprobs.as_ptr(), dlogprobs.as_mut_ptr(), logprobs.len(), &raw mut value, user)
             };

@@ -80,7 +80,7 @@ pub fn model_config(raw: &hz_model_config_t) -> Result<ModelConfig> {
         qk_norm: flag(raw.qk_norm, "qk_norm")?,
         ..ModelConfig::llama(dims)
     };
-    // Before a list with one entry per layer is made.
+    // Checks the layer count before `window` makes one entry per layer.
     config.validate()?;
     let config = ModelConfig { window: window(raw, dims.l)?, ..config };
     config.validate()?;

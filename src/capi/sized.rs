@@ -104,7 +104,7 @@ fn stated_size<T: SizedStruct>(pointer: *const T, what: &str) -> Result<usize> {
     if !pointer.is_aligned() {
         return Err(Error::argument(format!("{what} is not aligned for a {}", T::NAME)));
     }
-    // SAFETY: not NULL and aligned; by the header it points to a struct whose first field is `struct_size`.
+    // SAFETY: not NULL and aligned; horizon.h requires a struct whose first field is `struct_size`.
     let size = unsafe { pointer.cast::<u32>().read() } as usize;
     let known = size_of::<T>();
     if size > SIZE_MAX || (size < known && !T::FIELDS.iter().any(|field| field.end() == size)) {
@@ -135,7 +135,7 @@ impl<T: SizedStruct> In<T> {
         let size = stated_size(self.0, what)?;
         let known = size_of::<T>();
         if size > known {
-            // SAFETY: by the header the struct has `size` bytes, and these follow the first `known` of them.
+            // SAFETY: horizon.h requires that the struct has `size` bytes; these follow the first `known` of them.
             let tail = unsafe { slice::from_raw_parts(self.0.cast::<u8>().add(known), size - known) };
             if let Some(at) = tail.iter().position(|&byte| byte != 0) {
                 return Err(Error::argument(format!(
@@ -170,7 +170,7 @@ impl<T: SizedStruct> In<T> {
         }
         (0..count)
             .map(|index| {
-                // SAFETY: by the header the array has `count` structs of `stride` bytes; the total was checked.
+                // SAFETY: horizon.h requires `count` structs of `stride` bytes; the total was checked.
                 let element = In(unsafe { self.0.byte_add(index * stride) });
                 let what = format!("{what}[{index}]");
                 let size = stated_size(element.0, &what)?;
@@ -208,8 +208,8 @@ impl<T: SizedStruct> Output<T> {
     pub fn write(self, value: T) {
         let head = size_of::<u32>();
         let known = self.size.min(size_of::<T>());
-        // SAFETY: by the header the struct has `size` bytes for this call alone; `known` is at most `size` and the
-        // size of `T`, and `value` is a local, so the two do not overlap.
+        // SAFETY: horizon.h requires that the struct has `size` bytes used by this call alone; `known` is at most
+        // `size` and the size of `T`, and `value` is a local, so the two do not overlap.
         unsafe {
             let to = self.pointer.cast::<u8>();
             ptr::copy_nonoverlapping((&raw const value).cast::<u8>().add(head), to.add(head), known - head);
@@ -227,7 +227,7 @@ mod tests {
         now_t { mode: u32 = 1, rate: f64 = 0.5, clip: f64 = 1.0, }
     }
 
-    /// The same struct of the next version.
+    /// The struct as a newer header declares it.
     #[repr(C)]
     struct Newer {
         now: now_t,

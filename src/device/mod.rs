@@ -109,7 +109,7 @@ pub struct DeviceInfo {
 pub struct TaskSpan {
     /// Its lane.
     pub lane: Lane,
-    /// The engine's number for it.
+    /// The engine's number of the task.
     pub task: u64,
     /// Its position among the lane's tasks, counted from 1; also its tick's count.
     pub count: u64,

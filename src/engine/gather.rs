@@ -25,7 +25,7 @@ pub struct Numbers {
 }
 
 impl Numbers {
-    /// No tokens yet, of a vocabulary of this size.
+    /// An empty set of tokens, for a vocabulary of this size.
     pub fn of(vocabulary: usize) -> Self {
         Numbers { number: vec![NONE; vocabulary], tokens: Vec::with_capacity(vocabulary) }
     }

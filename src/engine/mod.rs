@@ -32,7 +32,7 @@
 //!    weight slots use double buffering: a unit is uploaded while another computes. By
 //!    activation checkpointing a layer keeps its input, and backward recomputes the rest as the
 //!    placement says; offload of that input to host RAM is two more copies.
-//! 4. When all norms have arrived, `DecideClip` on the `host` lane computes loss, global norm and
+//! 4. When all norms have arrived, `ClipDecision` on the `host` lane computes loss, global norm and
 //!    clip factor, and decides whether to commit. Then `update` returns. The norm is the root of a
 //!    sum in f64: over blocks of 65 536 elements from each tensor's start, then over tensors in
 //!    layout order. It does not depend on units, chunks or slabs.

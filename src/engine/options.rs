@@ -28,7 +28,7 @@ pub struct TrainerOptions {
     pub grad_dtype: DType,
     /// B and T of a micro-batch.
     pub shape: Shape,
-    /// The most micro-batches of a step (gradient accumulation).
+    /// Maximum number of micro-batches per step (gradient accumulation).
     pub micros_max: usize,
     /// Rows of logits computed at a time; changes bits. Default: as many as fit 32 MiB of f32; with
     /// bf16 activations (GPUs) as many as fit 1 GiB of bf16, at most 2048.

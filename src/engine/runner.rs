@@ -132,7 +132,7 @@ impl Runner {
             Operation::EmbedBackward { micro } => {
                 self.zero_frozen(&memory, self.layout().embedding(), micro, AccumulatorBuffer::Own);
             }
-            Operation::DecideClip { norms } => self.decide(step_state, norms),
+            Operation::ClipDecision { norms } => self.decide(step_state, norms),
             Operation::Adam { unit, chunk, from, guard } => self.adam(step_state, unit, chunk, from, guard),
             Operation::AdamRows { rows } => self.adam_rows(step_state, rows),
             Operation::Save { unit } => {

@@ -141,12 +141,12 @@ enum State {
 }
 
 impl Saving {
-    /// Begins a save. The save before has ended.
+    /// Begins a save. The previous one must have ended.
     pub fn begin(&self, sink: Box<dyn Sink>) {
         *self.0.lock() = State::Open(sink);
     }
 
-    /// Takes the outcome of a save that has ended; `None` before that, and afterwards.
+    /// Takes the outcome of a save that has ended; `None` while it runs and once the outcome was taken.
     pub fn take_outcome(&self) -> Option<Result<()>> {
         let mut state = self.0.lock();
         match std::mem::take(&mut *state) {

@@ -42,7 +42,7 @@ pub struct Inputs {
     pub row: u32,
 }
 
-/// The results of `DecideClip`.
+/// The results of `ClipDecision`.
 #[derive(Clone, Copy, Debug)]
 pub struct ClipDecision {
     /// Σ weight · nll / Σ weight.
@@ -96,7 +96,7 @@ impl StepState {
         self.abandoned.load(Relaxed)
     }
 
-    /// Stores the clip decision. Called by `DecideClip`.
+    /// Stores the clip decision. Called by `ClipDecision`.
     pub fn decide(&self, clip_decision: ClipDecision) {
         self.loss.store(clip_decision.loss.to_bits(), Relaxed);
         self.norm.store(clip_decision.norm.to_bits(), Relaxed);
@@ -114,7 +114,7 @@ impl StepState {
         }
     }
 
-    /// AdamW under backward: counts a chunk of a unit that was updated.
+    /// Counts an updated chunk of a unit, if AdamW runs under backward.
     pub fn count_committed(&self) {
         self.committed.fetch_add(1, Relaxed);
     }

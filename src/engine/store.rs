@@ -301,7 +301,7 @@ impl Store {
         self.map.gathered().bytes / self.row_bytes()
     }
 
-    /// bf16: the gathered rows.
+    /// The gathered rows, bf16.
     pub fn gathered(&self) -> HostSpan {
         self.wire(self.map.gathered()).subspan(0, self.gathered.load(Relaxed) * self.row_bytes())
     }

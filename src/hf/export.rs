@@ -23,7 +23,7 @@ use crate::model::Layout;
 /// Name of the file that marks a folder as an export.
 pub const MARKER: &str = "horizon.json";
 
-/// Default for the most bytes of tensors in a file, as in transformers.
+/// Default maximum of tensor bytes per file, as in transformers.
 pub const SHARD_BYTES: u64 = 5_000_000_000;
 
 #[derive(Serialize, Deserialize)]

@@ -198,7 +198,7 @@ impl Arena {
         });
     }
 
-    /// The NUMA node of byte `offset`, as the kernel reports it. The byte has been touched.
+    /// The NUMA node of byte `offset`, as the kernel reports it. The caller must have touched it.
     ///
     /// Errors: the system does not report it (`Unsupported`).
     pub fn node_at(&self, offset: usize) -> Result<u32> {

@@ -185,8 +185,8 @@ impl Version {
         }
     }
 
-    /// The bytes that a group leaves: its limit less its working set, which is its usage without
-    /// inactive file pages, which the kernel reclaims first. `None` without a limit.
+    /// Bytes left in a group: its limit minus its working set (usage without inactive file pages,
+    /// which the kernel reclaims first). `None` without a limit.
     fn bytes_left(self, limit: &str, usage: &str, stat: &str) -> Option<usize> {
         let limit: usize = limit.trim().parse().ok()?; // version 2 writes "max" for none
         let usage: usize = usage.trim().parse().ok()?;

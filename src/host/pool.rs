@@ -2,15 +2,15 @@
 //!
 //! # Borrowed jobs
 //! A job is a closure borrowed from the caller's stack, so *no worker may touch it after
-//! [`Pool::run`] has returned*. A call claims one of a few [`Desk`]s, stores its job there and
-//! opens the desk's gate. The gate is one word: an OPEN bit and the number of workers inside. A
+//! [`Pool::run`] has returned*. A call claims one of a few [`JobSlot`]s, stores its job there and
+//! opens the slot. The slot's entry word holds an OPEN bit and the number of workers inside. A
 //! worker enters with a compare-and-swap that requires the OPEN bit and increments the count; only
 //! then does it read the job. The caller takes tiles like the workers, then clears OPEN, so that no
 //! worker can enter, and waits until the count is 0. The last worker's decrement (`Release`) and
 //! the caller's load (`Acquire`) also make the results of the tiles visible to the caller.
 //!
-//! A desk serves one call at a time, so several threads can run jobs concurrently and share the
-//! workers. If all desks are taken, the caller runs its job alone.
+//! A slot serves one call at a time, so several threads can run jobs concurrently and share the
+//! workers. If all slots are taken, the caller runs its job alone.
 
 use std::any::Any;
 use std::cell::UnsafeCell;
@@ -29,10 +29,10 @@ use crate::sys::linux;
 
 /// Concurrent calls that can share the workers. The engine has two callers: the compute lane and
 /// the host lane.
-const DESKS: usize = 8;
+const JOB_SLOTS: usize = 8;
 /// The largest number of threads of a pool, unless the machine has more processors.
 const THREADS_MAX: usize = 1024;
-/// The bit of a gate that lets workers enter; the lower bits count the workers inside.
+/// The bit of an entry word that lets workers enter; the lower bits count the workers inside.
 const OPEN: u32 = 1 << 31;
 
 /// Checks that `threads` is at most 1024, or the number of processors if that is larger.
@@ -51,15 +51,15 @@ type Job<'a> = dyn Fn(usize, usize) + Sync + 'a;
 /// The shared state of one call. Aligned to two cache lines to avoid false sharing.
 #[repr(align(128))]
 #[derive(Debug, Default)]
-struct Desk {
-    /// True while a call owns the desk.
+struct JobSlot {
+    /// True while a call owns the slot.
     taken: AtomicBool,
     /// OPEN, and the number of workers inside.
-    gate: AtomicU32,
+    entry: AtomicU32,
     /// The next tile to take; `tiles` or more if none is left.
     next: AtomicUsize,
     tiles: AtomicUsize,
-    /// Written by the desk's owner while the gate is closed and no worker is inside; read by
+    /// Written by the slot's owner while the slot is closed and no worker is inside; read by
     /// workers inside.
     job: UnsafeCell<Option<*const Job<'static>>>,
     /// Rung when the last worker leaves.
@@ -70,20 +70,20 @@ struct Desk {
     panic: Mutex<Option<Box<dyn Any + Send>>>,
 }
 
-// SAFETY: `job` is the only field that is not Sync; the gate orders its writes and reads as
+// SAFETY: `job` is the only field that is not Sync; the entry word orders its writes and reads as
 // described above, and the pointee is `Sync`.
-unsafe impl Sync for Desk {}
-// SAFETY: the pointer in `job` is dereferenced only inside the gate, which works from any thread.
-unsafe impl Send for Desk {}
+unsafe impl Sync for JobSlot {}
+// SAFETY: the pointer in `job` is dereferenced only by workers inside the slot, on any thread.
+unsafe impl Send for JobSlot {}
 
-impl Desk {
-    /// Enters the gate if it is open and tiles are left; returns true on success.
+impl JobSlot {
+    /// Enters the slot if it is open and tiles are left; returns true on success.
     fn enter(&self) -> bool {
-        let mut gate = self.gate.load(Ordering::Relaxed);
-        while gate & OPEN != 0 && self.next.load(Ordering::Relaxed) < self.tiles.load(Ordering::Relaxed) {
-            match self.gate.compare_exchange_weak(gate, gate + 1, Ordering::Acquire, Ordering::Relaxed) {
+        let mut entry = self.entry.load(Ordering::Relaxed);
+        while entry & OPEN != 0 && self.next.load(Ordering::Relaxed) < self.tiles.load(Ordering::Relaxed) {
+            match self.entry.compare_exchange_weak(entry, entry + 1, Ordering::Acquire, Ordering::Relaxed) {
                 Ok(_) => return true,
-                Err(now) => gate = now,
+                Err(now) => entry = now,
             }
         }
         false
@@ -107,16 +107,16 @@ impl Desk {
         outcome
     }
 
-    /// Takes tiles as a worker inside the gate, then leaves the gate.
+    /// Takes tiles as a worker inside the slot, then leaves it.
     fn work_inside(&self, worker: usize) {
-        // SAFETY: the gate counts this thread, so the owner neither writes `job` nor returns before
+        // SAFETY: the entry word counts this thread, so the owner neither writes `job` nor returns before
         // it has left; entering acquired the owner's write.
-        let job = unsafe { &*(*self.job.get()).expect("an open desk has a job") };
+        let job = unsafe { &*(*self.job.get()).expect("an open slot has a job") };
         if let Err(panic) = self.take_tiles(worker, job) {
             self.panic.lock().get_or_insert(panic);
             self.panicked.store(true, Ordering::Relaxed);
         }
-        if self.gate.fetch_sub(1, Ordering::Release) == 1 {
+        if self.entry.fetch_sub(1, Ordering::Release) == 1 {
             self.left.ring_all(); // closed, and the last worker has left
         }
     }
@@ -124,28 +124,29 @@ impl Desk {
 
 #[derive(Debug)]
 struct Shared {
-    desks: [Desk; DESKS],
-    /// Rung when a desk opens or the pool closes.
+    slots: [JobSlot; JOB_SLOTS],
+    /// Rung when a slot opens or the pool closes.
     work: Doorbell,
     closing: AtomicBool,
 }
 
 impl Shared {
     fn worker(&self, worker: usize) {
-        // Workers start their search at different desks, so concurrent calls share them evenly.
-        let mut desk = worker % DESKS;
+        // Workers start their search at different slots, so concurrent calls share them evenly.
+        let mut slot = worker % JOB_SLOTS;
         loop {
             let mut closing = false;
             self.work.wait(|| {
-                let found = (0..DESKS).map(|step| (desk + step) % DESKS).find(|at| self.desks[*at].enter());
-                desk = found.unwrap_or(desk);
+                let found =
+                    (0..JOB_SLOTS).map(|step| (slot + step) % JOB_SLOTS).find(|at| self.slots[*at].enter());
+                slot = found.unwrap_or(slot);
                 closing = self.closing.load(Ordering::Relaxed);
                 found.is_some() || closing
             });
             if closing {
                 return;
             }
-            self.desks[desk].work_inside(worker);
+            self.slots[slot].work_inside(worker);
         }
     }
 }
@@ -188,7 +189,7 @@ impl Pool {
     fn start<'a>(threads: usize, cpus: impl Fn(usize) -> Option<&'a [u32]>) -> Result<Pool> {
         check_threads(threads)?;
         let shared = Arc::new(Shared {
-            desks: Default::default(),
+            slots: Default::default(),
             work: Doorbell::new(),
             closing: AtomicBool::new(false),
         });
@@ -227,34 +228,34 @@ impl Pool {
     /// With the job's panic, once no thread runs the job any more; remaining tiles are skipped.
     pub fn run(&self, tiles: usize, job: &(dyn Fn(usize, usize) + Sync)) {
         let helpers = self.workers.len().min(tiles.saturating_sub(1));
-        let Some(desk) = (helpers > 0).then(|| self.claim()).flatten() else {
+        let Some(slot) = (helpers > 0).then(|| self.claim()).flatten() else {
             (0..tiles).for_each(|tile| job(0, tile));
             return;
         };
-        desk.next.store(0, Ordering::Relaxed);
-        desk.tiles.store(tiles, Ordering::Relaxed);
-        // SAFETY: the gate is closed and no worker is inside, so no thread reads `job` now.
-        unsafe { *desk.job.get() = Some(forget_lifetime(job)) };
-        desk.gate.store(OPEN, Ordering::Release);
+        slot.next.store(0, Ordering::Relaxed);
+        slot.tiles.store(tiles, Ordering::Relaxed);
+        // SAFETY: the slot is closed and no worker is inside, so no thread reads `job` now.
+        unsafe { *slot.job.get() = Some(forget_lifetime(job)) };
+        slot.entry.store(OPEN, Ordering::Release);
         self.shared.work.ring(helpers as u32);
 
-        let outcome = desk.take_tiles(0, job);
+        let outcome = slot.take_tiles(0, job);
 
-        // Nothing between opening the gate and here unwinds, so `job` is borrowed until every
+        // Nothing between opening the slot and here unwinds, so `job` is borrowed until every
         // worker has left.
-        if desk.gate.fetch_and(!OPEN, Ordering::Acquire) != OPEN {
-            desk.left.wait(|| desk.gate.load(Ordering::Acquire) == 0);
+        if slot.entry.fetch_and(!OPEN, Ordering::Acquire) != OPEN {
+            slot.left.wait(|| slot.entry.load(Ordering::Acquire) == 0);
         }
         let panic = match outcome {
             Err(own) => Some(own),
-            Ok(()) if desk.panicked.load(Ordering::Relaxed) => desk.panic.lock().take(),
+            Ok(()) if slot.panicked.load(Ordering::Relaxed) => slot.panic.lock().take(),
             Ok(()) => None,
         };
         if panic.is_some() {
-            *desk.panic.lock() = None;
-            desk.panicked.store(false, Ordering::Relaxed);
+            *slot.panic.lock() = None;
+            slot.panicked.store(false, Ordering::Relaxed);
         }
-        desk.taken.store(false, Ordering::Release);
+        slot.taken.store(false, Ordering::Release);
         if let Some(panic) = panic {
             resume_unwind(panic);
         }
@@ -277,10 +278,10 @@ impl Pool {
         });
     }
 
-    fn claim(&self) -> Option<&Desk> {
-        self.shared.desks.iter().find(|desk| {
-            !desk.taken.load(Ordering::Relaxed)
-                && desk.taken.compare_exchange(false, true, Ordering::Acquire, Ordering::Relaxed).is_ok()
+    fn claim(&self) -> Option<&JobSlot> {
+        self.shared.slots.iter().find(|slot| {
+            !slot.taken.load(Ordering::Relaxed)
+                && slot.taken.compare_exchange(false, true, Ordering::Acquire, Ordering::Relaxed).is_ok()
         })
     }
 }
@@ -297,7 +298,7 @@ impl<T> Base<T> {
     }
 }
 
-/// Erases the job's lifetime; the gate ensures that it is not used afterwards.
+/// Erases the job's lifetime; [`Pool::run`] ensures that it is not used afterwards.
 fn forget_lifetime<'a>(job: &'a Job<'a>) -> *const Job<'static> {
     // SAFETY: the two pointer types differ only in a lifetime, which has no representation;
     // `work_inside` justifies the dereference.

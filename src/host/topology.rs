@@ -12,7 +12,7 @@ pub struct Node {
     pub cpus: Vec<u32>,
     /// Bytes of its memory; 0 if it has none or this process may not use it.
     pub memory_bytes: usize,
-    /// Bytes of its memory that are free or hold file pages, which can be reclaimed.
+    /// Bytes of the node's memory that are free or hold file pages, which can be reclaimed.
     pub available_bytes: usize,
     /// Relative distances to all nodes, in the order of [`Topology::nodes`]; 10 means local.
     pub distances: Vec<u32>,

@@ -158,7 +158,7 @@ struct Starts<'a> {
 
 impl<'a> Starts<'a> {
     fn new(doc_start: &'a [i32], window: usize, rows: Range<usize>) -> Self {
-        // No window is a window longer than any sequence.
+        // window = 0 means unlimited.
         let window = if window == 0 { usize::MAX } else { window };
         Starts { doc_start: &doc_start[rows.clone()], window, sequence: rows.start }
     }

@@ -91,7 +91,7 @@ pub enum Master {
     Whole {
         /// f32: in and out.
         params: HostSpan,
-        /// Receives the updated parameters as bf16, rounded like the weights of a split master. Out.
+        /// Output: the updated parameters as bf16, rounded like the weights of a split master.
         copy: Option<HostSpan>,
     },
 }

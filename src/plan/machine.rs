@@ -1,4 +1,4 @@
-//! Machine descriptions: the rates and memory of a machine, and the source of every figure.
+//! Machine descriptions: throughputs, latencies and memory of a machine, with the source of every figure.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -429,7 +429,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_description_is_refused_by_field() {
+    fn an_invalid_description_is_refused_by_field() {
         let good = Description::shipped("h200").unwrap();
         let text = |rates: Machine| Description { rates, ..good.clone() }.to_json();
         let broken = text(Machine { up_bytes_per_s: 0.0, ..good.rates.clone() });

@@ -30,17 +30,17 @@ pub struct Prediction {
 /// A list repeated until its beginning no longer matters.
 pub(super) struct Steady {
     simulator: Simulator,
-    /// Time of the last clip decision but one.
+    /// Time of the clip decision before the last.
     pub from_ns: u64,
     /// Time of the last clip decision.
     pub to_ns: u64,
     /// Position of the clip decision in the list.
-    pub decide: usize,
+    pub clip_decision: usize,
     /// The waits of each repetition.
     synced: Vec<Synced>,
 }
 
-/// Steps before the one that counts: the first has no AdamW before it, the second follows such a step.
+/// Steps simulated before the measured one: the first has no AdamW before it, the second follows such a step.
 pub(super) const STEPS_BEFORE: usize = 2;
 
 impl Steady {
@@ -51,24 +51,24 @@ impl Steady {
         mut simulator: Simulator,
         cost_ns: impl Fn(&Operation) -> u64,
     ) -> Steady {
-        let decide =
-            list.operations.iter().position(|operation| matches!(operation, Operation::DecideClip { .. }));
-        let decide = decide.expect("a training step has a clip decision");
+        let clip_decision =
+            list.operations.iter().position(|operation| matches!(operation, Operation::ClipDecision { .. }));
+        let clip_decision = clip_decision.expect("a training step has a clip decision");
         let mut sync = Sync::new(geometry);
-        let mut decided_ns = [0; STEPS_BEFORE + 1];
-        let mut all = Vec::with_capacity(decided_ns.len());
-        for at in &mut decided_ns {
+        let mut decisions_ns = [0; STEPS_BEFORE + 1];
+        let mut all = Vec::with_capacity(decisions_ns.len());
+        for at in &mut decisions_ns {
             let synced = sync.infer(list);
             simulator.issue(list, &synced, &cost_ns);
-            let ticks = [synced.tick(decide)];
+            let ticks = [synced.tick(clip_decision)];
             simulator.reach(ticks[0]);
             sync.settle(&ticks);
             *at = simulator.caller_ns();
             all.push(synced);
         }
         simulator.finish();
-        let [.., from_ns, to_ns] = decided_ns;
-        Steady { simulator, from_ns, to_ns, decide, synced: all }
+        let [.., from_ns, to_ns] = decisions_ns;
+        Steady { simulator, from_ns, to_ns, clip_decision, synced: all }
     }
 
     /// The last repetition of the list.
@@ -95,19 +95,19 @@ impl Plan {
     pub fn predict(&self, layout: &Layout, machine: &Machine, micros: usize) -> Result<Prediction> {
         let cost = self.cost(layout, micros);
         let (list, steady) = self.steady(&cost, machine, micros)?;
-        let Steady { from_ns, to_ns, decide, .. } = steady;
+        let Steady { from_ns, to_ns, clip_decision, .. } = steady;
         let last = steady.last();
         Ok(Prediction {
             step_ns: steady.step_ns(),
             lanes: schedule::usage(&steady.spans(), from_ns, to_ns),
-            critical: last.path_to(Some(decide)),
+            critical: last.path_to(Some(clip_decision)),
             memory: schedule::peaks(&self.geometry, &list, last, |resource| self.device.footprint(resource)),
             spans: last.spans.clone(),
             list,
         })
     }
 
-    /// Writes a trace of that step and the steps before it. Its one process is named `simulated`.
+    /// Writes a trace of the step of [`Plan::predict`] and the steps before it. Its one process is named `simulated`.
     ///
     /// Errors: those of [`Plan::predict`]; those of `to`. Nothing is buffered here; pass a buffered writer.
     pub fn write_trace(

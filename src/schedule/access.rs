@@ -82,7 +82,7 @@ impl Geometry {
     }
 }
 
-/// The access of the `terms`-th contribution (counted from 0) to a sum: the first one sets it, later ones add.
+/// The access of the `terms`-th contribution (counted from 0) to an accumulator: the first one sets it, later ones add.
 fn add(resource: Resource, terms: u32, content: impl Fn(u32) -> Content) -> Access {
     if terms == 0 {
         Access::write(resource, content(1))
@@ -97,7 +97,7 @@ impl Operation {
         let micros = extent.micros;
         let (embedding, head, top) =
             (geometry.embedding(), geometry.head(), geometry.layer(geometry.layers - 1));
-        let sum = |unit: UnitIndex| move |terms: u32| Content::Accumulator { unit, terms };
+        let accumulator_of = |unit: UnitIndex| move |terms: u32| Content::Accumulator { unit, terms };
         let loss = |terms: u32| Content::Loss { terms };
         let complete = |unit: UnitIndex, accumulator: AccumulatorBuffer| {
             let terms = geometry.terms(unit, micros);
@@ -229,7 +229,7 @@ impl Operation {
                 let (above, below) =
                     (Content::Gradient { above: unit, micro }, Content::Gradient { above: below, micro });
                 with(Access::update(Resource::ResidualStream { micro }, above, below));
-                with(add(geometry.accumulator(unit, accumulator), micro.0, sum(unit)));
+                with(add(geometry.accumulator(unit, accumulator), micro.0, accumulator_of(unit)));
                 with(Access::write(Resource::Scratch, Content::Scrap));
             }
             Operation::SpillAccumulator { unit, spill, terms } => {
@@ -248,7 +248,7 @@ impl Operation {
                 with(add(
                     geometry.accumulator(embedding, AccumulatorBuffer::Own),
                     earlier + micro.0,
-                    sum(embedding),
+                    accumulator_of(embedding),
                 ));
                 with(Access::write(Resource::Scratch, Content::Scrap));
             }
@@ -282,7 +282,7 @@ impl Operation {
                 with(Access::read(Resource::Logits, Content::Logits));
                 with(Access::write(Resource::HostLogits, Content::Logits));
             }
-            Operation::DecideClip { norms } => {
+            Operation::ClipDecision { norms } => {
                 let complete = Content::Loss { terms: geometry.terms(head, micros) };
                 with(Access::read(Resource::HostLoss, complete));
                 if norms {
@@ -332,15 +332,19 @@ impl Operation {
 /// The accesses of the head's backward, for any loss. It needs no result of the head's forward.
 fn head_backward(geometry: &Geometry, micro: MicroIndex, with: &mut impl FnMut(Access)) {
     let (embedding, head, top) = (geometry.embedding(), geometry.head(), geometry.layer(geometry.layers - 1));
-    let sum = |unit: UnitIndex| move |terms: u32| Content::Accumulator { unit, terms };
+    let accumulator_of = |unit: UnitIndex| move |terms: u32| Content::Accumulator { unit, terms };
     head_weights(geometry, with);
     with(Access::read(Resource::Batch { micro }, Content::Batch(micro)));
     let (output, gradient) =
         (Content::Activation { above: top, micro }, Content::Gradient { above: top, micro });
     with(Access::update(Resource::ResidualStream { micro }, output, gradient));
-    with(add(geometry.accumulator(head, AccumulatorBuffer::Own), micro.0, sum(head)));
+    with(add(geometry.accumulator(head, AccumulatorBuffer::Own), micro.0, accumulator_of(head)));
     if geometry.tied {
-        with(add(geometry.accumulator(embedding, AccumulatorBuffer::Own), micro.0, sum(embedding)));
+        with(add(
+            geometry.accumulator(embedding, AccumulatorBuffer::Own),
+            micro.0,
+            accumulator_of(embedding),
+        ));
     }
     with(Access::write(Resource::Scratch, Content::Scrap));
 }

@@ -37,7 +37,9 @@ impl List {
         let concludes = |operation: &Operation| {
             matches!(
                 operation,
-                Operation::DecideClip { .. } | Operation::DownloadLogits | Operation::DownloadLogprobs { .. }
+                Operation::ClipDecision { .. }
+                    | Operation::DownloadLogits
+                    | Operation::DownloadLogprobs { .. }
             )
         };
         self.operations.iter().rposition(concludes)
@@ -106,7 +108,7 @@ pub fn train_with_loss(policy: &Policy, geometry: &Geometry, micros: usize) -> R
     Ok(builder.list)
 }
 
-/// The loss of `micros` micro-batches, without changes to the model.
+/// Computes the loss of `micros` micro-batches, without changes to the model.
 ///
 /// Errors ([`InvalidArgument`](crate::base::Status)): those of [`Policy::validate`].
 pub fn evaluate(policy: &Policy, geometry: &Geometry, micros: usize) -> Result<List> {
@@ -118,11 +120,11 @@ pub fn evaluate(policy: &Policy, geometry: &Geometry, micros: usize) -> Result<L
         }
     }
     builder.put(Operation::DownloadLoss);
-    builder.put(Operation::DecideClip { norms: false });
+    builder.put(Operation::ClipDecision { norms: false });
     Ok(builder.list)
 }
 
-/// The log-probabilities of the targets of `micros` micro-batches.
+/// Computes the log-probabilities of the targets of `micros` micro-batches.
 ///
 /// Errors ([`InvalidArgument`](crate::base::Status)): those of [`Policy::validate`].
 pub fn logprobs(policy: &Policy, geometry: &Geometry, micros: usize) -> Result<List> {
@@ -491,7 +493,7 @@ impl<'a> Builder<'a> {
 
     /// The clip decision, and AdamW.
     fn decide_and_update(&mut self) {
-        self.put(Operation::DecideClip { norms: true });
+        self.put(Operation::ClipDecision { norms: true });
         self.update();
     }
 

@@ -40,7 +40,7 @@ pub struct Checker {
 /// The state of a lane.
 #[derive(Clone, Debug, Default)]
 struct LaneState {
-    /// The lane's own count, and the tasks of other lanes that its next task knows to be done.
+    /// The lane's task count, and the tasks of other lanes known to be complete before its next task.
     clock: Clock,
     /// The lane's clock from the task of this number on. Entries that all lanes know are dropped.
     clocks: VecDeque<(u64, Clock)>,
@@ -87,8 +87,8 @@ impl ResourceState {
         ResourceState { holds, list: 0, used: true, write: None, reads: Default::default() }
     }
 
-    /// Fails if an operation's result here has not been read and no operation can read it any more. Results for the
-    /// issuing thread are exempt.
+    /// Fails if an operation's result in the resource has not been read and no operation can read it any more.
+    /// Results for the issuing thread are exempt.
     fn used(&self, resource: Resource) -> Result<(), Box<Fault>> {
         let for_caller = matches!(
             resource,

@@ -26,10 +26,10 @@
 //! lane:
 //!
 //! ```text
-//! h2d      batch up 0  up 1  up 2 │up 3  up head          │up 1
-//! compute            │embed │fwd 1  │fwd 2  │fwd 3  │head   bwd 3   bwd 2  │bwd 1   embed bwd
-//! d2h                                                     │head    │3      │2      │1       │0  loss
-//! host                                                                                             │decide  adam 0 …
+//! h2d      batch up 0  up 1  up 2 │up 3  up head               │up 1
+//! compute            │embed │fwd 1  │fwd 2  │fwd 3  │head bwd 3 bwd 2│bwd 1 embed bwd
+//! d2h                                                    │head │3    │2    │1        │0  loss
+//! host                                                                                       │clip decision  adam 0 …
 //! ```
 //!
 //! The weight slots are used by **double buffering**: while a layer computes in one slot, the next layer is

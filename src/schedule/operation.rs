@@ -225,7 +225,7 @@ pub enum Operation {
     DownloadNorm {
         /// The unit.
         unit: UnitIndex,
-        /// The slab whose index the norm's buffer has.
+        /// The slab; the norm's buffer has its index.
         slab: SlabIndex,
     },
     /// A slab, device → host.
@@ -258,7 +258,7 @@ pub enum Operation {
         micro: MicroIndex,
     },
     /// Computes the loss and, in training, the global norm; decides the clip factor and whether to commit.
-    DecideClip {
+    ClipDecision {
         /// True in training, where the units' norms are read; false in evaluation.
         norms: bool,
     },
@@ -335,7 +335,7 @@ impl Operation {
             Operation::DownloadLogprobs { micro } => of_micro(D2h, "download log-probabilities", micro),
 
             Operation::Loss => of_none(Host, "loss"),
-            Operation::DecideClip { .. } => of_none(Host, "clip decision"),
+            Operation::ClipDecision { .. } => of_none(Host, "clip decision"),
             Operation::Adam { unit, .. } => of_unit(Host, "adam", unit),
             Operation::AdamRows { rows: RowSet::Next } => of_none(Host, "adam next rows"),
             Operation::AdamRows { rows: RowSet::Others } => of_none(Host, "adam other rows"),
@@ -414,8 +414,8 @@ impl fmt::Display for Operation {
             | Operation::DownloadLoss
             | Operation::DownloadLogits
             | Operation::Loss
-            | Operation::DecideClip { norms: true } => f.write_str(name),
-            Operation::DecideClip { norms: false } => write!(f, "{name} without norms"),
+            | Operation::ClipDecision { norms: true } => f.write_str(name),
+            Operation::ClipDecision { norms: false } => write!(f, "{name} without norms"),
         }
     }
 }

@@ -82,11 +82,11 @@ pub enum Boundary {
     Spilled,
 }
 
-/// Where a layer's running f32 gradient is between the sweeps of a step.
+/// Location of a layer's f32 gradient accumulator between the sweeps of a step.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum Accumulator {
     /// In an f32 buffer on the host; on the device it passes through a spill buffer. Steps of one sweep store
-    /// none of it: all such layers share one device buffer.
+    /// nothing: all such layers share one device buffer.
     #[default]
     Spilled,
     /// In a buffer of its own on the device.
@@ -338,7 +338,7 @@ impl Policy {
     }
 }
 
-/// Upper limit of every count. More is a mistake: each takes buffers and operations.
+/// Upper limit of every count: a larger one is a mistake and would take many buffers and operations.
 const COUNT_MAX: usize = 1 << 13;
 
 fn counted(least: usize, what: &str, found: usize) -> Result<()> {

@@ -116,7 +116,7 @@ pub enum Resource {
     },
     /// Host: the weighted sum of losses.
     HostLoss,
-    /// Host: the result of [`DecideClip`](super::Operation::DecideClip).
+    /// Host: the result of [`ClipDecision`](super::Operation::ClipDecision).
     ClipDecision,
     /// Host: f32 logits of one row.
     HostLogits,
@@ -130,7 +130,7 @@ pub enum Resource {
 }
 
 impl Resource {
-    /// The lanes that may access it. The issuing thread may access host resources, too, between lists.
+    /// The lanes that may access the resource. The issuing thread may access host resources, too, between lists.
     pub fn lanes(&self) -> &'static [Lane] {
         match self {
             Resource::Batch { .. } | Resource::Slot(_) | Resource::EndWeights(_) => {
@@ -170,7 +170,7 @@ impl Resource {
         self.lanes().len() == 1 && !self.is_on_host()
     }
 
-    /// True if it is in host memory.
+    /// True if the resource is in host memory.
     pub fn is_on_host(&self) -> bool {
         match self {
             Resource::HostBatch { .. }
@@ -206,7 +206,7 @@ impl Resource {
         }
     }
 
-    /// Its content before the first list: the store is filled and batches are written by the issuing thread.
+    /// Content before the first list: the store is filled and batches are written by the issuing thread.
     pub fn initially(&self) -> Option<Content> {
         match *self {
             Resource::Master { unit } => Some(Content::Weights(unit)),
@@ -230,7 +230,7 @@ impl Resource {
         )
     }
 
-    /// True if a list of this extent has it, for this policy and geometry.
+    /// True if a list of this extent has the resource, for this policy and geometry.
     pub fn exists(&self, policy: &Policy, geometry: &Geometry, extent: Extent) -> bool {
         let Extent { micros, sweep } = extent;
         let placement = &policy.placement;

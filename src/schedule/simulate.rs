@@ -81,8 +81,8 @@ impl Simulator {
         Simulator { shares, handoff_ns, ..Simulator::default() }
     }
 
-    /// Issues a list now, which takes no time, and returns its number. `cost_ns` returns the time of an operation
-    /// that runs alone.
+    /// Issues a list at the current time and returns its number; issuing takes no time. `cost_ns` returns the
+    /// time of an operation that runs alone.
     pub fn issue(&mut self, list: &List, synced: &Synced, cost_ns: impl Fn(&Operation) -> u64) -> usize {
         let number = self.runs.len();
         let mut spans = Vec::with_capacity(list.operations.len());

@@ -24,7 +24,7 @@ use crate::device::{Lane, Tick};
 #[derive(Clone, Debug)]
 pub struct Sync {
     geometry: Geometry,
-    /// Per lane, its own count and the tasks of other lanes that its next task knows to be done.
+    /// Per lane: its task count, and the tasks of other lanes known to be complete before its next task.
     lanes: [Clock; Lane::COUNT],
     /// The tasks that the issuing thread knows to be done.
     caller: Clock,
@@ -102,7 +102,7 @@ impl Last {
     }
 }
 
-/// An operation, and the tasks that are known to be done once it is done.
+/// An operation, and the tasks known to be complete when it completes.
 #[derive(Clone, Copy, Debug)]
 struct Mark {
     tick: Tick,

@@ -128,7 +128,7 @@ pub fn set_nodes(base: NonNull<u8>, bytes: usize, policy: NodePolicy, nodes: &[u
     })
 }
 
-/// The NUMA node of the page at an address. The page has been touched.
+/// The NUMA node of the page at an address. The caller must have touched the page.
 pub fn node_of(address: NonNull<u8>) -> io::Result<u32> {
     let mut node: libc::c_int = -1;
     // From linux/mempolicy.h: return the node, for an address.

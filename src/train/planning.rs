@@ -81,7 +81,7 @@ pub struct Planned {
     machine: String,
     /// Bases of the machine's rates as text, see [`Description::basis_line`].
     basis: String,
-    /// Every rate with its basis, see [`Description::figures_json`].
+    /// Every machine figure with its basis, see [`Description::figures_json`].
     figures: Value,
 }
 
@@ -237,7 +237,7 @@ fn runs(placement: &Placement) -> impl Iterator<Item = Value> {
         let last = first + run.len() - 1;
         let value = json!({
             "first": first, "last": last, "recompute": Recompute::name(recompute),
-            "boundary": if boundary == Boundary::Kept { "kept" } else { "spilled" },
+            "boundary": if boundary == Boundary::Kept { "device" } else { "spilled" },
             "resident": resident, "accumulator": if accumulator == Accumulator::OnDevice { "device" } else { "spilled" },
         });
         first = last + 1;
@@ -355,7 +355,7 @@ fn write_placement(f: &mut dyn fmt::Write, placement: &Placement) -> fmt::Result
         f,
         "layers     recompute {}; inputs {}; {} resident",
         list(&recomputed),
-        list(&[(placement.layers.len() - spilled, "kept"), (spilled, "spilled")]),
+        list(&[(placement.layers.len() - spilled, "on the device"), (spilled, "spilled")]),
         placement.residents()
     )?;
     if placement.sweeps > 1 {

@@ -33,9 +33,9 @@ pub struct SaveOptions {
 /// The checkpoint from which a run resumes.
 #[derive(Clone, Debug)]
 pub struct Resume {
-    /// The checkpoint.
+    /// The checkpoint to load.
     pub checkpoint: Checkpoint,
-    /// Options that may differ from it.
+    /// Options that may differ from the checkpoint's.
     pub changes: Changes,
 }
 

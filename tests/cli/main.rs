@@ -107,7 +107,7 @@ fn help_names_every_option_with_its_default() {
 }
 
 #[test]
-fn what_is_not_there_is_refused_by_name() {
+fn unknown_options_and_values_are_refused_by_name() {
     for (arguments, word) in [
         (&["train", "--device", "cuda:x"][..], "there is no device `cuda:x`"),
         (&["train", "--pinning", "glued"], "registered, allocated"),

@@ -45,7 +45,7 @@ fn a_plan_is_a_table_for_people_and_an_object_for_programs() {
 }
 
 #[test]
-fn what_is_pinned_stays() {
+fn options_fixed_by_the_user_stay() {
     let text = horizon(&[
         "plan",
         "--model",
@@ -72,10 +72,17 @@ fn what_is_pinned_stays() {
         let expected = if run["last"].as_u64().unwrap() <= 3 { "none" } else { "full" };
         assert_eq!(run["recompute"], expected, "{run}");
     }
+    let mixed = ["plan", "--model", "tiny", "--machine", "h200", "--spill", "0"];
+    let table = horizon(&mixed).well().out;
+    assert!(table.contains("; inputs 3 on the device, 1 spilled; "), "{table}");
+    let text = horizon(&[&mixed[..], &["--json"]].concat()).well().out;
+    let plan: Value = serde_json::from_str(&text).unwrap();
+    let layers = &plan["placement"]["layers"];
+    assert_eq!((&layers[0]["boundary"], &layers[1]["boundary"]), (&"spilled".into(), &"device".into()));
 }
 
 #[test]
-fn what_cannot_be_planned_is_refused_with_what_can() {
+fn an_impossible_plan_is_refused_with_an_alternative() {
     let refused = ["plan", "--model", "dense-120b", "--machine", "h200"];
     horizon(&refused)
         .badly(1, &["host memory", "the described machine's memory", "bytes short", "would fit"]);

@@ -14,6 +14,9 @@ const ROOT: &str = env!("CARGO_MANIFEST_DIR");
 /// Commands that take minutes, and what shortens them here. `.ci/fresh` runs the first as it stands.
 const SHORTER: [(&str, &str); 1] = [("horizon train", "horizon train --steps 2")];
 
+/// The sequence length of the model here.
+const SEQ_LEN: &str = "--seq-len 96";
+
 /// Commands that built and run this test: `.ci/run` has them.
 const BUILT: [&str; 2] = ["cargo build --release", "cargo test --release"];
 
@@ -76,7 +79,8 @@ fn the_commands_of_the_readme_run() {
                         continue;
                     }
                     let shorter = SHORTER.iter().find(|(whole, _)| *whole == command);
-                    let ran = run(dir.path(), shorter.map_or(&command, |(_, shorter)| shorter));
+                    let shorter = shorter.map_or(&*command, |(_, shorter)| shorter);
+                    let ran = run(dir.path(), &shorter.replace("--seq-len 1024", SEQ_LEN));
                     assert_eq!(ran.code, Some(0), "{command}\n{}{}", ran.out, ran.err);
                     shown = ran.out;
                     executed += 1;
@@ -96,7 +100,10 @@ fn the_commands_of_the_readme_run() {
         }
     }
     let picture = fs::read_to_string(Path::new(ROOT).join("benches/results/plot-plan.svg")).unwrap();
-    assert!(fs::read_to_string(dir.path().join("plan.svg")).unwrap() == picture, "plot-plan.svg is another plan's");
+    assert!(
+        fs::read_to_string(dir.path().join("plan.svg")).unwrap() == picture,
+        "plot-plan.svg is another plan's"
+    );
     assert!(executed >= 10, "{executed} commands");
     for made in ["tuned/config.json", "run/latest", "run.svg", "my-first-model/config.json"] {
         assert!(dir.path().join(made).exists(), "{made}");

@@ -31,7 +31,7 @@ fn steps(log: &Path) -> Vec<u64> {
 }
 
 #[test]
-fn resume_alone_goes_on_as_the_run_was_started() {
+fn resume_without_options_uses_the_options_of_the_run() {
     let dir = furnished();
     let here = |name: &str| dir.path().join(name);
     let started =
@@ -121,7 +121,7 @@ fn resume_alone_goes_on_as_the_run_was_started() {
 }
 
 #[test]
-fn an_interrupt_writes_a_checkpoint_and_says_how_to_go_on() {
+fn an_interrupt_writes_a_checkpoint_and_prints_the_command_to_resume() {
     let dir = furnished();
     let arguments =
         ["train", "--seq-len", "32", "--micro-batch", "2", "--threads", "1", "--data", "text.txt"];
@@ -233,7 +233,7 @@ fn latest_of(folder: &Path) -> Option<String> {
 /// checkpoint loads, a partial one is never taken for complete, and the final state is bit-equal to
 /// that of an uninterrupted run.
 #[test]
-fn a_killed_run_goes_on_from_its_latest_checkpoint() {
+fn a_killed_run_resumes_from_its_latest_checkpoint() {
     let kills = if std::env::var_os("HZ_LONG").is_some() { 200 } else { 20 };
     let dir = furnished();
     let steps = (3 * kills).to_string();

@@ -499,7 +499,7 @@ fn every_error_names_its_remedy() {
         opened(Setting { fault, ..Setting::default() })
     };
     let pinned = |pinning, code| {
-        let calls = FakeCuda::new(Setting { pins: Some(code), ..Setting::default() });
+        let calls = FakeCuda::new(Setting { pin_error: Some(code), ..Setting::default() });
         let options = CudaOptions { pinning, ..CudaOptions::default() };
         let device = CudaDevice::open(calls.ordinal(), options).unwrap();
         let arena = Arena::take(9000, device.wire_memory(9000));

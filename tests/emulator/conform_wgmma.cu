@@ -27,15 +27,15 @@ __global__ void __launch_bounds__(128)
     uint32_t a[D / 16][4], w[ROWS / 16][4];
     Left::load_fragments(a, left, int(threadIdx.x) / 32 * 16);
     wgmma_fence();
-    Left::template queue_product_transposed<ROWS>(c, left, 0, right);
-    Left::template queue_product_transposed<ROWS>(c_registers, a, right);
+    Left::template queue_matmul_transposed<ROWS>(c, left, 0, right);
+    Left::template queue_matmul_transposed<ROWS>(c_registers, a, right);
     wgmma_commit();
     wgmma_wait<0>();
     wgmma_landed(c);
     wgmma_landed(c_registers);
     pack_fragments(w, c);
     wgmma_fence();
-    Right::queue_product(d, w, right, false);
+    Right::queue_matmul(d, w, right, false);
     wgmma_commit();
     wgmma_wait<0>();
     wgmma_landed(d);

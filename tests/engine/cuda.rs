@@ -233,7 +233,7 @@ fn a_model_that_does_not_fit_is_refused_before_memory_is_allocated() {
     assert!(error.message().contains(&format!("({need} bytes), the limit is")), "{error}");
     assert_eq!(calls.device_bytes(), 0);
 
-    let calls = FakeCuda::new(Setting { pins: Some(codes::MEMORY_ALLOCATION), ..Setting::default() });
+    let calls = FakeCuda::new(Setting { pin_error: Some(codes::MEMORY_ALLOCATION), ..Setting::default() });
     let error = open(&calls, CudaOptions::default(), &config, &options).err().unwrap();
     assert_eq!(error.status(), Status::OutOfHostMemory);
     assert!(error.message().contains("ulimit -l"), "{error}");

@@ -13,7 +13,7 @@ use support::runs::{Data, fill};
 
 /// By region: bytes of the plan, and bytes written by all kinds of calls of a trainer.
 fn used(config: &ModelConfig, options: &TrainerOptions) -> Vec<(&'static str, usize, usize)> {
-    let mut device = CpuDevice::painted(None);
+    let mut device = CpuDevice::pattern_filled(None);
     let mut trainer = Trainer::open_on(device.clone(), config, options).unwrap();
     fill(&mut trainer);
     let random = |micro| Data::random(micro, options.shape, config.dims.v as i32);

@@ -159,9 +159,9 @@ fn host_pool_jobs_may_run_jobs() {
     assert_eq!(hits.into_inner(), 200);
 }
 
-/// More callers than the pool has desks: the others run their jobs alone.
+/// More callers than the pool has job slots: the others run their jobs alone.
 #[test]
-fn host_pool_accepts_more_callers_than_desks() {
+fn host_pool_accepts_more_callers_than_job_slots() {
     let pool = Pool::new(2).unwrap();
     let inside = Arc::new(AtomicUsize::new(0));
     let count = inside.clone();

@@ -396,7 +396,7 @@ fn mutate(operations: &mut Vec<Operation>, random: &mut ChaCha8Rng) {
             Operation::Save { .. }
             | Operation::Loss
             | Operation::HeadForward { .. }
-            | Operation::DecideClip { .. }
+            | Operation::ClipDecision { .. }
             | Operation::HeadLogits
             | Operation::DownloadLoss
             | Operation::DownloadLogits => {}

@@ -126,7 +126,7 @@ pub fn step(
         norms.push(result(&operation, &Resource::HostNorm { unit }, &[norm]));
         gradients.push((0..geometry.chunks(unit)).map(download).collect());
     }
-    let clip_decision = result(&Operation::DecideClip { norms: true }, &Resource::ClipDecision, &norms);
+    let clip_decision = result(&Operation::ClipDecision { norms: true }, &Resource::ClipDecision, &norms);
 
     for unit in geometry.units() {
         let permission = match guard {

@@ -122,7 +122,7 @@ fn a_step_waits_only_for_the_next_rows() {
         let find = |list: usize, which: fn(&Operation) -> bool| {
             spans.iter().find(|span| span.list == list && which(&span.operation)).expect("the list has it")
         };
-        let decided = find(0, |operation| matches!(operation, Operation::DecideClip { .. })).end;
+        let decided = find(0, |operation| matches!(operation, Operation::ClipDecision { .. })).end;
         let embeds = find(1, |operation| matches!(operation, Operation::EmbedForward { .. })).start;
         let adam = spans.iter().rfind(|span| span.list == 0 && span.operation.lane() == Lane::Host);
         (embeds - decided, adam.expect("AdamW runs").end - decided)

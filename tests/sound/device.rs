@@ -11,7 +11,7 @@ use horizon::device::cuda::{CudaDevice, CudaOptions, Properties};
 use horizon::device::{Device, DeviceInfo, DeviceSpan, Lane, Lanes, TaskSpan, Tick, Work};
 use horizon::host::Pool;
 use horizon::ops::cpu::CpuKernels;
-use horizon::ops::cuda::gemm::{ColumnMajor, Direction as ProductDirection, Factor, Gemm, Operands};
+use horizon::ops::cuda::gemm::{ColumnMajor, Direction as GemmDirection, Factor, Gemm, Operands};
 use horizon::ops::cuda::matmul::{Clock, Gemms};
 use horizon::ops::cuda::measure::{self, AttentionTimes};
 use horizon::ops::cuda::table::{Attention, Choice, Key, Table};
@@ -40,7 +40,7 @@ impl<F: Fn(Lane, u64) -> Result<()> + Send + Sync> Work for Job<F> {
 }
 
 fn devices() -> [Arc<CpuDevice>; 3] {
-    [CpuDevice::new(Some(1 << 20)), CpuDevice::adversarial(None, 3), CpuDevice::painted(Some(1 << 20))]
+    [CpuDevice::new(Some(1 << 20)), CpuDevice::adversarial(None, 3), CpuDevice::pattern_filled(Some(1 << 20))]
 }
 
 #[test]
@@ -223,9 +223,7 @@ fn cuda_refuses_missing_devices_and_absurd_sizes() {
 #[test]
 fn gemms_and_tables_are_checked() {
     let sizes = Linear { n: usize::MAX, k: 0, m: usize::MAX, out_stride: 1 };
-    for direction in
-        [ProductDirection::Forward, ProductDirection::BackwardInput, ProductDirection::BackwardWeight]
-    {
+    for direction in [GemmDirection::Forward, GemmDirection::BackwardInput, GemmDirection::BackwardWeight] {
         let gemm = Gemm::of(direction, Write::Add, sizes);
         survives(|| gemm.check());
         survives(|| {

@@ -24,8 +24,8 @@ pub struct Opening {
 }
 
 impl Opening {
-    /// A line per fact, on a run that was opened.
-    pub fn describe(&self, rate: &LrSchedule, trainer: &Trainer, planned: &Planned) -> String {
+    /// Describes an opened run, one fact per line.
+    pub fn describe(&self, schedule: &LrSchedule, trainer: &Trainer, planned: &Planned) -> String {
         let plan = trainer.plan();
         let (mode, numeric) = (plan.policy.mode, &plan.policy.numeric);
         let shape = numeric.shape;
@@ -47,12 +47,12 @@ impl Opening {
         self.report.to_string().lines().for_each(|line| text += &format!("           {line}\n"));
         text += &format!(
             "training   {} of {} tokens (gradient accumulation {} × {} × {}), {}\n",
-            several(rate.steps as usize, "step"),
+            several(schedule.steps as usize, "step"),
             planned.tokens,
             plan.micros_max,
             several(shape.b, "sequence"),
             shape.t,
-            learning_rate(rate)
+            learning_rate(schedule)
         );
         let shared = if plan.shares_memory() { ", in host RAM" } else { "" };
         let device = trainer.device().name;
@@ -86,16 +86,16 @@ impl Opening {
     }
 }
 
-fn learning_rate(rate: &LrSchedule) -> String {
-    let warmup = several(rate.warmup as usize, "warmup step");
-    match rate.shape {
-        LrShape::Constant => format!("learning rate {:.1e} after {warmup}", rate.lr),
+fn learning_rate(schedule: &LrSchedule) -> String {
+    let warmup = several(schedule.warmup as usize, "warmup step");
+    match schedule.shape {
+        LrShape::Constant => format!("learning rate {:.1e} after {warmup}", schedule.lr),
         shape => {
             format!(
                 "learning rate {:.1e} after {warmup}, {} decay to {:.1e}",
-                rate.lr,
+                schedule.lr,
                 shape.name(),
-                rate.min_lr
+                schedule.min_lr
             )
         }
     }

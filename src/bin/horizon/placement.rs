@@ -92,7 +92,7 @@ enum Where {
 /// A set of layers, as an option names it.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Layers {
-    /// Those that no other item of the option names.
+    /// All layers that no other item of the option names.
     Rest,
     All,
     None,

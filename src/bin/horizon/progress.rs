@@ -86,7 +86,7 @@ enum Kind {
 /// A plain line is written for every hundredth of the run, and at least this often.
 const LINES_AT_LEAST: Duration = Duration::from_secs(30);
 
-/// The share of a step spent waiting for data from which on the line mentions it.
+/// Smallest share of a step spent waiting for data that the line mentions.
 const WAIT_SHOWN: f64 = 0.02;
 
 impl Progress {

@@ -30,7 +30,7 @@ pub type Given = BTreeMap<String, Vec<String>>;
 /// The options of a run: those given, and with `--resume` those noted in the checkpoint.
 pub struct Effective {
     pub options: TrainOptions,
-    /// Those that its checkpoints note.
+    /// The options noted in the run's checkpoints.
     pub given: Given,
     /// The checkpoint to resume from.
     pub checkpoint: Option<Checkpoint>,
@@ -49,7 +49,7 @@ pub fn effective(options: TrainOptions, matches: &ArgMatches) -> Result<Effectiv
     }
     let mut arguments: Vec<OsString> = vec!["horizon".into(), "train".into()];
     for (name, values) in noted(&checkpoint)? {
-        // These exclude each other: one given anew replaces both.
+        // Mutually exclusive options: a new value of one replaces both.
         let other = match &name[..] {
             "val" => "val-fraction",
             "val-fraction" => "val",

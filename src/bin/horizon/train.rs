@@ -104,18 +104,18 @@ pub fn train(options: TrainOptions, matches: &ArgMatches) -> Result<ExitCode> {
         loading.moved(done, total);
         Ok(())
     })?;
-    let rate = *run.lr_schedule();
-    let mut progress = Progress::new(rate.steps, terminal, options.quiet);
-    progress.say(opening.describe(&rate, run.trainer(), &planned).trim_end());
+    let schedule = *run.lr_schedule();
+    let mut progress = Progress::new(schedule.steps, terminal, options.quiet);
+    progress.say(opening.describe(&schedule, run.trainer(), &planned).trim_end());
     if options.verbose {
         progress.say(planned.summary().trim_end());
         progress.say(with_uses(&run.trainer().plan().to_string()).trim_end());
     }
     let done = run.trainer().stats().steps;
-    if done >= rate.steps {
+    if done >= schedule.steps {
         progress.say(&format!(
             "the run is complete: {done} of {} steps are done; to continue it: --steps {} --resume-change steps,warmup",
-            rate.steps,
+            schedule.steps,
             2 * done
         ));
     }
@@ -136,7 +136,7 @@ pub fn train(options: TrainOptions, matches: &ArgMatches) -> Result<ExitCode> {
         }
     }
     if outcome.stopped {
-        progress.say(&format!("stopped after step {} of {}", outcome.steps, rate.steps));
+        progress.say(&format!("stopped after step {} of {}", outcome.steps, schedule.steps));
     }
     if let Some(folder) = &outcome.saved
         && outcome.stopped

@@ -4,7 +4,7 @@
 //! copied into an arena of limited size and lanes run concurrently, so it tests the whole engine.
 //! For tests, the [adversarial](CpuDevice::adversarial) device delays and reorders unordered tasks
 //! and [scrubs](Device::scrub) memory, so that a missing wait gives a wrong number; the
-//! [painted](CpuDevice::painted) device reports which memory was written.
+//! device [filled with a pattern](CpuDevice::pattern_filled) reports which memory was written.
 
 mod adversary;
 mod lanes;
@@ -27,12 +27,12 @@ pub struct CpuDevice {
     memory_limit: Option<usize>,
     arena: Mutex<Option<Arena>>,
     seed: Option<u64>,
-    is_painted: bool,
+    is_pattern_filled: bool,
     origin: Instant,
 }
 
-/// The initial value of every byte of a painted arena.
-const PAINT: u8 = 0xa5;
+/// The initial value of every byte of a pattern-filled arena.
+const PATTERN: u8 = 0xa5;
 
 /// The granularity of [`CpuDevice::written`] in bytes.
 pub const LINE: usize = 256;
@@ -52,32 +52,32 @@ impl CpuDevice {
 
     /// A device for tests whose arena is filled with a pattern instead of zeros, so that it can
     /// report which bytes were [written](CpuDevice::written).
-    pub fn painted(memory_limit: Option<usize>) -> Arc<CpuDevice> {
+    pub fn pattern_filled(memory_limit: Option<usize>) -> Arc<CpuDevice> {
         CpuDevice::make(memory_limit, None, true)
     }
 
-    fn make(memory_limit: Option<usize>, seed: Option<u64>, is_painted: bool) -> Arc<CpuDevice> {
+    fn make(memory_limit: Option<usize>, seed: Option<u64>, is_pattern_filled: bool) -> Arc<CpuDevice> {
         Arc::new(CpuDevice {
             memory_limit,
             arena: Mutex::new(None),
             seed,
-            is_painted,
+            is_pattern_filled,
             origin: Instant::now(),
         })
     }
 
-    /// Returns the number of bytes in a range of a painted arena that were written since it was
+    /// Returns the number of bytes in a range of a pattern-filled arena that were written since it was
     /// reserved, in whole lines of [`LINE`] bytes: a line counts if any of its bytes has changed.
     ///
     /// # Panics
-    /// If the device is not painted, another handle to it exists (its lanes have one), or the range
+    /// If the device is not pattern-filled, another handle to it exists (its lanes have one), or the range
     /// exceeds the arena.
     pub fn written(self: &mut Arc<Self>, offset: usize, bytes: usize) -> usize {
         let device = Arc::get_mut(self).expect("there is no other handle to the device");
-        assert!(device.is_painted, "only a painted device records which memory was written");
+        assert!(device.is_pattern_filled, "only a pattern-filled device records which memory was written");
         let arena = device.arena.get_mut().as_mut().expect("the arena was reserved");
         let memory = &arena.bytes_mut()[offset..][..bytes];
-        let touched = memory.chunks(LINE).filter(|line| line.iter().any(|&byte| byte != PAINT));
+        let touched = memory.chunks(LINE).filter(|line| line.iter().any(|&byte| byte != PATTERN));
         touched.map(<[u8]>::len).sum()
     }
 
@@ -126,8 +126,8 @@ unsafe impl Device for CpuDevice {
             ));
         }
         let taken = arena.insert(Arena::take(bytes, MemoryKind::Plain)?);
-        if self.is_painted {
-            taken.bytes_mut().fill(PAINT);
+        if self.is_pattern_filled {
+            taken.bytes_mut().fill(PATTERN);
         }
         let whole = taken.whole();
         let base = ptr::NonNull::new(whole.address()).expect("an arena has an address");

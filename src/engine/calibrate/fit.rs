@@ -68,7 +68,7 @@ pub(super) fn uncovered<'a>(works: impl Iterator<Item = &'a Work>) -> Option<&'s
 
 /// Fits rates to samples by least squares of the error relative to the time. Constraints: no
 /// narrower GEMM class and no attention is faster than the widest GEMMs; every amount in the
-/// samples takes some time, even if it is less than the noise. Amounts in no sample take no time.
+/// samples takes some time, even if it is less than the noise. An amount that no sample has gets time 0.
 /// Contention between lanes is not fitted.
 ///
 /// Errors: a lane that every step uses has no samples.
@@ -108,7 +108,7 @@ pub fn fit(samples: &[Sample]) -> Result<Machine> {
     })
 }
 
-/// The amount of the widest GEMM class.
+/// Index of the widest GEMM class in the amounts.
 const WIDEST: usize = 4;
 /// Amounts whose fitted rate is the excess over the widest or the next wider GEMM class, and may be
 /// 0.
@@ -235,7 +235,7 @@ mod tests {
         let fitted = |small: f64, large: f64| fitted(small, large, 2e-12, 1e-10).matrix_flop_per_s;
         let [small, _, large] = fitted(4e-12, 1e-12);
         assert!((small / 2.5e11 - 1.0).abs() < 0.02 && (large / 1e12 - 1.0).abs() < 0.02, "{small} {large}");
-        // As when reading the weights alone explains the time of few rows: the rate stays finite.
+        // Weight reads alone explain the time of few rows: the rate stays finite.
         let [small, middle, large] = fitted(0.0, 1e-12);
         assert!(small == middle && middle == large && large.is_finite(), "{small} {middle} {large}");
         assert!(large < 1e13, "{large}");

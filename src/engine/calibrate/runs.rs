@@ -174,7 +174,7 @@ impl Run {
 
 /// The tasks that ran alone, without the first step. Tasks with equal work make one sample.
 fn alone(spans: &[(Operation, TaskSpan)], cost: &Cost, sharing: Sharing) -> Vec<Sample> {
-    let decided = spans.iter().filter(|(operation, _)| matches!(operation, Operation::DecideClip { .. }));
+    let decided = spans.iter().filter(|(operation, _)| matches!(operation, Operation::ClipDecision { .. }));
     let first = decided.map(|(_, span)| span.end_ns).min().unwrap_or(0);
     let contended_ns = |one: &TaskSpan| -> u64 {
         let others = spans.iter().filter(|(_, other)| sharing.slows(other.lane, one.lane));

@@ -17,7 +17,7 @@ const ALIGNMENT: usize = 128;
 pub struct Weights {
     /// bf16.
     pub weights: Value,
-    /// f32.
+    /// Its gradient, f32.
     pub gradient: Value,
 }
 

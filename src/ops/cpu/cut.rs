@@ -106,7 +106,7 @@ impl Grid {
         Grid { rows, columns, group, block }
     }
 
-    /// Rectangles of a group, down and across.
+    /// Number of rectangles in a group: by rows, by columns.
     fn counts(&self) -> (usize, usize) {
         (self.group.div_ceil(self.block.0), self.columns.div_ceil(self.block.1))
     }

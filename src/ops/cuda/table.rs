@@ -31,7 +31,7 @@ pub struct Key {
 pub struct Choice {
     /// cuBLASLt's encoding.
     pub algorithm: [u64; 8],
-    /// Bytes of workspace it needs.
+    /// Bytes of workspace that the algorithm needs.
     pub workspace_bytes: usize,
 }
 

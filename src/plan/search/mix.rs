@@ -24,7 +24,7 @@ pub enum Attribute {
 }
 
 impl Attribute {
-    /// All of them.
+    /// All attributes.
     pub const ALL: [Attribute; 7] = [
         Attribute::Linears,
         Attribute::Mlp,
@@ -56,7 +56,7 @@ pub enum Spread {
 }
 
 impl Spread {
-    /// All of them.
+    /// All attributes.
     pub const ALL: [Spread; 3] = [Spread::Top, Spread::Bottom, Spread::Even];
 
     /// True if layer `layer` of `layers` is one of the `count` layers that have the attribute.

@@ -34,7 +34,7 @@ pub struct Candidate {
 /// Summing the work of a list costs as much as simulating this fraction of its operations.
 const SUM_DIVISOR: usize = 6;
 
-/// A search simulates at least one placement per this many operations of its effort, even if the lists are longer.
+/// A search simulates at least effort / `PLACEMENT_EFFORT` placements, even if their lists exceed the effort.
 const PLACEMENT_EFFORT: usize = 150_000;
 
 /// The placements tried so far.

@@ -168,7 +168,7 @@ mod tests {
             for line in lines {
                 let Line::Command(text) = line else { continue };
                 let text = text.split(['|', '>']).next().unwrap_or_default();
-                // Every other piece is quoted.
+                // Odd elements of the split are quoted.
                 let words = text.split('"').enumerate().flat_map(|(at, piece)| match at % 2 {
                     0 => piece.split_whitespace().collect(),
                     _ => vec![piece],

@@ -75,7 +75,7 @@ fn take(device: &Device, bytes: usize, pinned: bool) -> Outcome<*mut c_void> {
     let mut machine = device.enter()?;
     let setting = &device.setting;
     let refused = match pinned {
-        true => setting.pins.filter(|_| bytes > 4096),
+        true => setting.pin_error.filter(|_| bytes > 4096),
         false => {
             let free = setting.memory - setting.memory_of_others - machine.device_bytes;
             (bytes > free).then_some(codes::MEMORY_ALLOCATION)
@@ -233,7 +233,7 @@ unsafe extern "C" fn free_host(address: *mut c_void) -> cudaError_t {
 unsafe extern "C" fn host_register(address: *mut c_void, bytes: usize, _: c_uint) -> cudaError_t {
     status(current().and_then(|device| {
         let mut machine = device.enter()?;
-        device.setting.pins.map_or(Ok(()), Err)?;
+        device.setting.pin_error.map_or(Ok(()), Err)?;
         machine.pinned.push(address.addr()..address.addr() + bytes);
         machine.live += 1;
         Ok(())

@@ -277,7 +277,7 @@ cuda_functions!(cublaslt, wrap cublaslt CublasLtFunctions, blas_of(), false;);
 cuda_functions!(driver, wrap driver DriverFunctions, driver_of(), false;);
 
 unsafe extern "C" fn last_error() -> cudaError_t {
-    // SAFETY: a function without arguments.
+    // SAFETY: cudaGetLastError has no arguments and no preconditions.
     let real = unsafe { (runtime_of().cudaGetLastError)() };
     match take_last() {
         0 => real,
@@ -287,7 +287,7 @@ unsafe extern "C" fn last_error() -> cudaError_t {
 
 unsafe extern "C" fn set_device(device: c_int) -> cudaError_t {
     let before = CURRENT.replace(usize::try_from(device).ok());
-    // SAFETY: the caller's number.
+    // SAFETY: cudaSetDevice takes an integer and returns an error for an invalid device.
     let code = unsafe { (runtime::table().cudaSetDevice)(device) };
     if code != 0 {
         CURRENT.set(before);

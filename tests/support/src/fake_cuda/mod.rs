@@ -62,7 +62,7 @@ pub struct Setting {
     pub memory: usize,
     pub memory_of_others: usize,
     /// The status of pinning host memory, if it fails.
-    pub pins: Option<u32>,
+    pub pin_error: Option<u32>,
     /// Overrides the driver versions and devices that the calling thread sees, until the last [`FakeCuda`] of
     /// this device is dropped.
     pub presence: Option<Presence>,
@@ -80,7 +80,7 @@ impl Default for Setting {
             words: true,
             memory: 1 << 30,
             memory_of_others: 0,
-            pins: None,
+            pin_error: None,
             presence: None,
             compute_capability: (9, 0),
             patience: Duration::from_secs(30),
