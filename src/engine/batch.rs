@@ -49,7 +49,8 @@ impl Batch<'_> {
     /// Checks every value against shape and vocabulary.
     ///
     /// Errors name field, position and value.
-    pub(super) fn check(&self, shape: Shape, vocabulary: usize) -> Result<BatchSums> {
+    #[doc(hidden)]
+    pub fn check(&self, shape: Shape, vocabulary: usize) -> Result<BatchSums> {
         let n = shape.n();
         let lengths = [
             ("tokens", self.tokens.len()),
