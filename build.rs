@@ -212,7 +212,8 @@ fn compile(toolkit: &Toolkit, targets: &[String], out: &Path) -> Result<Vec<Path
     Ok(objects)
 }
 
-/// Links the kernels and the CUDA runtime statically, and the system libraries that the runtime needs.
+/// Links the kernels and the CUDA runtime statically, and the system libraries that the runtime
+/// needs.
 fn link(toolkit: &Toolkit, objects: &[PathBuf]) -> Result<()> {
     cc::Build::new().objects(objects).try_compile("horizon_kernels")?;
     println!("cargo::rustc-link-search=native={}", toolkit.lib.display());

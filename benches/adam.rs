@@ -1,17 +1,18 @@
-//! AdamW's speed compared with the memory bandwidth: `cargo bench --bench adam -- [--parameters N] [--rounds N]
-//! [--threads N] [--modes LIST] [--pages small] [--node N]`.
+//! AdamW's speed compared with the memory bandwidth: `cargo bench --bench adam -- [--parameters N]
+//! [--rounds N] [--threads N] [--modes LIST] [--pages small] [--node N]`.
 //!
-//! Every round runs the kernel with each instruction set (only the one in `HZ_ISA`, if set), and a *probe*
-//! before and after it. The probe reads and writes the same five arrays (weights, residual, m and v in place;
-//! the gradient read-only) with minimal arithmetic, so it measures the limit set by memory. A ratio compares a
-//! kernel with the two probes around it, because bandwidth on shared machines varies. Ratios are given by wall
-//! clock and by processor time, which other programs disturb less. Each measurement prints one line of JSON
-//! with the median of the rounds.
+//! Every round runs the kernel with each instruction set (only the one in `HZ_ISA`, if set), and a
+//! *probe* before and after it. The probe reads and writes the same five arrays (weights, residual,
+//! m and v in place; the gradient read-only) with minimal arithmetic, so it measures the limit set
+//! by memory. A ratio compares a kernel with the two probes around it, because bandwidth on shared
+//! machines varies. Ratios are given by wall clock and by processor time, which other programs
+//! disturb less. Each measurement prints one line of JSON with the median of the rounds.
 //!
-//! Modes: `exact` with a bf16 and with an f32 gradient (`streamed` runs the same kernel), `compact` (18 bytes),
-//! and `whole`: f32 masters and gradients (28 bytes), as in other trainers; its probe covers the same bytes.
-//! `--modes exact,compact` selects modes. `--pages small` disables huge pages. `--node N` uses memory of a NUMA
-//! node; combine it with `taskset` to compare local and remote access.
+//! Modes: `exact` with a bf16 and with an f32 gradient (`streamed` runs the same kernel), `compact`
+//! (18 bytes), and `whole`: f32 masters and gradients (28 bytes), as in other trainers; its probe
+//! covers the same bytes. `--modes exact,compact` selects modes. `--pages small` disables huge
+//! pages. `--node N` uses memory of a NUMA node; combine it with `taskset` to compare local and
+//! remote access.
 
 use std::env;
 use std::path::Path;
@@ -106,7 +107,8 @@ fn carve(arena: &Arena, elements: usize, gradient_dtype: DType, moments: DType) 
     Spans { master, gradient, gradient_dtype, optimizer: Optimizer::AdamW { moments }, state }
 }
 
-/// Makes whole masters in the memory of weights and residuals, which are adjacent at the arena's end.
+/// Makes whole masters in the memory of weights and residuals, which are adjacent at the arena's
+/// end.
 fn whole(arena: &Arena, pool: &Pool, spans: &Spans) -> Spans {
     const RUN: usize = 1 << 16;
     let elements = spans.elements();
@@ -249,7 +251,8 @@ fn touch_avx512<G: Word, M: Word>(
     touch_each(weights, residual, gradient, m, v);
 }
 
-/// Flips bits that the next round flips back: no load or store can be optimised out, and values stay bounded.
+/// Flips bits that the next round flips back: no load or store can be optimised out, and values
+/// stay bounded.
 #[inline(always)]
 fn touch_each<G: Word, M: Word>(
     weights: &mut [u16],

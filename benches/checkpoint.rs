@@ -1,13 +1,15 @@
 //! Loading and saving compared with a plain file copy:
-//! `cargo bench --bench checkpoint -- [--gb N] [--dtype bf16|f32] [--rounds N] [--threads N] [--folder DIR]`.
+//! `cargo bench --bench checkpoint -- [--gb N] [--dtype bf16|f32] [--rounds N] [--threads N]
+//! [--folder DIR]`.
 //!
-//! A random model of N GB (10⁹ bytes) of weights is exported to a folder once. Every round then copies those
-//! files (`fs::copy`, then `fsync`), saves the model (an export; files and folder synced), loads it with the
-//! files in the page cache, and loads it with the files dropped from the cache. For comparison it also measures
-//! the limits: writing a cached buffer of the same total length, then `fsync`; reading the cached files through
-//! such a buffer with the same number of threads; and reading the dropped files with one thread. Throughput is
-//! in bytes of weights per second; one line of JSON has the medians of the rounds. *Extra memory* is the peak
-//! growth of the process during saving and loading, including mapped pages; the trainer itself has allocated
+//! A random model of N GB (10⁹ bytes) of weights is exported to a folder once. Every round then
+//! copies those files (`fs::copy`, then `fsync`), saves the model (an export; files and folder
+//! synced), loads it with the files in the page cache, and loads it with the files dropped from the
+//! cache. For comparison it also measures the limits: writing a cached buffer of the same total
+//! length, then `fsync`; reading the cached files through such a buffer with the same number of
+//! threads; and reading the dropped files with one thread. Throughput is in bytes of weights per
+//! second; one line of JSON has the medians of the rounds. *Extra memory* is the peak growth of the
+//! process during saving and loading, including mapped pages; the trainer itself has allocated
 //! all its memory before.
 
 #[path = "probe/mod.rs"]
@@ -38,8 +40,8 @@ fn main() {
 
     let config = model(gb, dtype);
     let options = TrainerOptions {
-        // The mode with the least memory, 8 bytes per parameter, so that files stay in the page cache. Loading
-        // and saving are the
+        // The mode with the least memory, 8 bytes per parameter, so that files stay in the page cache.
+        // Loading and saving are the
         // same in every mode.
         mode: Mode::Compact,
         adam_when: Some(AdamWhen::UnderBackward),

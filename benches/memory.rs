@@ -1,12 +1,13 @@
-//! Bandwidth of host memory, and overheads of threads and lanes: `cargo bench --bench memory -- [--mib N]
-//! [--rounds N]`.
+//! Bandwidth of host memory, and overheads of threads and lanes: `cargo bench --bench memory --
+//! [--mib N] [--rounds N]`.
 //!
 //! One line of JSON per figure:
-//! - `stream`: GB/s of reading, writing, and updating in place (bytes read plus bytes written by the program),
-//!   per thread count, on small and on huge pages;
-//! - `nodes`: GB/s of updating in place, for the cores of every NUMA node and the memory of every node;
-//! - `touch`: GB/s of the first touch of an arena, by one thread and by all, compared with zeroing touched
-//!   memory, which is the upper limit;
+//! - `stream`: GB/s of reading, writing, and updating in place (bytes read plus bytes written by
+//!   the program), per thread count, on small and on huge pages;
+//! - `nodes`: GB/s of updating in place, for the cores of every NUMA node and the memory of every
+//!   node;
+//! - `touch`: GB/s of the first touch of an arena, by one thread and by all, compared with zeroing
+//!   touched memory, which is the upper limit;
 //! - `pool`: nanoseconds of an empty job, from call to return;
 //! - `lanes`: nanoseconds from issuing a task until it is reached, and of a hop from lane to lane.
 //!

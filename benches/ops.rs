@@ -1,17 +1,18 @@
-//! Every op at the sizes of real models, compared with the ceilings of the machine at the same time.
+//! Every op at the sizes of real models, compared with the ceilings of the machine at the same
+//! time.
 //!
 //! ```text
 //! cargo bench --bench ops -- [--device cpu|cuda[:i]] [--model NAME] [--gemm-table FILE] [--threads N] [--cpu-time] [--filter TEXT]
 //! ```
 //!
-//! `--model` and `--filter` select ops, `--gemm-table` names a GEMM autotune table. `--cpu-time` measures CPU
-//! time of one thread instead of wall-clock time, for busy machines. If an op fails, the error is printed and
-//! the next op runs.
+//! `--model` and `--filter` select ops, `--gemm-table` names a GEMM autotune table. `--cpu-time`
+//! measures CPU time of one thread instead of wall-clock time, for busy machines. If an op fails,
+//! the error is printed and the next op runs.
 //!
-//! `meter` times ops and measures the ceilings of each device. On a machine of varying speed, compare only the
-//! percentages. FLOPs and bytes are those of the ops' contracts: 2 FLOPs per multiply-add, and operands read
-//! and written once, so an op whose data fits a CPU cache may exceed 100 %. Attention counts only FLOPs below
-//! the diagonal.
+//! `meter` times ops and measures the ceilings of each device. On a machine of varying speed,
+//! compare only the percentages. FLOPs and bytes are those of the ops' contracts: 2 FLOPs per
+//! multiply-add, and operands read and written once, so an op whose data fits a CPU cache may
+//! exceed 100 %. Attention counts only FLOPs below the diagonal.
 
 mod meter;
 mod probe;
@@ -228,8 +229,8 @@ fn gradients(n: usize) -> Vec<Named> {
     ops.into_iter().map(|op| (snake(&op), op)).collect()
 }
 
-/// Memory of operands. Ops share memory of the same type and length, except that read-only operands are not
-/// shared with written ones.
+/// Memory of operands. Ops share memory of the same type and length, except that read-only operands
+/// are not shared with written ones.
 #[derive(Default)]
 struct Inputs(Vec<((Element, usize, bool), DeviceSpan)>);
 

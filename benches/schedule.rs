@@ -5,13 +5,14 @@
 //! ```
 //!
 //! One line of JSON per figure:
-//! - `make`: milliseconds to build, synchronise and check a step of a 126-layer model with 32 micro-batches,
-//!   medians of the rounds; with the default placement, and with all options of a placement;
-//! - `issue`: for built-in shapes, the time that the calling thread spends on inferring and proving waits and
-//!   on issuing tasks to the lanes, in percent of the step;
-//! - `simulate`: for random policies on the CPU device, the median difference between simulated and measured
-//!   time, in percent: of a step, and of the busy time of each lane. The machine is calibrated before, on other
-//!   policies, and again after some, because its speed may change.
+//! - `make`: milliseconds to build, synchronise and check a step of a 126-layer model with 32
+//!   micro-batches, medians of the rounds; with the default placement, and with all options of a
+//!   placement;
+//! - `issue`: for built-in shapes, the time that the calling thread spends on inferring and proving
+//!   waits and on issuing tasks to the lanes, in percent of the step;
+//! - `simulate`: for random policies on the CPU device, the median difference between simulated and
+//!   measured time, in percent: of a step, and of the busy time of each lane. The machine is
+//!   calibrated before, on other policies, and again after some, because its speed may change.
 
 use std::collections::BTreeMap;
 use std::time::Instant;
@@ -145,7 +146,8 @@ fn measure(options: &TrainerOptions) -> Vec<(Operation, TaskSpan)> {
     trainer.spans().expect("traced")
 }
 
-/// For the last steps: nanoseconds between clip decisions, and the busy time of each lane in between.
+/// For the last steps: nanoseconds between clip decisions, and the busy time of each lane in
+/// between.
 fn last_steps(spans: &[(Operation, TaskSpan)]) -> (f64, [f64; Lane::COUNT]) {
     let decided = |(operation, span): &(Operation, TaskSpan)| {
         matches!(operation, Operation::ClipDecision { .. }).then_some(span.end_ns)
@@ -159,8 +161,8 @@ fn last_steps(spans: &[(Operation, TaskSpan)]) -> (f64, [f64; Lane::COUNT]) {
     ((to - from) as f64 / steps, busy)
 }
 
-/// Fits the machine to the times of other policies. Uses the mean of tasks with the same work, measured among
-/// other tasks, so that a lane's times include the sharing of cores and memory.
+/// Fits the machine to the times of other policies. Uses the mean of tasks with the same work,
+/// measured among other tasks, so that a lane's times include the sharing of cores and memory.
 fn machine(spans: &[(Operation, TaskSpan)], cost: &Cost) -> Machine {
     let mut same_work: BTreeMap<String, Vec<Sample>> = BTreeMap::new();
     for (operation, span) in spans.iter().filter(|(_, span)| span.end_ns > span.start_ns) {

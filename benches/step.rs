@@ -5,11 +5,12 @@
 //!                             [--torch PYTHON] [--torch-dtype f32|bf16-autocast]
 //! ```
 //!
-//! A round runs some steps of ours and, with `--torch` (a Python with torch), as many of PyTorch's, one after
-//! the other, so that both see the same machine. PyTorch runs `step_torch.py` (f32, activation checkpointing
-//! per layer, fused AdamW, clipping) with MKL's vendor check overridden. Ratios are taken within a round; the
-//! median is reported. Every round also runs a probe of fused multiply-adds. Useful FLOPs are those of
-//! `train::metrics`, without recompute. Prints one line of JSON per shape.
+//! A round runs some steps of ours and, with `--torch` (a Python with torch), as many of PyTorch's,
+//! one after the other, so that both see the same machine. PyTorch runs `step_torch.py` (f32,
+//! activation checkpointing per layer, fused AdamW, clipping) with MKL's vendor check overridden.
+//! Ratios are taken within a round; the median is reported. Every round also runs a probe of fused
+//! multiply-adds. Useful FLOPs are those of `train::metrics`, without recompute. Prints one line of
+//! JSON per shape.
 
 mod probe;
 

@@ -6,17 +6,17 @@
 //!     [--cap BYTES] [--host-mem BYTES] [--threads N] [--trace FILE]
 //! ```
 //!
-//! The placement is the one that `horizon train` would choose, searched for the given machine or for the known
-//! machine most similar to this one; `--recompute` fixes the recompute mode of all layers. `--gemm-table` names
-//! a GEMM autotune table; `--cap` and `--host-mem` limit device and host memory, the latter for machines whose
-//! memory grows as it is touched.
+//! The placement is the one that `horizon train` would choose, searched for the given machine or
+//! for the known machine most similar to this one; `--recompute` fixes the recompute mode of all
+//! layers. `--gemm-table` names a GEMM autotune table; `--cap` and `--host-mem` limit device and
+//! host memory, the latter for machines whose memory grows as it is touched.
 //!
-//! Prints one line of JSON: tokens per second; useful TFLOP/s as in `train::metrics` (6 · P_matmul + causal
-//! attention per token, no recompute), and their percentage of the matmul throughput measured in the same run
-//! (8192³ bf16, median); the predicted step time; the idle share of each lane in the measured steps; the bytes
-//! over the link compared with the minimum (weights up once, gradients down once, tokens); and peaks of memory.
-//! Without a device it prints why and succeeds, unless `HZ_REQUIRE_GPU` is 1. The shape `tiny` is for
-//! rehearsals on emulated kernels.
+//! Prints one line of JSON: tokens per second; useful TFLOP/s as in `train::metrics` (6 · P_matmul
+//! + causal attention per token, no recompute), and their percentage of the matmul throughput
+//! measured in the same run (8192³ bf16, median); the predicted step time; the idle share of each
+//! lane in the measured steps; the bytes over the link compared with the minimum (weights up once,
+//! gradients down once, tokens); and peaks of memory. Without a device it prints why and succeeds,
+//! unless `HZ_REQUIRE_GPU` is 1. The shape `tiny` is for rehearsals on emulated kernels.
 
 mod meter;
 mod probe;

@@ -1,15 +1,16 @@
-//! Copies between host and device: each direction and both at once, by kind of host memory and size of a copy;
-//! and the time to allocate each kind.
+//! Copies between host and device: each direction and both at once, by kind of host memory and size
+//! of a copy; and the time to allocate each kind.
 //!
 //! ```text
 //! cargo bench --bench transfer -- [--device N] [--bytes BYTES]
 //! ```
 //!
-//! Kinds: `registered` (huge pages of the device's NUMA node, touched by all threads, then registered),
-//! `allocated` (`cudaHostAlloc` under the memory policy of that node) and `pageable`, which the engine does not
-//! use and is here for comparison. A figure is the best of several runs; its percentage is of the best figure
-//! of the same direction in this run, which approximates the bandwidth of the link. Prints one line of JSON per
-//! figure. Without a device it prints why and succeeds, unless `HZ_REQUIRE_GPU` is 1.
+//! Kinds: `registered` (huge pages of the device's NUMA node, touched by all threads, then
+//! registered), `allocated` (`cudaHostAlloc` under the memory policy of that node) and `pageable`,
+//! which the engine does not use and is here for comparison. A figure is the best of several runs;
+//! its percentage is of the best figure of the same direction in this run, which approximates the
+//! bandwidth of the link. Prints one line of JSON per figure. Without a device it prints why and
+//! succeeds, unless `HZ_REQUIRE_GPU` is 1.
 
 use std::collections::BTreeMap;
 use std::process::ExitCode;

@@ -3,7 +3,8 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// The levels, lowest first. A module may use modules of lower rows; within its own row only those of [`SAME_ROW`].
+/// The levels, lowest first. A module may use modules of lower rows; within its own row only those
+/// of [`SAME_ROW`].
 const LEVELS: [&[&str]; 12] = [
     &["base"],
     &["sys"],
@@ -19,7 +20,8 @@ const LEVELS: [&[&str]; 12] = [
     &["capi"],
 ];
 
-/// Allowed uses within a row: (user, used). The device contract copies between host spans and device spans.
+/// Allowed uses within a row: (user, used). The device contract copies between host spans and
+/// device spans.
 const SAME_ROW: [(&str, &str); 1] = [("device", "host")];
 
 /// Folders and files that may contain `unsafe`.
@@ -127,7 +129,8 @@ fn files_are_at_most_600_lines_long() {
     assert!(long.is_empty(), "files over {LINES_MAX} lines; split them:\n{}", long.join("\n"));
 }
 
-/// True if a line contains `unsafe` code that needs an argument. Strings in our sources do not contain the word.
+/// True if a line contains `unsafe` code that needs an argument. Strings in our sources do not
+/// contain the word.
 fn opens_unsafe(line: &str) -> bool {
     let code = line.split("//").next().unwrap_or("");
     code.split(|c: char| !(c.is_alphanumeric() || c == '_')).any(|word| word == "unsafe")
@@ -159,7 +162,8 @@ fn unsafe_is_confined_and_argued() {
             if implements && line.trim_start().starts_with("unsafe fn") {
                 continue;
             }
-            // The comment directly above, across attributes; for `unsafe fn` the `# Safety` section of its doc.
+            // The comment directly above, across attributes; for `unsafe fn` the `# Safety` section of its
+            // doc.
             let above = lines[..index].iter().rev().map(|l| l.trim_start());
             let argued = above
                 .take_while(|l| {

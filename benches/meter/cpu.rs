@@ -1,6 +1,6 @@
-//! The meter of the CPU: an op's time is the minimum of several runs. The ceilings are measured in between:
-//! fused multiply-adds on registers for matmuls and attention, reading and writing memory larger than the
-//! caches for other ops.
+//! The meter of the CPU: an op's time is the minimum of several runs. The ceilings are measured in
+//! between: fused multiply-adds on registers for matmuls and attention, reading and writing memory
+//! larger than the caches for other ops.
 
 use std::alloc::{Layout, alloc};
 use std::ptr::NonNull;

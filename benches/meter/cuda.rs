@@ -1,6 +1,6 @@
-//! The meter of a GPU: an op's time is the median of several runs between two events; the L2 cache is
-//! overwritten before each. The ceilings are measured with every op: a copy within device memory (bytes read
-//! and written), and a large square matmul.
+//! The meter of a GPU: an op's time is the median of several runs between two events; the L2 cache
+//! is overwritten before each. The ceilings are measured with every op: a copy within device memory
+//! (bytes read and written), and a large square matmul.
 
 use std::cell::{Cell, RefCell};
 use std::path::Path;
@@ -62,8 +62,8 @@ pub struct Cuda {
 const ATTENTION: [Attention; 2] = [Attention::Mma, Attention::Wgmma];
 
 impl Cuda {
-    /// Opens a GPU with this much workspace and, optionally, a GEMM autotune table. Errors: the GPU or cuBLASLt
-    /// is missing; the table is for another device.
+    /// Opens a GPU with this much workspace and, optionally, a GEMM autotune table. Errors: the GPU
+    /// or cuBLASLt is missing; the table is for another device.
     pub fn new(
         device: usize,
         workspace_bytes: usize,

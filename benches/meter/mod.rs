@@ -26,7 +26,8 @@ pub enum Work {
 }
 
 impl Work {
-    /// The work of an op by its contract; attention counts only pairs below the diagonal and within the window.
+    /// The work of an op by its contract; attention counts only pairs below the diagonal and within
+    /// the window.
     pub fn of(op: &Op, activation_dtype: DType) -> Work {
         // FLOPs of one of attention's matmuls.
         let matmul = |shape: Shape, window: usize, heads: Heads| {
@@ -74,8 +75,8 @@ pub trait Meter {
     fn time(&mut self, name: &str, op: &Op);
 }
 
-/// The bytes of an operand: normal numbers that repeat after about a million, scaled by 0.1 for weights; zeros
-/// for f64, integers and bytes.
+/// The bytes of an operand: normal numbers that repeat after about a million, scaled by 0.1 for
+/// weights; zeros for f64, integers and bytes.
 pub fn content(operand: &Operand<&Fill>, activation_dtype: DType) -> Vec<u8> {
     let count = operand.elements;
     match (operand.at, operand.element) {

@@ -91,7 +91,8 @@ fn any_case(
     (config, options)
 }
 
-/// A predicted or measured step in nanoseconds: from clip decision to clip decision, and the busy time of each lane.
+/// A predicted or measured step in nanoseconds: from clip decision to clip decision, and the busy
+/// time of each lane.
 #[derive(Clone, Copy)]
 struct Step {
     step: f64,
@@ -119,8 +120,8 @@ fn measure(config: &ModelConfig, options: &TrainerOptions) -> Step {
     Step { busy: busy.map(|usage| usage.busy_ns as f64 / steps.len() as f64), step: median(steps) }
 }
 
-/// Repeats [`measure`] until other processes leave the machine alone. Returns the run with the least disturbance, and the
-/// cores that other processes used during it.
+/// Repeats [`measure`] until other processes leave the machine alone. Returns the run with the
+/// least disturbance, and the cores that other processes used during it.
 fn measure_calm(config: &ModelConfig, options: &TrainerOptions) -> (Step, f64) {
     let tries = (0..TRIES).map(|_| {
         let others = Others::watch();

@@ -23,7 +23,8 @@ const LARGE: usize = 16;
 /// Host RAM that is left to the system, in bytes.
 const SYSTEM: usize = 4 << 30;
 
-/// Machines with the host RAM that they typically have: built-in name, name for people, RAM, bytes of RAM.
+/// Machines with the host RAM that they typically have: built-in name, name for people, RAM, bytes
+/// of RAM.
 const MACHINES: [(&str, &str, &str, usize); 8] = [
     ("rtx4090", "RTX 4090, 24 GB", "64 GiB", 64 << 30),
     ("rtx4090", "RTX 4090, 24 GB", "128 GiB", 128 << 30),

@@ -7,12 +7,13 @@
 //! cargo bench --bench plan -- search [--rounds 5]
 //! ```
 //!
-//! `accuracy` calibrates, predicts random policies and runs them on the device, in several rounds. It compares the median
-//! measured and predicted step, and the busy time of each lane. `--threads` defaults to 1 on the CPU device and to all cores
-//! with a CUDA device. A run is repeated if other processes used more than a seventh of a core. It prints a line of JSON per
-//! policy, and one with the median and worst error of steps and lanes.
-//! `simulated` writes `plan-simulated.md` and `readme-peers.md` in `benches/results`, `fits` writes `plan-fits.md` and
-//! `readme-fits.md`. Nothing in these files is measured here; the same program writes the same bytes.
+//! `accuracy` calibrates, predicts random policies and runs them on the device, in several rounds.
+//! It compares the median measured and predicted step, and the busy time of each lane. `--threads`
+//! defaults to 1 on the CPU device and to all cores with a CUDA device. A run is repeated if other
+//! processes used more than a seventh of a core. It prints a line of JSON per policy, and one with
+//! the median and worst error of steps and lanes. `simulated` writes `plan-simulated.md` and
+//! `readme-peers.md` in `benches/results`, `fits` writes `plan-fits.md` and `readme-fits.md`.
+//! Nothing in these files is measured here; the same program writes the same bytes.
 //! `search` measures the time of a search.
 
 mod accuracy;

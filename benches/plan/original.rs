@@ -1,9 +1,10 @@
 //! The schedule of MegaTrain (arXiv 2604.05091), in our operations.
 //!
-//! From its public code: every weight is uploaded three times a step, and every layer's forward pass runs three times (in
-//! forward; again from a checkpoint every few layers; again before its backward). Forward is double-buffered; in backward a
-//! layer is uploaded after the previous one is done. Clipping, AdamW and packing of the updated weights run one after the
-//! other once all gradients have arrived, and the next step starts after them.
+//! From its public code: every weight is uploaded three times a step, and every layer's forward
+//! pass runs three times (in forward; again from a checkpoint every few layers; again before its
+//! backward). Forward is double-buffered; in backward a layer is uploaded after the previous one is
+//! done. Clipping, AdamW and packing of the updated weights run one after the other once all
+//! gradients have arrived, and the next step starts after them.
 
 use horizon::base::{ChunkIndex, DType, MicroIndex, Shape, SlabIndex, SlotIndex};
 use horizon::device::Lane;
@@ -19,8 +20,9 @@ use horizon::schedule::{
 const INTERVAL: usize = 4;
 /// Gradient slabs.
 const SLABS: usize = 12;
-/// RAM traffic per parameter after backward, relative to ours: clipping reads and writes a bf16 gradient (4 bytes), AdamW
-/// reads and writes bf16 weights and f32 moments and reads the gradient (22), packing reads and writes the weights (4).
+/// RAM traffic per parameter after backward, relative to ours: clipping reads and writes a bf16
+/// gradient (4 bytes), AdamW reads and writes bf16 weights and f32 moments and reads the gradient
+/// (22), packing reads and writes the weights (4).
 const HOST_BYTES: f64 = (4 + 22 + 4) as f64 / 26.0;
 
 /// The operations of a step: one micro-batch that is the whole batch.
@@ -102,8 +104,8 @@ fn step(plan: &Plan) -> List {
     List { operations, extent: Extent { micros: 1, sweep: 1 } }
 }
 
-/// Simulates a step of `sequences` sequences of `t` tokens in steady state, in seconds. Device memory is not
-/// checked: its authors ran it.
+/// Simulates a step of `sequences` sequences of `t` tokens in steady state, in seconds. Device
+/// memory is not checked: its authors ran it.
 pub fn seconds(config: &ModelConfig, machine: &Description, sequences: usize, t: usize) -> f64 {
     let layout = Layout::new(config);
     let options = TrainerOptions { shape: Shape { b: sequences, t }, ..TrainerOptions::default() };

@@ -19,7 +19,8 @@ const WORKSTATION: usize = 256 << 30;
 enum Speed {
     /// Tokens per second.
     Tokens(f64),
-    /// 10¹² FLOP/s, counted as 6 · parameters a token: with embedding and padding, without attention.
+    /// 10¹² FLOP/s, counted as 6 · parameters a token: with embedding and padding, without
+    /// attention.
     SixP(f64),
 }
 
@@ -117,7 +118,8 @@ const KTRANSFORMERS: [&str; 5] = ["KTransformers", "one PCIe GPU", "Qwen3-30B-A3
 /// A measurement compared with simulated steps.
 pub struct Compared {
     readme: bool,
-    /// System, machine, model, tokens of a step, published, the same schedule simulated, ratio, ours simulated.
+    /// System, machine, model, tokens of a step, published, the same schedule simulated, ratio,
+    /// ours simulated.
     cells: Vec<String>,
     /// Useful 10¹² FLOP/s of ours, and the busiest lane.
     more: [String; 2],
@@ -223,7 +225,8 @@ fn slideformer_seconds(config: &ModelConfig, machine: &Description, sequences: u
     plan.predict(&layout, &machine.rates, 1).expect("a valid policy").step_ns as f64 / 1e9
 }
 
-/// The error of the simulator: simulated over published throughput of schedules that it can simulate.
+/// The error of the simulator: simulated over published throughput of schedules that it can
+/// simulate.
 pub struct SimulatorError {
     /// By machine, in the order of [`PUBLISHED`].
     ratios: Vec<(&'static str, Vec<f64>)>,

@@ -9,7 +9,8 @@ use horizon::plan::{Description, Fixed, MemoryLimits};
 use horizon::train::planning::{Planned, Why};
 use serde_json::json;
 
-/// Searches `rounds` times per model and prints medians: the search alone, and with the gains that `horizon plan` prints.
+/// Searches `rounds` times per model and prints medians: the search alone, and with the gains that
+/// `horizon plan` prints.
 pub fn search(rounds: usize) {
     for name in ["llama3.1-70b", "llama3.1-405b", "dense-1t"] {
         let config = shape(name).expect("a shape");

@@ -18,7 +18,8 @@ pub const T: usize = 1024;
 /// Sequences of a micro-batch: the fastest is taken.
 const MICROS: [usize; 3] = [4, 8, 16];
 
-/// TFLOP/s of MegaTrain for Qwen2.5-7B with other numbers of layers, on GH200 (arXiv 2604.05091v1, figure 5).
+/// TFLOP/s of MegaTrain for Qwen2.5-7B with other numbers of layers, on GH200 (arXiv 2604.05091v1,
+/// figure 5).
 const PUBLISHED_DEPTH: [(usize, f64); 6] =
     [(28, 284.0), (42, 272.0), (56, 264.0), (84, 255.0), (132, 247.0), (180, 227.0)];
 
@@ -26,8 +27,8 @@ const PUBLISHED_DEPTH: [(usize, f64); 6] =
 const PUBLISHED_WIDTH: [(f64, &str); 5] =
     [(1.0, "406"), (3.0, "264"), (3.5, "193"), (4.0, "136"), (5.0, "about 100")];
 
-/// Sequences of a step in the tables of schedules: about what MegaTrain's authors state for GH200 and H100, and what
-/// SlideFormer's authors state for RTX 4090.
+/// Sequences of a step in the tables of schedules: about what MegaTrain's authors state for GH200
+/// and H100, and what SlideFormer's authors state for RTX 4090.
 fn sequences(machine: &str, model: &str) -> usize {
     match (machine.starts_with("rtx"), model) {
         (true, _) => 64,
@@ -42,7 +43,8 @@ const SCALED: usize = 64;
 /// The modes of the tables, with the clip norm of each; 0 is no clipping.
 pub const MODES: [(Mode, f64); 3] = [(Mode::Exact, 1.0), (Mode::Streamed, 0.0), (Mode::Compact, 1.0)];
 
-/// Finds the fastest plan for a step of at least `sequences` sequences, over sizes of a micro-batch.
+/// Finds the fastest plan for a step of at least `sequences` sequences, over sizes of a
+/// micro-batch.
 fn fastest(
     name: &str,
     config: &ModelConfig,
@@ -90,7 +92,8 @@ fn refusal(error: &Error) -> String {
     need.trim().replace("at least ", "")
 }
 
-/// Compares MegaTrain's schedule with ours: its tokens/s and useful TFLOP/s, ours, their ratio, the busiest lane.
+/// Compares MegaTrain's schedule with ours: its tokens/s and useful TFLOP/s, ours, their ratio, the
+/// busiest lane.
 fn against_original(
     name: &str,
     config: &ModelConfig,

@@ -42,8 +42,8 @@ fn processor_time() -> Duration {
     clock.now().expect("every process has a clock of its own").into()
 }
 
-/// Fused multiply-adds a second of all threads, times two: the best of a few goes of some milliseconds, each far longer
-/// than threads take to wake.
+/// Fused multiply-adds a second of all threads, times two: the best of a few goes of some
+/// milliseconds, each far longer than threads take to wake.
 pub fn flops_per_second(pool: &Pool, clock: Clock) -> f64 {
     const ROUNDS: usize = 1_000_000;
     const GOES: usize = 3;

@@ -73,7 +73,8 @@ pub fn generate(toolkit: &Toolkit) -> Result<String> {
     }
 }
 
-/// Generates bindings only for names that the crate uses, so that they differ little between toolkits.
+/// Generates bindings only for names that the crate uses, so that they differ little between
+/// toolkits.
 fn fresh_bindings(toolkit: &Toolkit) -> Result<String> {
     const REMEDY: &str =
         "install Debian's package libclang-dev, or set LIBCLANG_PATH to the folder of another libclang";

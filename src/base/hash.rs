@@ -21,7 +21,8 @@ pub fn mix64(value: u64) -> u64 {
 mod tests {
     use super::*;
 
-    /// The authors' published values: FNV's test vectors, and the first SplitMix64 outputs from seed 0.
+    /// The authors' published values: FNV's test vectors, and the first SplitMix64 outputs from
+    /// seed 0.
     #[test]
     fn values_match_the_published_ones() {
         assert_eq!(fnv1a(b""), 0xcbf2_9ce4_8422_2325);

@@ -1,4 +1,5 @@
-//! L0: types shared by all levels (errors, indices, sizes, dtypes, number formats, the split master).
+//! L0: types shared by all levels (errors, indices, sizes, dtypes, number formats, the split
+//! master).
 //!
 //! No operating system, no device, no `unsafe`.
 #![forbid(unsafe_code)]

@@ -63,8 +63,8 @@ impl Mode {
     }
 }
 
-/// An optimizer. Immutable except for the memory of its state, whose elements belong to the call that names them, so
-/// threads may share it.
+/// An optimizer. Immutable except for the memory of its state, whose elements belong to the call
+/// that names them, so threads may share it.
 pub struct hz_adam_t {
     pool: Pool,
     options: AdamOptions,
@@ -235,8 +235,8 @@ impl hz_adam_t {
             rounding: Rounding { seed: self.seed, step, first: arrays.first },
             ..Step::new(scalars)
         };
-        // SAFETY: horizon.h requires that the caller's arrays and the state's elements named by the call are valid and
-        // used by this call alone; `check_disjoint` found no two arrays that overlap.
+        // SAFETY: horizon.h requires that the caller's arrays and the state's elements named by the call
+        // are valid and used by this call alone; `check_disjoint` found no two arrays that overlap.
         unsafe { update(&self.pool, &spans, &step) };
         Ok(())
     }

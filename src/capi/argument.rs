@@ -1,9 +1,9 @@
 //! Pointers from C as Rust values. Only this module and [`sized`](super::sized) trust the caller.
 //!
-//! The types are the parameters of the `extern "C"` functions: each is one pointer (`repr(transparent)`) in a private
-//! field, and Rust code cannot make one. So its value comes from a C caller, who promises by `horizon.h` that the
-//! pointer is NULL or valid for its parameter during the call. NULL, alignment and impossible lengths are checked;
-//! errors name the parameter.
+//! The types are the parameters of the `extern "C"` functions: each is one pointer
+//! (`repr(transparent)`) in a private field, and Rust code cannot make one. So its value comes from
+//! a C caller, who promises by `horizon.h` that the pointer is NULL or valid for its parameter
+//! during the call. NULL, alignment and impossible lengths are checked; errors name the parameter.
 
 use std::ffi::{CStr, OsStr, c_char, c_void};
 use std::os::unix::ffi::OsStrExt;
@@ -46,16 +46,16 @@ impl<T> Handle<T> {
     /// The object of the handle. Shared: mutable state is behind a lock.
     pub fn get(&self, what: &str) -> Result<&T> {
         check(self.0, 1, what)?;
-        // SAFETY: a box made by `OutPointer::open`; horizon.h requires that it is not closed during this call, and only
-        // `close` takes it mutably.
+        // SAFETY: a box made by `OutPointer::open`; horizon.h requires that it is not closed during this
+        // call, and only `close` takes it mutably.
         Ok(unsafe { &*self.0 })
     }
 
     /// Takes the handle back; it must not be NULL.
     pub fn close(self) -> Box<T> {
         assert!(!self.is_null(), "callers check for NULL first");
-        // SAFETY: the pointer came from `Box::into_raw` in `OutPointer::open`; horizon.h requires that a handle is
-        // closed only once.
+        // SAFETY: the pointer came from `Box::into_raw` in `OutPointer::open`; horizon.h requires that a
+        // handle is closed only once.
         unsafe { Box::from_raw(self.0) }
     }
 }
@@ -78,7 +78,8 @@ impl<T> OutPointer<T> {
     /// Writes the result; [`OutPointer::check`] has passed.
     pub fn write(self, value: T) {
         assert!(!self.0.is_null(), "callers check an output before they write it");
-        // SAFETY: not NULL, and aligned, as `check` found; horizon.h requires memory for one `T`, initialized or not.
+        // SAFETY: not NULL, and aligned, as `check` found; horizon.h requires memory for one `T`,
+        // initialized or not.
         unsafe { self.0.write(value) };
     }
 }
@@ -102,8 +103,8 @@ impl<T: Copy> Array<T> {
     /// Its `count` elements.
     pub fn get(&self, count: usize, what: &str) -> Result<&[T]> {
         check(self.0, count, what)?;
-        // SAFETY: horizon.h requires `count` elements that nothing changes during the call; they are integers or
-        // floats, for which any bits are valid.
+        // SAFETY: horizon.h requires `count` elements that nothing changes during the call; they are
+        // integers or floats, for which any bits are valid.
         Ok(unsafe { slice::from_raw_parts(self.0, count) })
     }
 
@@ -152,8 +153,8 @@ impl Numbers {
             _ => check(self.0.cast::<u32>(), count, what)?,
         }
         let base = NonNull::new(self.0).expect("NULL was refused");
-        // SAFETY: horizon.h requires `count` such elements used by this call alone; its spans end with the call,
-        // and uninitialized outputs are only written.
+        // SAFETY: horizon.h requires `count` such elements used by this call alone; its spans end with the
+        // call, and uninitialized outputs are only written.
         Ok(unsafe { HostSpan::new(base, count * bytes) })
     }
 }

@@ -350,8 +350,8 @@ pub fn trainer_options(raw: Option<hz_trainer_options_t>, layers: usize) -> Resu
     })
 }
 
-/// The part of the placement that the options fix for a model with `layers` layers; a plan search chooses the rest.
-/// `options` is the result of [`trainer_options`].
+/// The part of the placement that the options fix for a model with `layers` layers; a plan search
+/// chooses the rest. `options` is the result of [`trainer_options`].
 pub fn fixed(raw: Option<hz_trainer_options_t>, options: &TrainerOptions, layers: usize) -> Result<Fixed> {
     let raw = raw.unwrap_or_else(hz_trainer_options_t::defaults);
     let mut fixed = Fixed {

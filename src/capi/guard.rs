@@ -1,5 +1,5 @@
-//! The guard around every `extern "C"` function: panics become errors, errors become statuses, and a failed handle
-//! stays failed.
+//! The guard around every `extern "C"` function: panics become errors, errors become statuses, and
+//! a failed handle stays failed.
 
 use std::any::Any;
 use std::cell::{Cell, RefCell};
@@ -20,7 +20,8 @@ thread_local! {
     static LOCATION: RefCell<Option<String>> = const { RefCell::new(None) };
 }
 
-/// Runs the body of an `extern "C"` function and returns its status; `hz_last_error` returns the message.
+/// Runs the body of an `extern "C"` function and returns its status; `hz_last_error` returns the
+/// message.
 pub fn guard(body: impl FnOnce() -> Result<()>) -> hz_status_t {
     match catch(body) {
         Ok(()) => Status::Ok as hz_status_t,
@@ -35,7 +36,8 @@ pub fn guard(body: impl FnOnce() -> Result<()>) -> hz_status_t {
 fn catch<T>(body: impl FnOnce() -> Result<T>) -> Result<T> {
     set_panic_hook();
     DEPTH.set(DEPTH.get() + 1);
-    // State that a panic leaves inconsistent is dropped with `body`, or is in a `Guarded`, which does not run again.
+    // State that a panic leaves inconsistent is dropped with `body`, or is in a `Guarded`, which does
+    // not run again.
     let outcome = panic::catch_unwind(AssertUnwindSafe(body));
     DEPTH.set(DEPTH.get() - 1);
     outcome.unwrap_or_else(|payload| {
@@ -55,7 +57,8 @@ fn text(payload: &(dyn Any + Send)) -> &str {
         .unwrap_or("no message")
 }
 
-/// Sends panics of this library to the log callback instead of stderr. Other threads of a Rust program keep its hook.
+/// Sends panics of this library to the log callback instead of stderr. Other threads of a Rust
+/// program keep its hook.
 fn set_panic_hook() {
     static ONCE: Once = Once::new();
     ONCE.call_once(|| {
@@ -98,7 +101,8 @@ impl<T> Guarded<T> {
 
     /// Runs a call on the state; `None` while another call runs.
     ///
-    /// Errors: those of `body`. After one that [breaks](breaks) the state, every call returns it again.
+    /// Errors: those of `body`. After one that [breaks](breaks) the state, every call returns it
+    /// again.
     pub fn attempt<R>(&self, body: impl FnOnce(&mut T) -> Result<R>) -> Option<Result<R>> {
         let mut state = self.0.try_lock()?;
         if let Some(first) = &state.failed {

@@ -25,7 +25,8 @@ struct Callback {
     user: User,
 }
 
-// SAFETY: the user pointer is only passed to the caller's function; horizon.h requires that it may run on any thread.
+// SAFETY: the user pointer is only passed to the caller's function; horizon.h requires that it may
+// run on any thread.
 unsafe impl Send for Callback {}
 
 /// Locked while the callback runs, so that replacing it waits for the old one to return.
@@ -59,8 +60,8 @@ fn send(level: i32, message: &str) {
     if let Some(callback) = &*callback {
         let text = c_string(message);
         INSIDE.set(true);
-        // SAFETY: horizon.h requires that the caller's function is callable until it is replaced, which waits for the
-        // lock held here. The text outlives the call.
+        // SAFETY: horizon.h requires that the caller's function is callable until it is replaced, which
+        // waits for the lock held here. The text outlives the call.
         unsafe { (callback.function)(level, text.as_ptr(), callback.user) };
         INSIDE.set(false);
     }

@@ -1,4 +1,5 @@
-//! `hz_trainer_logprobs`, and `hz_trainer_step_with_loss`: steps with a loss function of the caller.
+//! `hz_trainer_logprobs`, and `hz_trainer_step_with_loss`: steps with a loss function of the
+//! caller.
 
 use crate::base::{Error, Result, Status};
 use crate::capi::argument::{ArrayOut, Handle, User};
@@ -57,8 +58,8 @@ pub extern "C" fn hz_trainer_step_with_loss(
         let raw = raw_batches(batches, count)?;
         let mut call = |logprobs: &[f32], dlogprobs: &mut [f32]| -> Result<f64> {
             let mut value = f64::NAN;
-            // SAFETY: horizon.h requires that the caller's function reads and writes at most `count` floats and writes
-            // one double; these outlive the call.
+            // SAFETY: horizon.h requires that the caller's function reads and writes at most `count` floats
+            // and writes one double; these outlive the call.
             let returned = unsafe {
                 loss(logprobs.as_ptr(), dlogprobs.as_mut_ptr(), logprobs.len(), &raw mut value, user)
             };

@@ -1,8 +1,9 @@
 //! L11, the C interface.
 //!
-//! `include/horizon.h` documents every function; the functions here have no documentation of their own. All
-//! `extern "C"` functions of the project are here. Each is `guard` around a body that converts parameters to Rust
-//! values, calls lower levels, and writes outputs last. None is `unsafe`: only C can make their parameters.
+//! `include/horizon.h` documents every function; the functions here have no documentation of their
+//! own. All `extern "C"` functions of the project are here. Each is `guard` around a body that
+//! converts parameters to Rust values, calls lower levels, and writes outputs last. None is
+//! `unsafe`: only C can make their parameters.
 //!
 //! - `guard`: panics become errors, errors become statuses; a failed handle stays failed
 //! - `argument`: pointers to strings, arrays and handles
@@ -10,7 +11,8 @@
 //! - `status`: numbers and names of statuses, versions, the last error of a thread
 //! - `log`: the log callback
 //! - `config`, `model`, `lane`: structs and constants
-//! - `plan`, `trainer`, `loss`, `weights`, `tuning`, `save`, `checkpoint`, `adam`, `arena`: the handles
+//! - `plan`, `trainer`, `loss`, `weights`, `tuning`, `save`, `checkpoint`, `adam`, `arena`: the
+//!   handles
 
 // The header has these names and documents them.
 #![allow(non_camel_case_types, missing_docs)]

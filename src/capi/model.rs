@@ -41,7 +41,8 @@ const ROPE_PLAIN: u32 = 0;
 const ROPE_LINEAR: u32 = 1;
 const ROPE_LLAMA3: u32 = 2;
 
-/// Words of `full_attention_layers`, one bit per layer; layers beyond the last bit are like the last.
+/// Words of `full_attention_layers`, one bit per layer; layers beyond the last bit are like the
+/// last.
 const LAYER_WORDS: usize = 4;
 
 /// Converts and validates a model.

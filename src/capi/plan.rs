@@ -86,7 +86,8 @@ impl hz_plan_t {
         Ok((&self.config, &self.options))
     }
 
-    /// Writes the simulated step to a file. Checks that the plan has a machine before it creates the file.
+    /// Writes the simulated step to a file. Checks that the plan has a machine before it creates
+    /// the file.
     fn trace(&self, path: &Path) -> Result<()> {
         let Some(Description { rates, .. }) = &self.machine else {
             return Err(Error::new(
@@ -109,7 +110,8 @@ fn choice(asked: DeviceChoice, machine: &Description) -> DeviceChoice {
     }
 }
 
-/// Checks that a device has the kind and the name of the machine's. `found` describes the device of `choice`.
+/// Checks that a device has the kind and the name of the machine's. `found` describes the device of
+/// `choice`.
 fn check_device(machine: &Description, choice: DeviceChoice, found: Result<DeviceInfo>) -> Result<()> {
     let why = match found {
         Ok(device) => {

@@ -27,13 +27,14 @@ struct Callback {
     user: User,
 }
 
-// SAFETY: horizon.h requires that the function may be called with `user` on a thread of the library.
+// SAFETY: horizon.h requires that the function may be called with `user` on a thread of the
+// library.
 unsafe impl Send for Callback {}
 
 impl Sink for Callback {
     fn unit(&mut self, state: &UnitState) -> Result<()> {
-        // SAFETY: horizon.h requires that the caller's function reads at most `elements` elements of each array; the
-        // spans have as many, and AdamW of the unit waits until this returns.
+        // SAFETY: horizon.h requires that the caller's function reads at most `elements` elements of each
+        // array; the spans have as many, and AdamW of the unit waits until this returns.
         let returned = unsafe {
             (self.save)(
                 state.unit.0,

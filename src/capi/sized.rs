@@ -1,7 +1,8 @@
 //! Structs with `struct_size`, for programs and libraries of different versions.
 //!
-//! The first field, `struct_size`, is the `sizeof` of the header the caller was compiled with. Later versions only
-//! append fields: a size that ends after one of the known fields is an older struct, a larger size a newer one.
+//! The first field, `struct_size`, is the `sizeof` of the header the caller was compiled with.
+//! Later versions only append fields: a size that ends after one of the known fields is an older
+//! struct, a larger size a newer one.
 
 use std::{ptr, slice};
 
@@ -30,8 +31,8 @@ impl Field {
 /// A struct of the header whose first field is `struct_size`. Only `sized_struct!` implements it.
 ///
 /// # Safety
-/// The type is `repr(C)`, its first field is the `u32` `struct_size`, every bit pattern of every field is valid, and
-/// the [`FIELDS`](SizedStruct::FIELDS) cover it without padding.
+/// The type is `repr(C)`, its first field is the `u32` `struct_size`, every bit pattern of every
+/// field is valid, and the [`FIELDS`](SizedStruct::FIELDS) cover it without padding.
 pub unsafe trait SizedStruct: Copy {
     /// The name in C.
     const NAME: &'static str;
@@ -42,7 +43,8 @@ pub unsafe trait SizedStruct: Copy {
     fn defaults() -> Self;
 }
 
-/// True if the fields cover the struct without padding, so that copies and comparisons never read padding.
+/// True if the fields cover the struct without padding, so that copies and comparisons never read
+/// padding.
 pub const fn without_padding(fields: &[Field], bytes: usize) -> bool {
     let mut end = 0;
     let mut index = 0;
@@ -117,8 +119,8 @@ fn stated_size<T: SizedStruct>(pointer: *const T, what: &str) -> Result<usize> {
     Ok(size)
 }
 
-/// An input struct. As in [`argument`](super::argument), only a C caller makes one: it is NULL or has `struct_size`
-/// bytes.
+/// An input struct. As in [`argument`](super::argument), only a C caller makes one: it is NULL or
+/// has `struct_size` bytes.
 #[repr(transparent)]
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct In<T>(*const T);
@@ -129,13 +131,14 @@ impl<T> In<T> {
 }
 
 impl<T: SizedStruct> In<T> {
-    /// The struct. Fields that an older struct does not have are set to their defaults; unknown fields of a newer one
-    /// must be zero.
+    /// The struct. Fields that an older struct does not have are set to their defaults; unknown
+    /// fields of a newer one must be zero.
     pub fn read(&self, what: &str) -> Result<T> {
         let size = stated_size(self.0, what)?;
         let known = size_of::<T>();
         if size > known {
-            // SAFETY: horizon.h requires that the struct has `size` bytes; these follow the first `known` of them.
+            // SAFETY: horizon.h requires that the struct has `size` bytes; these follow the first `known` of
+            // them.
             let tail = unsafe { slice::from_raw_parts(self.0.cast::<u8>().add(known), size - known) };
             if let Some(at) = tail.iter().position(|&byte| byte != 0) {
                 return Err(Error::argument(format!(
@@ -147,8 +150,8 @@ impl<T: SizedStruct> In<T> {
             }
         }
         let mut value = T::defaults();
-        // SAFETY: both objects have at least the smaller of the two sizes and do not overlap; any bytes are valid for
-        // a `T`, as its trait requires.
+        // SAFETY: both objects have at least the smaller of the two sizes and do not overlap; any bytes are
+        // valid for a `T`, as its trait requires.
         unsafe {
             ptr::copy_nonoverlapping(self.0.cast::<u8>(), (&raw mut value).cast::<u8>(), size.min(known));
         }
@@ -208,8 +211,8 @@ impl<T: SizedStruct> Output<T> {
     pub fn write(self, value: T) {
         let head = size_of::<u32>();
         let known = self.size.min(size_of::<T>());
-        // SAFETY: horizon.h requires that the struct has `size` bytes used by this call alone; `known` is at most
-        // `size` and the size of `T`, and `value` is a local, so the two do not overlap.
+        // SAFETY: horizon.h requires that the struct has `size` bytes used by this call alone; `known` is
+        // at most `size` and the size of `T`, and `value` is a local, so the two do not overlap.
         unsafe {
             let to = self.pointer.cast::<u8>();
             ptr::copy_nonoverlapping((&raw const value).cast::<u8>().add(head), to.add(head), known - head);

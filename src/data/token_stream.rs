@@ -142,7 +142,8 @@ impl TokenStream {
         documents.map(|&document| self.document_rows(document)).sum()
     }
 
-    /// Rows of a packed document: all its tokens except the last, which is only a target; at most S.
+    /// Rows of a packed document: all its tokens except the last, which is only a target; at most
+    /// S.
     fn document_rows(&self, document: u64) -> u64 {
         let (start, end) = self.tokens.document(document);
         (end - start - 1).min(self.seq_len as u64)

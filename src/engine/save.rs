@@ -146,7 +146,8 @@ impl Saving {
         *self.0.lock() = State::Open(sink);
     }
 
-    /// Takes the outcome of a save that has ended; `None` while it runs and once the outcome was taken.
+    /// Takes the outcome of a save that has ended; `None` while it runs and once the outcome was
+    /// taken.
     pub fn take_outcome(&self) -> Option<Result<()>> {
         let mut state = self.0.lock();
         match std::mem::take(&mut *state) {

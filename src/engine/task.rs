@@ -72,7 +72,8 @@ struct Built {
 }
 
 impl Lists {
-    /// An empty set of lists. With `scrubs`, lists come with their [retired](Lists::retired) resources.
+    /// An empty set of lists. With `scrubs`, lists come with their [retired](Lists::retired)
+    /// resources.
     pub fn new(policy: Policy, geometry: Geometry, micros_max: usize, scrubs: bool) -> Self {
         let built = std::iter::repeat_with(OnceCell::new).take(5 * micros_max + 2).collect();
         Lists { policy, geometry, micros_max, scrubs, built }

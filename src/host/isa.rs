@@ -70,8 +70,8 @@ impl Isa {
         Ok(isa)
     }
 
-    /// The instruction set of CPU AdamW: `HZ_ISA` if set, else the best; all give the same bits. Matmuls of the CPU
-    /// device always use the best. Read once per process.
+    /// The instruction set of CPU AdamW: `HZ_ISA` if set, else the best; all give the same bits.
+    /// Matmuls of the CPU device always use the best. Read once per process.
     pub fn chosen() -> Result<Isa> {
         static CHOSEN: OnceCell<Result<Isa>> = OnceCell::new();
         CHOSEN.get_or_init(|| Isa::asked_for(std::env::var("HZ_ISA").ok().as_deref())).clone()

@@ -83,7 +83,8 @@ impl Limits {
         Limits { bytes, limit, reported_bytes, reported_limit, lockable_bytes }
     }
 
-    /// The limits of another machine, all of whose `bytes` are free. A stated number overrides them.
+    /// The limits of another machine, all of whose `bytes` are free. A stated number overrides
+    /// them.
     pub fn of_machine(bytes: usize, stated: Option<usize>) -> Limits {
         let (allowed, limit) = stated.map_or((bytes, Limit::Machine), |stated| (stated, Limit::Stated));
         Limits {
@@ -239,7 +240,8 @@ fn groups(cgroup: &str, mountinfo: &str) -> Vec<Group> {
     found
 }
 
-/// The root and mount point in a line of `mountinfo`, if it mounts the memory groups of this version.
+/// The root and mount point in a line of `mountinfo`, if it mounts the memory groups of this
+/// version.
 fn memory_mount(line: &str, version: Version) -> Option<(&str, &str)> {
     let (mount, filesystem) = line.split_once(" - ")?;
     let mut mount = mount.split(' ').skip(3);

@@ -1,4 +1,5 @@
-//! The worker pool: a job is divided into tiles, which the caller and the worker threads take in turn.
+//! The worker pool: a job is divided into tiles, which the caller and the worker threads take in
+//! turn.
 //!
 //! # Borrowed jobs
 //! A job is a closure borrowed from the caller's stack, so *no worker may touch it after

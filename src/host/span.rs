@@ -56,7 +56,8 @@ impl<Side> Span<Side> {
     /// A span over `bytes` bytes at `base`.
     ///
     /// # Safety
-    /// The bytes belong to one allocation on the span's side, and are initialized before they are read.
+    /// The bytes belong to one allocation on the span's side, and are initialized before they are
+    /// read.
     pub unsafe fn new(base: NonNull<u8>, bytes: usize) -> Self {
         Span { base, bytes, side: PhantomData }
     }

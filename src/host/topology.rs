@@ -32,7 +32,8 @@ impl Topology {
         Topology::read_under(Path::new("/"))
     }
 
-    /// As [`Topology::read`], with `proc` and `sys` under `root`: for machines recorded in a folder.
+    /// As [`Topology::read`], with `proc` and `sys` under `root`: for machines recorded in a
+    /// folder.
     pub fn read_under(root: &Path) -> Topology {
         let text = |path: &str| fs::read_to_string(root.join(path)).unwrap_or_default();
         let status = text("proc/self/status");

@@ -3,8 +3,8 @@
 use crate::base::{Dims, Error, Result};
 use crate::model::RopeScaling;
 
-/// A pre-norm decoder: RMSNorm, RoPE, causal grouped-query attention (GQA), SwiGLU, and the options of its
-/// model family.
+/// A pre-norm decoder: RMSNorm, RoPE, causal grouped-query attention (GQA), SwiGLU, and the options
+/// of its model family.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ModelConfig {
     /// The sizes.
@@ -21,12 +21,13 @@ pub struct ModelConfig {
     pub positions_max: usize,
     /// The projections with a bias.
     pub biases: Biases,
-    /// True if every query and key head is normalised by an RMSNorm before RoPE (QK-norm, as in Qwen3).
+    /// True if every query and key head is normalised by an RMSNorm before RoPE (QK-norm, as in
+    /// Qwen3).
     pub qk_norm: bool,
     /// Sliding-window attention of some layers; none if every layer attends to the whole sequence.
     pub window: Option<Window>,
-    /// True if a layer is two units, attention and MLP, with a boundary between them. This halves the weights
-    /// on the device at a time and doubles the boundaries. It changes no bit.
+    /// True if a layer is two units, attention and MLP, with a boundary between them. This halves
+    /// the weights on the device at a time and doubles the boundaries. It changes no bit.
     pub split_layers: bool,
 }
 
@@ -54,8 +55,8 @@ pub struct Window {
 pub const LAYERS_MAX: usize = 1 << 16;
 
 impl ModelConfig {
-    /// A plain Llama with these sizes: untied, ε 1e-5, RoPE base 10000 without scaling, sequences up to 2048,
-    /// no biases, no QK-norm, no window.
+    /// A plain Llama with these sizes: untied, ε 1e-5, RoPE base 10000 without scaling, sequences
+    /// up to 2048, no biases, no QK-norm, no window.
     pub fn llama(dims: Dims) -> ModelConfig {
         ModelConfig {
             dims,
@@ -71,7 +72,8 @@ impl ModelConfig {
         }
     }
 
-    /// The window of decoder layer `layer`: positions that a row sees, counting itself; 0 means no window.
+    /// The window of decoder layer `layer`: positions that a row sees, counting itself; 0 means no
+    /// window.
     pub fn window_of(&self, layer: usize) -> usize {
         self.window.as_ref().filter(|window| window.layers[layer]).map_or(0, |window| window.size)
     }

@@ -1,4 +1,5 @@
-//! Read-only constants shared by all layers, made on the host when a model is opened and kept on the device.
+//! Read-only constants shared by all layers, made on the host when a model is opened and kept on
+//! the device.
 
 use crate::base::DType;
 use crate::model::ModelConfig;

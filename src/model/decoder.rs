@@ -4,8 +4,8 @@
 //! x ── RMSNorm ── q|k|v ── RoPE ── attention ── o ──(+x)── r ── MLP norm ── gate|up ── SwiGLU ── down ──(+r)── out
 //! ```
 //!
-//! `r` is the post-attention residual. Some families add biases, or an RMSNorm of query and key heads before
-//! RoPE. A layer is one unit, or two with the boundary `r` between them.
+//! `r` is the post-attention residual. Some families add biases, or an RMSNorm of query and key
+//! heads before RoPE. A layer is one unit, or two with the boundary `r` between them.
 
 use std::mem::{Discriminant, discriminant};
 
@@ -98,7 +98,8 @@ pub fn layer(config: &ModelConfig, kind: UnitKind, sizes: &Sizes, write: Write) 
 
     b.start_backward();
     b.zero_padding();
-    // The gradient of the output is updated in place to that of the post-attention residual, then to that of `x`.
+    // The gradient of the output is updated in place to that of the post-attention residual, then to
+    // that of `x`.
     let mut dresidual = b.input(External::ResidualStream, Element::Activation, n * c);
     if let Some((norm, mlp)) = mlp {
         let dnormed = mlp.backward(b, dresidual);

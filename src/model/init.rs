@@ -1,11 +1,13 @@
 //! Random initial weights, as in GPT-2 (Radford et al. 2019, section 2.3).
 //!
-//! Matrices are normal with σ = 0.02, except that the projections that add to the residual stream (`o_proj`,
-//! `down_proj`) have σ = 0.02/√(2L), so that its variance does not grow with depth. Norms are 1, biases 0.
+//! Matrices are normal with σ = 0.02, except that the projections that add to the residual stream
+//! (`o_proj`, `down_proj`) have σ = 0.02/√(2L), so that its variance does not grow with depth.
+//! Norms are 1, biases 0.
 //!
-//! A tensor is written in blocks of [`FRESH_BLOCK`] elements, each from its own ChaCha sequence (numbered like
-//! the block), because normal numbers consume a varying number of random words. A value depends only on the
-//! seed, the tensor's name and the element: not on order, threads or other tensors.
+//! A tensor is written in blocks of [`FRESH_BLOCK`] elements, each from its own ChaCha sequence
+//! (numbered like the block), because normal numbers consume a varying number of random words. A
+//! value depends only on the seed, the tensor's name and the element: not on order, threads or
+//! other tensors.
 
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;

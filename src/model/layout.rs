@@ -1,10 +1,10 @@
 //! The layout: the position of every tensor in its unit. The only source of sizes and offsets.
 //!
-//! A unit is one contiguous range of elements. Its element offsets are the same in all of the unit's spans:
-//! weights, residuals, gradients, moments, the slot on the device and the f32 accumulator. Tensors read by one
-//! matmul are adjacent: `q|k|v` is one `[(H+2G)·D, C]` matrix and `gate|up` one `[2F, C]`; their biases are
-//! adjacent in the same order. Each such group of tensors is aligned to `ALIGNMENT` elements; the padding is
-//! zero and stays zero under AdamW.
+//! A unit is one contiguous range of elements. Its element offsets are the same in all of the
+//! unit's spans: weights, residuals, gradients, moments, the slot on the device and the f32
+//! accumulator. Tensors read by one matmul are adjacent: `q|k|v` is one `[(H+2G)·D, C]` matrix and
+//! `gate|up` one `[2F, C]`; their biases are adjacent in the same order. Each such group of tensors
+//! is aligned to `ALIGNMENT` elements; the padding is zero and stays zero under AdamW.
 
 use std::ops::Range;
 
@@ -50,8 +50,8 @@ pub struct UnitLayout {
 }
 
 impl UnitLayout {
-    /// The runs of the unit: each tensor with the padding after it, in order; together they cover the unit.
-    /// Padding is zero, so a run has the norm of its tensor.
+    /// The runs of the unit: each tensor with the padding after it, in order; together they cover
+    /// the unit. Padding is zero, so a run has the norm of its tensor.
     pub fn runs(&self) -> impl Iterator<Item = Run> + '_ {
         let ends = self.tensors.iter().skip(1).map(|tensor| tensor.offset).chain([self.elements]);
         self.tensors.iter().zip(ends).scan(0, |blocks, (tensor, end)| {
@@ -61,8 +61,8 @@ impl UnitLayout {
         })
     }
 
-    /// Cuts the unit into chunks of at most `longest` elements, each as long as possible, that end at the end
-    /// of a tensor or of a norm block.
+    /// Cuts the unit into chunks of at most `longest` elements, each as long as possible, that end
+    /// at the end of a tensor or of a norm block.
     fn cut(&self, longest: usize) -> Vec<Range<usize>> {
         let mut chunks = Vec::new();
         let mut start = 0;
@@ -129,7 +129,8 @@ impl Layout {
         Layout { units, tied: config.tied, layer_elements, chunks }
     }
 
-    /// Units between embedding and head: decoder layers, or their halves. Schedules and placements call them layers.
+    /// Units between embedding and head: decoder layers, or their halves. Schedules and placements
+    /// call them layers.
     pub fn layers(&self) -> usize {
         self.units.len() - 2
     }
@@ -169,8 +170,8 @@ impl Layout {
         self.layer_elements
     }
 
-    /// Elements of the longest gradient chunk: the size of a slab. At most a layer, or a norm block if layers
-    /// are shorter.
+    /// Elements of the longest gradient chunk: the size of a slab. At most a layer, or a norm block
+    /// if layers are shorter.
     pub fn slab_elements(&self) -> usize {
         self.chunks.iter().flatten().map(|chunk| chunk.len()).fold(0, usize::max)
     }

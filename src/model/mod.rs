@@ -1,8 +1,8 @@
 //! L5, the decoder model.
 //!
-//! Contains the config, the modules and the programs they emit. From these follow the layout (the only source
-//! of sizes and offsets) and the passes that the engine runs. Knows nothing about schedules, placement or the
-//! store.
+//! Contains the config, the modules and the programs they emit. From these follow the layout (the
+//! only source of sizes and offsets) and the passes that the engine runs. Knows nothing about
+//! schedules, placement or the store.
 #![forbid(unsafe_code)]
 
 mod config;

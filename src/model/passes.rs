@@ -11,7 +11,8 @@ use crate::ops::{Op, Write};
 
 const WRITES: [Write; 2] = [Write::Set, Write::Add];
 
-/// P_matmul: weights that a token is multiplied by in forward. The LM head counts even if tied to the embedding.
+/// P_matmul: weights that a token is multiplied by in forward. The LM head counts even if tied to
+/// the embedding.
 pub fn matmul_parameters(config: &ModelConfig) -> f64 {
     let layout = Layout::new(config);
     let passes = Passes::new(config, &layout, Sizes::ONE_ROW);
@@ -119,7 +120,8 @@ impl Passes {
         self.get(PassId::Forward(unit, recompute)).saved_bytes
     }
 
-    /// Bytes of scratch memory: the maximum over all passes and recompute modes, so that saving less never needs more.
+    /// Bytes of scratch memory: the maximum over all passes and recompute modes, so that saving
+    /// less never needs more.
     pub fn scratch_bytes(&self) -> usize {
         self.scratch_bytes
     }

@@ -13,8 +13,9 @@ pub enum RopeScaling {
         /// At least 1.
         factor: f64,
     },
-    /// Llama 3.1: frequencies with a wavelength over `original_positions / low` are divided by `factor`, those
-    /// with a wavelength under `original_positions / high` are unchanged, and those between are interpolated.
+    /// Llama 3.1: frequencies with a wavelength over `original_positions / low` are divided by
+    /// `factor`, those with a wavelength under `original_positions / high` are unchanged, and
+    /// those between are interpolated.
     Llama3 {
         /// At least 1.
         factor: f64,
@@ -52,8 +53,8 @@ impl RopeScaling {
 
     /// The rotation angles per position, `[D/2]`, for base `theta` and head dimension `d`.
     ///
-    /// Every operation rounds to f32 where PyTorch's does. The power is computed in f64 and rounded to the
-    /// nearest f32; PyTorch's may differ by one ulp.
+    /// Every operation rounds to f32 where PyTorch's does. The power is computed in f64 and rounded
+    /// to the nearest f32; PyTorch's may differ by one ulp.
     pub fn inv_freq(&self, theta: f64, d: usize) -> Vec<f32> {
         (0..d).step_by(2).map(|at| self.scale(plain(theta, at, d))).collect()
     }
@@ -89,8 +90,8 @@ fn plain(theta: f64, at: usize, d: usize) -> f32 {
 mod tests {
     use super::*;
 
-    /// From transformers 5.23 (`ROPE_INIT_FUNCTIONS`), D 16. Up to two ulp of difference, because its power may
-    /// be off by one.
+    /// From transformers 5.23 (`ROPE_INIT_FUNCTIONS`), D 16. Up to two ulp of difference, because
+    /// its power may be off by one.
     #[test]
     fn frequencies_match_transformers() {
         let llama3 = RopeScaling::Llama3 { factor: 8.0, low: 1.0, high: 4.0, original_positions: 64 };

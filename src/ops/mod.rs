@@ -1,22 +1,26 @@
-//! L3, the ops: one op per file, forward and backward. An op is a value with named operands and sizes.
+//! L3, the ops: one op per file, forward and backward. An op is a value with named operands and
+//! sizes.
 //!
-//! An op's file declares its struct with `op!`, which derives the operands read and written, bytes, FLOPs and
-//! scratch from the declaration. Two functions run it: the CPU implementation and the CUDA launch. A backend
-//! implements [`Kernels`], whose entry is [`Kernels::run`]. [`cpu`] and [`cuda`] hold the shared code of each
-//! backend. [`cpu::CpuKernels`] is the numerical reference.
+//! An op's file declares its struct with `op!`, which derives the operands read and written, bytes,
+//! FLOPs and scratch from the declaration. Two functions run it: the CPU implementation and the
+//! CUDA launch. A backend implements [`Kernels`], whose entry is [`Kernels::run`]. [`cpu`] and
+//! [`cuda`] hold the shared code of each backend. [`cpu::CpuKernels`] is the numerical reference.
 //!
 //! # Rules of all ops
-//! - Matrices are row-major; sizes are in elements; size letters are those of [`crate::base::Dims`].
-//! - *Activations* have the dtype [`Kernels::activation_dtype`] (f32 on the CPU, bf16 on CUDA). *Weights* are
-//!   bf16 `[out, in]`, as in Hugging Face files. *Accumulators* (weight gradients), `rstd`, `lse` and
-//!   log-probabilities are f32. Losses and squared norms are f64.
-//! - Every output is either set (`=`) or added to (`+=`); an op that supports both takes a [`Write`].
+//! - Matrices are row-major; sizes are in elements; size letters are those of
+//!   [`crate::base::Dims`].
+//! - *Activations* have the dtype [`Kernels::activation_dtype`] (f32 on the CPU, bf16 on CUDA).
+//!   *Weights* are bf16 `[out, in]`, as in Hugging Face files. *Accumulators* (weight gradients),
+//!   `rstd`, `lse` and log-probabilities are f32. Losses and squared norms are f64.
+//! - Every output is either set (`=`) or added to (`+=`); an op that supports both takes a
+//!   [`Write`].
 //! - Results depend on shapes and inputs alone, bit for bit: never on threads or timing.
 //! - A span that is too short for its shape is a bug and panics.
-//! - Outputs do not overlap inputs, except where an op says "may be": then both start at the same byte. Partial
-//!   overlap is never allowed.
-//! - Spans carry no borrow. For the length of the call, the caller must have exclusive access to the outputs
-//!   and shared access to the inputs. In the engine the schedule provides this and `check` proves it.
+//! - Outputs do not overlap inputs, except where an op says "may be": then both start at the same
+//!   byte. Partial overlap is never allowed.
+//! - Spans carry no borrow. For the length of the call, the caller must have exclusive access to
+//!   the outputs and shared access to the inputs. In the engine the schedule provides this and
+//!   `check` proves it.
 
 pub mod cpu;
 pub mod cuda;
@@ -94,8 +98,8 @@ ops! {
     swiglu: SwigluForward, SwigluBackward;
 }
 
-/// Elements of a norm block. Squares are summed per block, counted from each tensor's start, so the norm does
-/// not depend on how a gradient is cut for transfer.
+/// Elements of a norm block. Squares are summed per block, counted from each tensor's start, so the
+/// norm does not depend on how a gradient is cut for transfer.
 pub const NORM_BLOCK: usize = 1 << 16;
 
 /// `=` or `+=`.
@@ -166,18 +170,19 @@ pub trait Kernels: Send + Sync {
     /// The dtype of activations.
     fn activation_dtype(&self) -> DType;
 
-    /// Identifies the order of floating-point sums: kernels that return the same text give the same bits on any
-    /// machine.
+    /// Identifies the order of floating-point sums: kernels that return the same text give the same
+    /// bits on any machine.
     fn arithmetic(&self) -> String;
 
-    /// Returns true if the first run of an op can stall the device, as on CUDA, which loads kernels lazily.
-    /// Each op is then run once before the first step.
+    /// Returns true if the first run of an op can stall the device, as on CUDA, which loads kernels
+    /// lazily. Each op is then run once before the first step.
     fn warms_up(&self) -> bool {
         false
     }
 
-    /// Returns and clears the first failure since the last call; the error names the op. Called once per task.
-    /// On a device with queued work, errors after the launch appear when the device is synchronised.
+    /// Returns and clears the first failure since the last call; the error names the op. Called
+    /// once per task. On a device with queued work, errors after the launch appear when the
+    /// device is synchronised.
     fn outcome(&self) -> Result<()> {
         Ok(())
     }
@@ -190,8 +195,8 @@ pub trait Kernels: Send + Sync {
     /// Runs an op, or queues it on devices that queue work.
     ///
     /// # Safety
-    /// Until the op is done, its operands and the kernels' workspace obey the rules of spans and those of the
-    /// [module](self). The operands are memory that these kernels can access. Tokens, row numbers and positions
-    /// in the inputs are within range.
+    /// Until the op is done, its operands and the kernels' workspace obey the rules of spans and
+    /// those of the [module](self). The operands are memory that these kernels can access.
+    /// Tokens, row numbers and positions in the inputs are within range.
     unsafe fn run(&self, op: &Op);
 }

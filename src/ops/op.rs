@@ -1,4 +1,5 @@
-//! The declaration of an op: named operands, each with an element type, a length and an access mode, and named sizes.
+//! The declaration of an op: named operands, each with an element type, a length and an access
+//! mode, and named sizes.
 
 use crate::base::DType;
 use crate::ops::Write;
@@ -109,8 +110,8 @@ pub trait Contract<P> {
         Flops::None
     }
 
-    /// Bytes of device memory read and written. Updated operands count twice. Matmuls count their weights only,
-    /// because the rest of their traffic grows with the rows, as their FLOPs do.
+    /// Bytes of device memory read and written. Updated operands count twice. Matmuls count their
+    /// weights only, because the rest of their traffic grows with the rows, as their FLOPs do.
     fn traffic(&self, activation_dtype: DType) -> usize {
         let mut bytes = 0;
         self.each_operand(&mut |operand| {
@@ -162,8 +163,9 @@ impl<P> Field<P> for Option<P> {
     }
 }
 
-/// Declares an op: a struct of operands, each with access mode, element type and length, followed by sizes. The
-/// expressions may use the sizes by name. An optional block overrides default functions of [`Contract`].
+/// Declares an op: a struct of operands, each with access mode, element type and length, followed
+/// by sizes. The expressions may use the sizes by name. An optional block overrides default
+/// functions of [`Contract`].
 macro_rules! op {
     (
         $(#[$about:meta])*

@@ -1,9 +1,11 @@
-//! The arrays of a run of parameters: how each number is stored, and the loop over blocks with prefetch.
+//! The arrays of a run of parameters: how each number is stored, and the loop over blocks with
+//! prefetch.
 //!
-//! A block is a cache line of 16-bit numbers. Before each block the lines of the block `AHEAD` blocks later are
-//! prefetched, because a core that computes does not issue enough loads ahead by itself to saturate memory.
-//! Non-temporal stores gain nothing: every written line was just read and is in the cache. The measurements
-//! behind `AHEAD` and the kind of prefetch are in `benches/results/adam-cpu.md`.
+//! A block is a cache line of 16-bit numbers. Before each block the lines of the block `AHEAD`
+//! blocks later are prefetched, because a core that computes does not issue enough loads ahead by
+//! itself to saturate memory. Non-temporal stores gain nothing: every written line was just read
+//! and is in the cache. The measurements behind `AHEAD` and the kind of prefetch are in
+//! `benches/results/adam-cpu.md`.
 
 use std::{array, slice};
 
@@ -18,8 +20,8 @@ const AHEAD: usize = 16;
 /// Bytes of a cache line.
 const LINE: usize = 64;
 
-/// Arrays of equal length. W and B are the storage types of parameters, G of gradients, S of the N arrays of
-/// optimizer state.
+/// Arrays of equal length. W and B are the storage types of parameters, G of gradients, S of the N
+/// arrays of optimizer state.
 pub struct Arrays<'a, W, B, G, S, const N: usize> {
     /// The parameters as f32, or their bf16 halves.
     pub weights: &'a mut [W],
@@ -33,8 +35,8 @@ impl<'a, W: Plain, B: Plain, G: Plain, S: Plain, const N: usize> Arrays<'a, W, B
     /// Converts spans to slices.
     ///
     /// # Safety
-    /// For all of `'a` the caller has shared access to the gradient and exclusive access to the rest, and no
-    /// two spans overlap.
+    /// For all of `'a` the caller has shared access to the gradient and exclusive access to the
+    /// rest, and no two spans overlap.
     pub unsafe fn at(spans: &Spans) -> Self {
         let n = spans.elements();
         let (weights, extra) = spans.master.halves();
@@ -70,8 +72,8 @@ impl<'a, W, B, G, S, const N: usize> Arrays<'a, W, B, G, S, N> {
         (Arrays { weights, extra, gradient, state }, after)
     }
 
-    /// Runs `body` on every whole block, prefetching ahead. Returns the remaining elements and the number of
-    /// the first of them.
+    /// Runs `body` on every whole block, prefetching ahead. Returns the remaining elements and the
+    /// number of the first of them.
     #[inline(always)]
     pub fn by_block(self, body: &impl Body<W, B, G, S, N>) -> (Self, usize) {
         let (weights, weights_rest) = self.weights.as_chunks_mut::<BLOCK>();
@@ -102,14 +104,16 @@ impl<'a, W, B, G, S, const N: usize> Arrays<'a, W, B, G, S, N> {
     }
 }
 
-/// The computation on the elements of a block. A trait, because a closure would be compiled without the target
-/// features of the function that uses it.
+/// The computation on the elements of a block. A trait, because a closure would be compiled without
+/// the target features of the function that uses it.
 pub trait Body<W, B, G, S, const N: usize> {
-    /// Processes the elements of `arrays`; `start` is the number of the first. Implementations are `#[inline(always)]`.
+    /// Processes the elements of `arrays`; `start` is the number of the first. Implementations are
+    /// `#[inline(always)]`.
     fn run(&self, arrays: Arrays<'_, W, B, G, S, N>, start: usize);
 }
 
-/// Prefetches the cache lines of the block `AHEAD` blocks after this one, on processors with a prefetch instruction.
+/// Prefetches the cache lines of the block `AHEAD` blocks after this one, on processors with a
+/// prefetch instruction.
 #[inline(always)]
 fn prefetch_ahead<T>(block: &[T]) {
     #[cfg(target_arch = "x86_64")]
@@ -184,8 +188,8 @@ pub trait Stored: Plain {
     /// True if storing rounds and thus needs random bits.
     const ROUNDS: bool;
     fn value(self) -> f32;
-    /// Rounds stochastically. `random` is uniform over 16 bits; it is added below the bf16 bits before
-    /// truncation, so the mean of the stored value is `value`.
+    /// Rounds stochastically. `random` is uniform over 16 bits; it is added below the bf16 bits
+    /// before truncation, so the mean of the stored value is `value`.
     fn store(value: f32, random: u32) -> Self;
 }
 

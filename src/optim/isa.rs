@@ -1,15 +1,16 @@
 //! Loops compiled for each instruction set.
 //!
-//! A formula is written once, in plain Rust over slices that cannot overlap; the compiler vectorises it for the
-//! target features of each entry function. Rust never fuses a multiplication and an addition, and square roots
-//! and divisions are correctly rounded everywhere, so all versions give the same bits.
+//! A formula is written once, in plain Rust over slices that cannot overlap; the compiler
+//! vectorises it for the target features of each entry function. Rust never fuses a multiplication
+//! and an addition, and square roots and divisions are correctly rounded everywhere, so all
+//! versions give the same bits.
 
 use crate::host::Isa;
 
 /// A loop over a run of parameters, compiled once per instruction set.
 pub trait Pass {
-    /// Runs the loop. Implementations are `#[inline(always)]`, so that they get the target features of the
-    /// entry function.
+    /// Runs the loop. Implementations are `#[inline(always)]`, so that they get the target features
+    /// of the entry function.
     fn pass(self);
 }
 

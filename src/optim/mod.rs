@@ -1,15 +1,17 @@
 //! L4, optimizers: arithmetic on *host* memory, run by CPU threads on any device.
 //!
-//! An [`Optimizer`] declares its state arrays; host memory, checkpoints and costs follow from the declaration.
-//! [`update`] is the one operation: it reads and writes the memory of a run of parameters once. AdamW
-//! ([`AdamOptions`]) is the only optimizer so far; another one is a file next to `adamw`, with its state,
-//! scalars and formula, and a variant of [`Optimizer`].
+//! An [`Optimizer`] declares its state arrays; host memory, checkpoints and costs follow from the
+//! declaration. [`update`] is the one operation: it reads and writes the memory of a run of
+//! parameters once. AdamW ([`AdamOptions`]) is the only optimizer so far; another one is a file
+//! next to `adamw`, with its state, scalars and formula, and a variant of [`Optimizer`].
 //!
-//! All element arithmetic is f32, each operation rounded separately (no fused multiply-add), so the bits depend
-//! on the inputs alone: not on the instruction set, the number of threads or the alignment of spans.
+//! All element arithmetic is f32, each operation rounded separately (no fused multiply-add), so the
+//! bits depend on the inputs alone: not on the instruction set, the number of threads or the
+//! alignment of spans.
 //!
-//! bf16 state uses stochastic rounding, which is unbiased. With rounding to nearest, AdamW's v would stop
-//! changing as soon as a step changed it by less than 2⁻⁹ of itself, which with β2 = 0.999 is always.
+//! bf16 state uses stochastic rounding, which is unbiased. With rounding to nearest, AdamW's v
+//! would stop changing as soon as a step changed it by less than 2⁻⁹ of itself, which with β2 =
+//! 0.999 is always.
 //!
 //! The [rules of spans](crate::host::Span) hold for the spans of this module.
 
@@ -58,7 +60,8 @@ pub struct StateArray {
 pub const STATE_ARRAYS_MAX: usize = 2;
 
 impl Optimizer {
-    /// The state arrays, at most [`STATE_ARRAYS_MAX`]. Other code refers to them by index in this list.
+    /// The state arrays, at most [`STATE_ARRAYS_MAX`]. Other code refers to them by index in this
+    /// list.
     pub fn state(self) -> &'static [StateArray] {
         match self {
             Optimizer::AdamW { moments } => adamw::state(moments),
@@ -86,8 +89,8 @@ pub enum Master {
         /// i16: the residuals that extend the weights to f32. In and out.
         residual: HostSpan,
     },
-    /// Whole f32 masters, the format of other trainers. An update gives the same bits as joining, updating and
-    /// splitting.
+    /// Whole f32 masters, the format of other trainers. An update gives the same bits as joining,
+    /// updating and splitting.
     Whole {
         /// f32: in and out.
         params: HostSpan,
@@ -137,7 +140,8 @@ pub struct Spans {
     pub gradient_dtype: DType,
     /// The optimizer, which declares the state.
     pub optimizer: Optimizer,
-    /// The state arrays by index; those that the optimizer does not declare are ignored. In and out.
+    /// The state arrays by index; those that the optimizer does not declare are ignored. In and
+    /// out.
     pub state: [HostSpan; STATE_ARRAYS_MAX],
 }
 
@@ -217,12 +221,12 @@ impl Step<'_> {
 /// Runs one optimizer step over a run of parameters, on the threads of a pool.
 ///
 /// # Panics
-/// If the spans differ in their number of elements, or one is misaligned; if masters are whole and moments
-/// bf16; if this processor does not support the instruction set.
+/// If the spans differ in their number of elements, or one is misaligned; if masters are whole and
+/// moments bf16; if this processor does not support the instruction set.
 ///
 /// # Safety
-/// By the [rules of spans](crate::host::Span): the caller has shared access to the gradient and exclusive
-/// access to the rest, and no two spans overlap.
+/// By the [rules of spans](crate::host::Span): the caller has shared access to the gradient and
+/// exclusive access to the rest, and no two spans overlap.
 pub unsafe fn update(pool: &Pool, spans: &Spans, step: &Step) {
     assert!(step.isa.is_here(), "this processor does not have {}", step.isa);
     spans.check();

@@ -13,9 +13,9 @@ pub struct Rounding {
     pub first: u64,
 }
 
-/// Random bits for a run of elements. The bits of an element depend only on seed, step and the element's index
-/// in the model, so they do not depend on how work is divided, and a resumed run gets those of an uninterrupted
-/// one.
+/// Random bits for a run of elements. The bits of an element depend only on seed, step and the
+/// element's index in the model, so they do not depend on how work is divided, and a resumed run
+/// gets those of an uninterrupted one.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct RandomBits {
     first: u32,
@@ -26,7 +26,8 @@ impl RandomBits {
     /// Elements served by one pair of keys.
     const REGION: u64 = 1 << 32;
 
-    /// Returns the bits of the elements from `rounding.first + start`, and the number of elements they are valid for.
+    /// Returns the bits of the elements from `rounding.first + start`, and the number of elements
+    /// they are valid for.
     pub fn new(rounding: &Rounding, start: usize) -> (RandomBits, usize) {
         let element = rounding.first + start as u64;
         let region = element / RandomBits::REGION;
@@ -47,8 +48,8 @@ impl RandomBits {
         (self.first & 1) as usize
     }
 
-    /// Two uniform 16-bit numbers for the element at offset `offset`. Elements 2i and 2i + 1 share one 32-bit
-    /// draw, with its halves swapped.
+    /// Two uniform 16-bit numbers for the element at offset `offset`. Elements 2i and 2i + 1 share
+    /// one 32-bit draw, with its halves swapped.
     #[inline(always)]
     pub fn of_element(&self, offset: u32) -> (u32, u32) {
         let element = self.first.wrapping_add(offset);
@@ -62,8 +63,8 @@ impl RandomBits {
         self.draw((self.first >> 1).wrapping_add(pair))
     }
 
-    /// 32 uniform bits by two rounds of multiply and shift, in 32-bit arithmetic, which vector units support
-    /// (constants: C. Wellons, "hash-prospector", `lowbias32`).
+    /// 32 uniform bits by two rounds of multiply and shift, in 32-bit arithmetic, which vector
+    /// units support (constants: C. Wellons, "hash-prospector", `lowbias32`).
     #[inline(always)]
     fn draw(&self, counter: u32) -> u32 {
         let mut x = counter ^ self.keys[0];
@@ -107,7 +108,8 @@ mod tests {
         let flips = |a: &dyn Fn(u64) -> u32, b: &dyn Fn(u64) -> u32| -> u64 {
             (0..samples).map(|at| u64::from((a(at) ^ b(at)).count_ones())).sum()
         };
-        // On average 16 of 32 bits differ; the bound is 5 standard deviations of the sum of 2^14 × 32 fair bits.
+        // On average 16 of 32 bits differ; the bound is 5 standard deviations of the sum of 2^14 × 32 fair
+        // bits.
         let bound = 5 * 362;
         let pairs = [
             flips(&|at| of(1, 2 * at), &|at| of(1, 2 * at + 2)),

@@ -4,18 +4,19 @@ use crate::host::Pool;
 
 /// Elements of the smallest tile: 32 KiB of weights.
 const TILE_MIN: usize = 1 << 14;
-/// Elements of the largest tile. Threads take neighbouring tiles at nearly the same time, and prefetches at the
-/// end of a tile load lines of the next; `benches/results/adam-cpu.md` has the cost.
+/// Elements of the largest tile. Threads take neighbouring tiles at nearly the same time, and
+/// prefetches at the end of a tile load lines of the next; `benches/results/adam-cpu.md` has the
+/// cost.
 const TILE_MAX: usize = 1 << 18;
 /// Average number of tiles per thread, so that all threads finish at nearly the same time.
 const SHARES: usize = 8;
 /// Bytes of a memory page.
 const PAGE: usize = 4096;
 
-/// Calls `work(start, count)` on the pool's threads until each of `elements` elements is covered once. All
-/// tiles but the first start on a page border of the array at `address` with `size` bytes per element. They
-/// also start on page borders of another array if element 0 has the same offset in its page, and on cache-line
-/// borders if it has the same offset in its cache line.
+/// Calls `work(start, count)` on the pool's threads until each of `elements` elements is covered
+/// once. All tiles but the first start on a page border of the array at `address` with `size` bytes
+/// per element. They also start on page borders of another array if element 0 has the same offset
+/// in its page, and on cache-line borders if it has the same offset in its cache line.
 pub fn over_tiles(
     pool: &Pool,
     elements: usize,

@@ -1,5 +1,5 @@
-//! The time model: the FLOPs and bytes of an operation, counted from the model's sizes, divided by the rates of a
-//! machine.
+//! The time model: the FLOPs and bytes of an operation, counted from the model's sizes, divided by
+//! the rates of a machine.
 
 use std::borrow::Cow;
 
@@ -40,7 +40,8 @@ pub struct Machine {
     /// Fixed time of a task on each lane, seconds.
     #[serde(with = "by_lane")]
     pub latency_s: [f64; Lane::COUNT],
-    /// Time from the end of a task to the start of a task on another lane that waited for it, seconds.
+    /// Time from the end of a task to the start of a task on another lane that waited for it,
+    /// seconds.
     pub handoff_s: f64,
     /// Resources other than RAM that lanes share and that slow them down.
     pub common: Vec<Common>,
@@ -52,13 +53,14 @@ pub struct Machine {
 pub struct Common {
     /// Its name.
     pub name: String,
-    /// The fraction of it that each lane uses while it runs alone; lanes that together use more than 1 slow down in
-    /// proportion.
+    /// The fraction of it that each lane uses while it runs alone; lanes that together use more
+    /// than 1 slow down in proportion.
     #[serde(with = "by_lane")]
     pub used: Share,
 }
 
-/// Upper limits of the matmul classes, by the smallest of the sizes N, K and M: up to 128, up to 512, and above.
+/// Upper limits of the matmul classes, by the smallest of the sizes N, K and M: up to 128, up to
+/// 512, and above.
 pub const MATRIX_CLASSES: [usize; 2] = [128, 512];
 
 /// The work of an operation.
@@ -70,8 +72,8 @@ pub struct Work {
     pub matrix_flop: [f64; MATRIX_CLASSES.len() + 1],
     /// FLOPs of attention, forward and backward.
     pub attention_flop: [f64; 2],
-    /// Device memory read and written by kernels other than matmuls, and the weights read by matmuls: that
-    /// traffic does not grow with the rows, unlike the rest of a matmul.
+    /// Device memory read and written by kernels other than matmuls, and the weights read by
+    /// matmuls: that traffic does not grow with the rows, unlike the rest of a matmul.
     pub device_bytes: f64,
     /// Bytes copied to the device.
     pub up_bytes: f64,
@@ -107,9 +109,9 @@ impl Machine {
         Simulator::sharing(shares, (self.handoff_s * 1e9).round() as u64)
     }
 
-    /// The fraction of RAM bandwidth that each lane uses while it runs alone. Copies and saves touch a byte once;
-    /// AdamW's bytes count reads and writes. A device whose memory is this RAM uses more than that, but is
-    /// limited by cores first.
+    /// The fraction of RAM bandwidth that each lane uses while it runs alone. Copies and saves
+    /// touch a byte once; AdamW's bytes count reads and writes. A device whose memory is this
+    /// RAM uses more than that, but is limited by cores first.
     fn ram_used(&self, mode: Mode) -> Share {
         let mut used = [0.0; Lane::COUNT];
         for (lane, bytes_per_s) in [
@@ -165,7 +167,8 @@ impl Work {
     }
 }
 
-/// The cost of every operation of a model under a policy: from the ops of its passes and the bytes of its copies.
+/// The cost of every operation of a model under a policy: from the ops of its passes and the bytes
+/// of its copies.
 #[derive(Clone, Debug)]
 pub struct Cost<'a> {
     layout: &'a Layout,
@@ -256,8 +259,8 @@ impl<'a> Cost<'a> {
         }
     }
 
-    /// Elements of the embedding rows that are uploaded if the embedding is untied. Upper bound: all tokens of
-    /// the step differ.
+    /// Elements of the embedding rows that are uploaded if the embedding is untied. Upper bound:
+    /// all tokens of the step differ.
     fn gathered(&self) -> usize {
         let [vocabulary, columns] = self.layout.embedding_shape();
         columns * vocabulary.min(self.extent.micros * self.passes.sizes().shape.n())

@@ -25,8 +25,8 @@ const BOUNDARY_SPILLS: &str = "boundary spill buffers";
 const SAVED: &str = "saved activations";
 const RESIDUAL_STREAM: &str = "residual stream";
 
-/// The arrays of a micro-batch, with the same layout on host and device. They are contiguous, so that one copy
-/// suffices.
+/// The arrays of a micro-batch, with the same layout on host and device. They are contiguous, so
+/// that one copy suffices.
 #[derive(Clone, Copy, Debug)]
 pub struct BatchRanges {
     /// All arrays.
@@ -47,7 +47,8 @@ pub struct BatchRanges {
     pub order: ArenaRange,
     /// `i32 [N + 1]`: the position in `order` of the first row of each distinct token.
     pub first: ArenaRange,
-    /// `i32 [N]`: each token's row in the uploaded embedding weights, which are all rows or the gathered rows.
+    /// `i32 [N]`: each token's row in the uploaded embedding weights, which are all rows or the
+    /// gathered rows.
     pub gathered: ArenaRange,
 }
 
@@ -267,7 +268,8 @@ impl DeviceMap {
         self.carver.regions()
     }
 
-    /// The name a resource is counted for and its bytes, padding included; `None` for host resources.
+    /// The name a resource is counted for and its bytes, padding included; `None` for host
+    /// resources.
     pub fn footprint(&self, resource: &Resource) -> Option<(&'static str, usize)> {
         let (name, range) = self.named(resource)?;
         Some((name, range.padded()))

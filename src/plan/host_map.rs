@@ -20,8 +20,8 @@ pub struct UnitRanges {
     pub state: [ArenaRange; STATE_ARRAYS_MAX],
 }
 
-/// The ranges of the two host arenas. The *wire* arena holds buffers copied to or from the device (pinned memory on
-/// CUDA), the *state* arena memory that only CPU threads use.
+/// The ranges of the two host arenas. The *wire* arena holds buffers copied to or from the device
+/// (pinned memory on CUDA), the *state* arena memory that only CPU threads use.
 #[derive(Clone, Debug)]
 pub struct HostMap {
     wire: Carver,
@@ -152,8 +152,8 @@ impl HostMap {
         self.batches[micro.at()]
     }
 
-    /// bf16 `[min(V, tokens of a step), C]`, in the wire arena: the embedding rows used by a list's tokens,
-    /// gathered for upload. Empty if the embedding is tied to the head.
+    /// bf16 `[min(V, tokens of a step), C]`, in the wire arena: the embedding rows used by a list's
+    /// tokens, gathered for upload. Empty if the embedding is tied to the head.
     pub fn gathered(&self) -> ArenaRange {
         self.gathered
     }
@@ -188,7 +188,8 @@ impl HostMap {
         self.constants
     }
 
-    /// f32 `[N]`: log-probabilities of a micro-batch's targets, then their gradient, in the wire arena.
+    /// f32 `[N]`: log-probabilities of a micro-batch's targets, then their gradient, in the wire
+    /// arena.
     pub fn logprobs(&self, micro: MicroIndex) -> ArenaRange {
         self.logprobs[micro.at()]
     }

@@ -1,4 +1,5 @@
-//! Machine descriptions: throughputs, latencies and memory of a machine, with the source of every figure.
+//! Machine descriptions: throughputs, latencies and memory of a machine, with the source of every
+//! figure.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -19,7 +20,8 @@ pub struct Description {
     pub name: String,
     /// One line for people: device, link, RAM.
     pub about: String,
-    /// Words of the driver's name of the device, e.g. `H200`; `None` if any device will do, as for the CPU device.
+    /// Words of the driver's name of the device, e.g. `H200`; `None` if any device will do, as for
+    /// the CPU device.
     pub device: Option<String>,
     /// The activation dtype of the device.
     pub activation_dtype: ActivationDtype,
@@ -31,8 +33,9 @@ pub struct Description {
     pub shared: bool,
     /// The machine's rates.
     pub rates: Machine,
-    /// The basis of each figure, by field of `rates`, `device_bytes` and `host_bytes`; of a list, that of its last entry. A
-    /// missing field has an unknown basis. Files older than this map do not have it.
+    /// The basis of each figure, by field of `rates`, `device_bytes` and `host_bytes`; of a list,
+    /// that of its last entry. A missing field has an unknown basis. Files older than this map
+    /// do not have it.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub basis: BTreeMap<String, Basis>,
     /// The source of each figure in words, by the same fields.
@@ -130,8 +133,8 @@ impl Description {
         shipped.into_iter().find(|machine| machine.device.is_some() && machine.has(hardware))
     }
 
-    /// Returns true if `hardware` contains the consecutive words of [`device`](Description::device). True if the machine names no
-    /// device.
+    /// Returns true if `hardware` contains the consecutive words of
+    /// [`device`](Description::device). True if the machine names no device.
     pub fn has(&self, hardware: &str) -> bool {
         let (words, name) = (words(self.device.as_deref().unwrap_or("")), words(hardware));
         words.is_empty() || name.windows(words.len()).any(|some| some == words)
@@ -139,7 +142,8 @@ impl Description {
 
     /// A built-in machine by name, or a machine from a file.
     ///
-    /// Errors: neither exists (`NotFound`); the file cannot be read, or is not a description (`BadFormat`, with field and line).
+    /// Errors: neither exists (`NotFound`); the file cannot be read, or is not a description
+    /// (`BadFormat`, with field and line).
     pub fn open(name_or_file: &str) -> Result<Description> {
         if let Some(shipped) = Description::shipped(name_or_file) {
             return Ok(shipped);
@@ -196,8 +200,8 @@ impl Description {
         SHORT.iter().filter_map(|&(field, short)| Some((field, short, value(field)?))).collect()
     }
 
-    /// One line for people that says which figures are measured, published and assumed. The largest group is called `the
-    /// rest`.
+    /// One line for people that says which figures are measured, published and assumed. The largest
+    /// group is called `the rest`.
     pub fn basis_line(&self) -> String {
         if self.basis.is_empty() {
             return "the machine file does not say which are measured, published or assumed".to_owned();
@@ -220,7 +224,8 @@ impl Description {
         named.into_iter().chain(rest).collect::<Vec<_>>().join("; ")
     }
 
-    /// Every figure by field, as JSON: its value, its basis (null if the file does not state it) and its source.
+    /// Every figure by field, as JSON: its value, its basis (null if the file does not state it)
+    /// and its source.
     pub fn figures_json(&self) -> Value {
         let figures = self.figures().into_iter().map(|(field, _, value)| {
             let (basis, source) = (self.basis.get(field), self.sources.get(field));

@@ -1,10 +1,11 @@
 //! L7, the plan: a policy together with every byte it takes on host and device.
 //!
-//! A [`Plan`] is made before any memory is allocated. It holds the offset of every region on the device and on
-//! the host, computed once from the layout's sizes; the engine allocates exactly what the plan prints.
-//! [`Plan::predict`] simulates a step on a [`Machine`]. [`Question::search`] finds the placement with the
-//! shortest step of those that fit, and [`Question::explain`] explains the step time. A [`Description`] is a
-//! machine as a file. Knows sizes, rates and limits; allocates no memory itself.
+//! A [`Plan`] is made before any memory is allocated. It holds the offset of every region on the
+//! device and on the host, computed once from the layout's sizes; the engine allocates exactly what
+//! the plan prints. [`Plan::predict`] simulates a step on a [`Machine`]. [`Question::search`] finds
+//! the placement with the shortest step of those that fit, and [`Question::explain`] explains the
+//! step time. A [`Description`] is a machine as a file. Knows sizes, rates and limits; allocates no
+//! memory itself.
 #![forbid(unsafe_code)]
 
 mod carve;
@@ -48,11 +49,14 @@ pub struct Plan {
     pub passes: Arc<Passes>,
     /// Device memory: one arena.
     pub device: DeviceMap,
-    /// Host memory: an arena for buffers copied to or from the device, and one for memory that only the CPU uses.
+    /// Host memory: an arena for buffers copied to or from the device, and one for memory that only
+    /// the CPU uses.
     pub host: HostMap,
-    /// The way a discrete device pins the host buffers that it copies; `None` if device memory is host memory.
+    /// The way a discrete device pins the host buffers that it copies; `None` if device memory is
+    /// host memory.
     pinning: Option<Pinning>,
-    /// The NUMA node of the pinned memory, `Some(None)` if it is bound to no node; `None` before a device is known.
+    /// The NUMA node of the pinned memory, `Some(None)` if it is bound to no node; `None` before a
+    /// device is known.
     node: Option<Option<u32>>,
 }
 
@@ -62,8 +66,8 @@ const TOKENS_MAX: usize = i32::MAX as usize;
 impl Plan {
     /// Lays out a model under a policy. `activation_dtype` is the device's dtype of activations.
     ///
-    /// Errors ([`InvalidArgument`](Status)): a size of 0, a micro-batch too large, a sequence longer than the
-    /// model's maximum, or a count that [`Policy::validate_counts`] refuses.
+    /// Errors ([`InvalidArgument`](Status)): a size of 0, a micro-batch too large, a sequence
+    /// longer than the model's maximum, or a count that [`Policy::validate_counts`] refuses.
     #[doc(hidden)]
     pub fn new(
         config: &ModelConfig,
@@ -137,8 +141,8 @@ impl Plan {
         Plan { pinning: Some(pinning), ..self }
     }
 
-    /// The same plan with its pinned memory on this NUMA node, the device's own; `None` if that node has too little
-    /// memory or is unknown.
+    /// The same plan with its pinned memory on this NUMA node, the device's own; `None` if that
+    /// node has too little memory or is unknown.
     #[doc(hidden)]
     pub fn on_node(self, node: Option<u32>) -> Plan {
         Plan { node: Some(node), ..self }
@@ -150,11 +154,12 @@ impl Plan {
         self.pinning.is_none()
     }
 
-    /// Checks that the plan fits. `device_limit` bounds device memory (`--device-mem`); `shared` is true if
-    /// device memory is host memory, as on the CPU device.
+    /// Checks that the plan fits. `device_limit` bounds device memory (`--device-mem`); `shared` is
+    /// true if device memory is host memory, as on the CPU device.
     ///
-    /// Errors: device memory ([`OutOfDeviceMemory`](Status)) or host memory ([`OutOfHostMemory`](Status)) is
-    /// short; the message says by how much and, for device memory, the number of micro-batches that would fit.
+    /// Errors: device memory ([`OutOfDeviceMemory`](Status)) or host memory
+    /// ([`OutOfHostMemory`](Status)) is short; the message says by how much and, for device
+    /// memory, the number of micro-batches that would fit.
     #[doc(hidden)]
     pub fn admit(&self, device_limit: Option<usize>, host: &Limits, shared: bool) -> Result<()> {
         let device = self.device.bytes();

@@ -21,7 +21,8 @@ pub struct Prediction {
     pub step_ns: u64,
     /// The use of each lane in that time.
     pub lanes: [Usage; Lane::COUNT],
-    /// The critical path of the clip decision: each operation waited for the one before. Positions in the list.
+    /// The critical path of the clip decision: each operation waited for the one before. Positions
+    /// in the list.
     pub critical: Vec<usize>,
     /// Peak device memory by category.
     pub memory: Vec<Peak>,
@@ -40,7 +41,8 @@ pub(super) struct Steady {
     synced: Vec<Synced>,
 }
 
-/// Steps simulated before the measured one: the first has no AdamW before it, the second follows such a step.
+/// Steps simulated before the measured one: the first has no AdamW before it, the second follows
+/// such a step.
 pub(super) const STEPS_BEFORE: usize = 2;
 
 impl Steady {
@@ -88,8 +90,8 @@ impl Steady {
 }
 
 impl Plan {
-    /// Simulates a training step of `micros` micro-batches in a sequence of steps, where the tokens of each are
-    /// known before the previous one ends, as in `horizon train`.
+    /// Simulates a training step of `micros` micro-batches in a sequence of steps, where the tokens
+    /// of each are known before the previous one ends, as in `horizon train`.
     ///
     /// Errors: those of [`Policy::validate`](schedule::Policy::validate).
     pub fn predict(&self, layout: &Layout, machine: &Machine, micros: usize) -> Result<Prediction> {
@@ -107,9 +109,11 @@ impl Plan {
         })
     }
 
-    /// Writes a trace of the step of [`Plan::predict`] and the steps before it. Its one process is named `simulated`.
+    /// Writes a trace of the step of [`Plan::predict`] and the steps before it. Its one process is
+    /// named `simulated`.
     ///
-    /// Errors: those of [`Plan::predict`]; those of `to`. Nothing is buffered here; pass a buffered writer.
+    /// Errors: those of [`Plan::predict`]; those of `to`. Nothing is buffered here; pass a buffered
+    /// writer.
     pub fn write_trace(
         &self,
         layout: &Layout,

@@ -1,7 +1,8 @@
-//! The accesses of each operation: the facts from which waits are inferred and against which lists are checked.
+//! The accesses of each operation: the facts from which waits are inferred and against which lists
+//! are checked.
 //!
-//! An [`Access`] names a resource, its required content when an operation starts, and its content when the
-//! operation is done. [`Operation::visit`] is the only definition of them.
+//! An [`Access`] names a resource, its required content when an operation starts, and its content
+//! when the operation is done. [`Operation::visit`] is the only definition of them.
 
 use super::operation::{
     AccumulatorBuffer, BoundaryBuffer, EndUnit, GradientBuffer, Guard, Operation, RowSet,
@@ -13,8 +14,8 @@ use crate::model::Recompute;
 
 /// One access of an operation to a resource.
 ///
-/// `needs` alone is a read, `leaves` alone an overwrite, both together an update in place; neither is a read of any
-/// content.
+/// `needs` alone is a read, `leaves` alone an overwrite, both together an update in place; neither
+/// is a read of any content.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Access {
     /// The resource.
@@ -82,7 +83,8 @@ impl Geometry {
     }
 }
 
-/// The access of the `terms`-th contribution (counted from 0) to an accumulator: the first one sets it, later ones add.
+/// The access of the `terms`-th contribution (counted from 0) to an accumulator: the first one sets
+/// it, later ones add.
 fn add(resource: Resource, terms: u32, content: impl Fn(u32) -> Content) -> Access {
     if terms == 0 {
         Access::write(resource, content(1))
@@ -92,7 +94,8 @@ fn add(resource: Resource, terms: u32, content: impl Fn(u32) -> Content) -> Acce
 }
 
 impl Operation {
-    /// Calls `with` for every resource that the operation accesses, each once, in a list of this extent.
+    /// Calls `with` for every resource that the operation accesses, each once, in a list of this
+    /// extent.
     pub fn visit(&self, geometry: &Geometry, extent: Extent, with: &mut impl FnMut(Access)) {
         let micros = extent.micros;
         let (embedding, head, top) =
@@ -116,7 +119,8 @@ impl Operation {
             }
             Operation::Upload { unit, place } => {
                 if unit == embedding && !geometry.tied {
-                    // Only the rows of an untied embedding that the batches use are uploaded; they are gathered.
+                    // Only the rows of an untied embedding that the batches use are uploaded; they are
+                    // gathered.
                     with(Access::read(Resource::HostRows, Content::Weights(unit)));
                     for micro in (0..micros).map(MicroIndex::from) {
                         with(Access::read(Resource::HostBatch { micro }, Content::Batch(micro)));

@@ -1,13 +1,14 @@
 //! Builds lists: the operations of a step, an evaluation, logits or a save, in program order.
 //!
-//! Forward and backward go layer by layer: a layer's weights serve every micro-batch of the sweep. Operations
-//! stand as early in the list as their memory allows, so that a lane with a short queue already has its next
-//! task. A slot is refilled right after the last reader of its previous weights, in forward and in backward.
-//! Layers still in slots at the end of forward are not uploaded again.
+//! Forward and backward go layer by layer: a layer's weights serve every micro-batch of the sweep.
+//! Operations stand as early in the list as their memory allows, so that a lane with a short queue
+//! already has its next task. A slot is refilled right after the last reader of its previous
+//! weights, in forward and in backward. Layers still in slots at the end of forward are not
+//! uploaded again.
 //!
-//! Later sweeps continue the accumulators of earlier ones: a layer's f32 gradient stays on the device, or goes to
-//! the host and comes back. The embedding's backward runs once, after the last sweep, so that the order of
-//! summation does not depend on the number of sweeps.
+//! Later sweeps continue the accumulators of earlier ones: a layer's f32 gradient stays on the
+//! device, or goes to the host and comes back. The embedding's backward runs once, after the last
+//! sweep, so that the order of summation does not depend on the number of sweeps.
 
 use std::ops::Range;
 
@@ -31,8 +32,8 @@ pub struct List {
 }
 
 impl List {
-    /// The position of the operation whose end gives the issuing thread the result of the list; `None` if there
-    /// is no result to wait for. AdamW may still run after it.
+    /// The position of the operation whose end gives the issuing thread the result of the list;
+    /// `None` if there is no result to wait for. AdamW may still run after it.
     pub fn conclusion(&self) -> Option<usize> {
         let concludes = |operation: &Operation| {
             matches!(
@@ -53,8 +54,8 @@ pub fn train(policy: &Policy, geometry: &Geometry, micros: usize) -> Result<List
     train_by(Builder::new(policy, geometry, micros)?)
 }
 
-/// Like [`train`], for a list whose next list's tokens are known: AdamW updates their rows of the embedding
-/// before anything else and all other rows last. Equal to [`train`] where that is [not
+/// Like [`train`], for a list whose next list's tokens are known: AdamW updates their rows of the
+/// embedding before anything else and all other rows last. Equal to [`train`] where that is [not
 /// possible](Policy::updates_rows_first).
 ///
 /// Errors ([`InvalidArgument`](crate::base::Status)): those of [`Policy::validate`].
@@ -77,11 +78,13 @@ fn train_by(mut builder: Builder) -> Result<List> {
     Ok(builder.list)
 }
 
-/// A training step whose loss is the caller's function of the log-probabilities of all targets of the step:
-/// forward, [`Operation::Loss`], backward, AdamW. The issuing thread executes [`Operation::Loss`] itself.
+/// A training step whose loss is the caller's function of the log-probabilities of all targets of
+/// the step: forward, [`Operation::Loss`], backward, AdamW. The issuing thread executes
+/// [`Operation::Loss`] itself.
 ///
-/// Errors ([`InvalidArgument`](crate::base::Status)): more than one sweep, since the loss is known only after the
-/// forward of all micro-batches, which must all be on the device by then; those of [`Policy::validate`].
+/// Errors ([`InvalidArgument`](crate::base::Status)): more than one sweep, since the loss is known
+/// only after the forward of all micro-batches, which must all be on the device by then; those of
+/// [`Policy::validate`].
 pub fn train_with_loss(policy: &Policy, geometry: &Geometry, micros: usize) -> Result<List> {
     let mut builder = Builder::new(policy, geometry, micros)?;
     let mut sweeps = builder.sweeps();
@@ -149,8 +152,8 @@ pub fn logits(policy: &Policy, geometry: &Geometry) -> Result<List> {
     Ok(builder.list)
 }
 
-/// Saves the state of every unit, in forward order, which is the order in which AdamW finishes. Independent of the
-/// policy.
+/// Saves the state of every unit, in forward order, which is the order in which AdamW finishes.
+/// Independent of the policy.
 pub fn save(geometry: &Geometry) -> List {
     let operations = geometry.units().map(|unit| Operation::Save { unit }).collect();
     List { operations, extent: Extent { micros: 0, sweep: 1 } }
@@ -180,7 +183,8 @@ struct Builder<'a> {
     policy: &'a Policy,
     geometry: &'a Geometry,
     list: List,
-    /// True if AdamW updates the embedding by rows, those of the next list first, instead of by chunks.
+    /// True if AdamW updates the embedding by rows, those of the next list first, instead of by
+    /// chunks.
     rows_first: bool,
     /// Gradient chunks rounded so far: device slabs and ring slabs are used in turn.
     rounded: usize,
@@ -194,8 +198,8 @@ struct Builder<'a> {
     spilled: Vec<usize>,
     /// By layer: the slot of its weights.
     slots: Vec<SlotIndex>,
-    /// Layers that are not resident: they use the first slots in turn, so the last ones of forward are the first
-    /// ones of backward.
+    /// Layers that are not resident: they use the first slots in turn, so the last ones of forward
+    /// are the first ones of backward.
     streamed: Vec<usize>,
     /// By slot: the layer whose weights it holds.
     in_slot: Vec<Option<usize>>,
@@ -309,8 +313,8 @@ impl<'a> Builder<'a> {
         }
     }
 
-    /// Batches, embedding, all layers; leaves the head's weights on the device. In training, layers save the
-    /// activations that their backward does not recompute.
+    /// Batches, embedding, all layers; leaves the head's weights on the device. In training, layers
+    /// save the activations that their backward does not recompute.
     fn forward(&mut self, purpose: Purpose, sweep: &Sweep) {
         let (layers, slots) = (self.geometry.layers, self.policy.placement.weight_slots);
         for micro in sweep.micros() {
@@ -328,8 +332,8 @@ impl<'a> Builder<'a> {
             self.put(Operation::EmbedForward { micro, to: self.boundary(0) });
             self.spill(purpose, 0, micro);
         }
-        // The head is large and shares a lane with the layers. Uploaded after the last layer, it has the time of
-        // `slots` layers to arrive; uploaded earlier, it would delay a layer.
+        // The head is large and shares a lane with the layers. Uploaded after the last layer, it has the
+        // time of `slots` layers to arrive; uploaded earlier, it would delay a layer.
         let mut head = upload_ends;
         if head && next == layers {
             self.upload_head();
@@ -361,8 +365,8 @@ impl<'a> Builder<'a> {
         self.put(Operation::Upload { unit: self.geometry.head(), place: WeightBuffer::EndUnit(end) });
     }
 
-    /// The log-probabilities of the targets, after forward; one micro-batch is downloaded while the next is
-    /// computed.
+    /// The log-probabilities of the targets, after forward; one micro-batch is downloaded while the
+    /// next is computed.
     fn logprobs(&mut self, sweep: &Sweep) {
         for micro in sweep.micros() {
             self.put(Operation::HeadLogprobs { micro });
@@ -370,12 +374,14 @@ impl<'a> Builder<'a> {
         }
     }
 
-    /// Backward of head and layers. After the last sweep their gradients are complete and are rounded.
+    /// Backward of head and layers. After the last sweep their gradients are complete and are
+    /// rounded.
     ///
-    /// A layer's gradient is one chunk, rounded after its backward. The head's gradient may have many chunks,
-    /// which must be rounded before the embedding's backward reuses the buffer; rounding them in a row would keep
-    /// `compute` waiting for slabs. So all slabs but one are used at once, to start `d2h` early, and the other
-    /// chunks are spread evenly over the layers' backwards, where one more slab delays least.
+    /// A layer's gradient is one chunk, rounded after its backward. The head's gradient may have
+    /// many chunks, which must be rounded before the embedding's backward reuses the buffer;
+    /// rounding them in a row would keep `compute` waiting for slabs. So all slabs but one are
+    /// used at once, to start `d2h` early, and the other chunks are spread evenly over the
+    /// layers' backwards, where one more slab delays least.
     fn backward(&mut self, sweep: &Sweep) {
         let (layers, micros) = (self.geometry.layers, sweep.micros.len());
         let head = self.geometry.head();
@@ -455,9 +461,9 @@ impl<'a> Builder<'a> {
         }
     }
 
-    /// Rounds a gradient chunk. The norm of a unit of one chunk is computed in the same pass, that of other units
-    /// before their first chunk. A chunk that does not wait on the device is downloaded; if AdamW does not wait
-    /// for the global norm, the chunk is used at once.
+    /// Rounds a gradient chunk. The norm of a unit of one chunk is computed in the same pass, that
+    /// of other units before their first chunk. A chunk that does not wait on the device is
+    /// downloaded; if AdamW does not wait for the global norm, the chunk is used at once.
     fn round(&mut self, unit: UnitIndex, accumulator: AccumulatorBuffer, chunk: ChunkIndex) {
         let slab = match self.policy.placement.grad_wait {
             GradWait::Host => SlabIndex::from(self.rounded % self.policy.placement.slabs),
@@ -497,8 +503,8 @@ impl<'a> Builder<'a> {
         self.update();
     }
 
-    /// AdamW in forward order, after the clip decision, except for an embedding that is updated by rows.
-    /// Gradients that have waited on the device are downloaded now.
+    /// AdamW in forward order, after the clip decision, except for an embedding that is updated by
+    /// rows. Gradients that have waited on the device are downloaded now.
     fn update(&mut self) {
         if self.policy.placement.adam == AdamWhen::UnderBackward {
             return;

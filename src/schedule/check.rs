@@ -1,13 +1,14 @@
-//! Proves that a list with its waits has the same result as its operations executed one by one, for any timing of
-//! the lanes.
+//! Proves that a list with its waits has the same result as its operations executed one by one, for
+//! any timing of the lanes.
 //!
-//! Independent of [`sync`](super::Sync). The only assumptions: a lane runs its tasks in order, and a task starts
-//! after the ticks it waits for. The checker proves that
+//! Independent of [`sync`](super::Sync). The only assumptions: a lane runs its tasks in order, and
+//! a task starts after the ticks it waits for. The checker proves that
 //!
-//! - any two accesses to a resource, at least one of which writes, are ordered as in the list, so that every
-//!   possible execution gives the same result as the list executed one by one;
-//! - executed one by one, every read finds the expected content: nothing is read before it is written, nothing is
-//!   overwritten while a later reader expects it, no weights are older than their master;
+//! - any two accesses to a resource, at least one of which writes, are ordered as in the list, so
+//!   that every possible execution gives the same result as the list executed one by one;
+//! - executed one by one, every read finds the expected content: nothing is read before it is
+//!   written, nothing is overwritten while a later reader expects it, no weights are older than
+//!   their master;
 //! - no result is unused, so that an operation whose result is needed cannot be missing;
 //! - waits point backwards, at tasks that signal, so that lanes cannot deadlock;
 //! - every resource exists for the policy.
@@ -40,7 +41,8 @@ pub struct Checker {
 /// The state of a lane.
 #[derive(Clone, Debug, Default)]
 struct LaneState {
-    /// The lane's task count, and the tasks of other lanes known to be complete before its next task.
+    /// The lane's task count, and the tasks of other lanes known to be complete before its next
+    /// task.
     clock: Clock,
     /// The lane's clock from the task of this number on. Entries that all lanes know are dropped.
     clocks: VecDeque<(u64, Clock)>,
@@ -87,8 +89,8 @@ impl ResourceState {
         ResourceState { holds, list: 0, used: true, write: None, reads: Default::default() }
     }
 
-    /// Fails if an operation's result in the resource has not been read and no operation can read it any more.
-    /// Results for the issuing thread are exempt.
+    /// Fails if an operation's result in the resource has not been read and no operation can read
+    /// it any more. Results for the issuing thread are exempt.
     fn used(&self, resource: Resource) -> Result<(), Box<Fault>> {
         let for_caller = matches!(
             resource,
@@ -122,8 +124,8 @@ impl Checker {
         }
     }
 
-    /// Checks a list that is issued after all lists before it. After the first fault the checker must not be used
-    /// any more.
+    /// Checks a list that is issued after all lists before it. After the first fault the checker
+    /// must not be used any more.
     pub fn check(&mut self, list: &List, synced: &Synced) -> Result<(), Box<Fault>> {
         self.lists += 1;
         if list.operations.len() != synced.len() {
@@ -162,7 +164,8 @@ impl Checker {
         Ok(())
     }
 
-    /// Records that the issuing thread has seen these ticks arrive: every task issued from now on comes after them.
+    /// Records that the issuing thread has seen these ticks arrive: every task issued from now on
+    /// comes after them.
     pub fn settle(&mut self, ticks: &[Tick]) -> Result<(), Box<Fault>> {
         let waiter = self.between();
         for &tick in ticks {
@@ -255,8 +258,9 @@ impl Checker {
         Ok(())
     }
 
-    /// Registers a new copy of weights, or marks the copies of a written master as stale. Operations update the
-    /// gathered rows of an embedding with its master; the issuing thread writes the master alone.
+    /// Registers a new copy of weights, or marks the copies of a written master as stale.
+    /// Operations update the gathered rows of an embedding with its master; the issuing thread
+    /// writes the master alone.
     fn mark_copies(&mut self, resource: Resource, outside: bool) {
         match resource {
             Resource::Slot(_) | Resource::EndWeights(_) if !self.copies.contains(&resource) => {
@@ -296,8 +300,8 @@ mod tests {
         },
     };
 
-    /// Checks two steps. In the second, `list` may change the list before its waits are inferred, and `waits` the
-    /// waits.
+    /// Checks two steps. In the second, `list` may change the list before its waits are inferred,
+    /// and `waits` the waits.
     fn second_step(
         list: impl Fn(&mut List),
         waits: impl Fn(&List, usize, Vec<Tick>) -> Vec<Tick>,

@@ -8,9 +8,9 @@ use crate::model::Recompute;
 
 /// A device buffer for the weights of the embedding or head, and one for their f32 gradients.
 ///
-/// Untied, embedding and head use `First` in turn: weights of the embedding, then of the head; gradient of
-/// the head, then of the embedding. Tied, the embedding's tensor stays in `First` for the whole sweep and `Second`
-/// holds the final norm.
+/// Untied, embedding and head use `First` in turn: weights of the embedding, then of the head;
+/// gradient of the head, then of the embedding. Tied, the embedding's tensor stays in `First` for
+/// the whole sweep and `Second` holds the final norm.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum EndUnit {
     /// Large enough for the embedding and for the head.
@@ -85,8 +85,8 @@ pub enum Operation {
         /// The micro-batch.
         micro: MicroIndex,
     },
-    /// A unit's bf16 weights, host → device; for an untied embedding, only the rows used by the batches, gathered
-    /// beforehand.
+    /// A unit's bf16 weights, host → device; for an untied embedding, only the rows used by the
+    /// batches, gathered beforehand.
     Upload {
         /// The unit.
         unit: UnitIndex,
@@ -133,13 +133,14 @@ pub enum Operation {
         /// Destination.
         spill: SpillIndex,
     },
-    /// Final norm, logits, loss, and their backward; the gradient replaces the residual stream in place. The first
-    /// micro-batch sets loss and gradients, later ones add.
+    /// Final norm, logits, loss, and their backward; the gradient replaces the residual stream in
+    /// place. The first micro-batch sets loss and gradients, later ones add.
     HeadForwardBackward {
         /// The micro-batch.
         micro: MicroIndex,
     },
-    /// Final norm, logits, loss, without backward. The first micro-batch sets the loss, later ones add.
+    /// Final norm, logits, loss, without backward. The first micro-batch sets the loss, later ones
+    /// add.
     HeadForward {
         /// The micro-batch.
         micro: MicroIndex,
@@ -152,15 +153,15 @@ pub enum Operation {
         micro: MicroIndex,
     },
     /// Recomputes final norm and logits, then runs the head's backward from the gradient of the
-    /// log-probabilities; the gradient replaces the residual stream in place. The first micro-batch sets
-    /// gradients, later ones add.
+    /// log-probabilities; the gradient replaces the residual stream in place. The first micro-batch
+    /// sets gradients, later ones add.
     HeadBackward {
         /// The micro-batch.
         micro: MicroIndex,
     },
-    /// Recomputes the activations of a layer that forward did not save, from its boundary, then runs its
-    /// backward: gradient of the residual stream above → below. The first micro-batch sets the layer's f32
-    /// gradient, later ones add.
+    /// Recomputes the activations of a layer that forward did not save, from its boundary, then
+    /// runs its backward: gradient of the residual stream above → below. The first micro-batch
+    /// sets the layer's f32 gradient, later ones add.
     RecomputeBackward {
         /// The layer's unit.
         unit: UnitIndex,
@@ -193,14 +194,14 @@ pub enum Operation {
         /// Micro-batches accumulated so far.
         terms: u32,
     },
-    /// Adds the gradient of the residual stream to the embedding's rows. Untied, the first micro-batch zeroes
-    /// them first.
+    /// Adds the gradient of the residual stream to the embedding's rows. Untied, the first
+    /// micro-batch zeroes them first.
     EmbedBackward {
         /// The micro-batch.
         micro: MicroIndex,
     },
-    /// Sums of squares, by block, of the complete f32 gradient of a unit of several chunks. This is a pass of its
-    /// own because AdamW may use the first chunk before the last is rounded.
+    /// Sums of squares, by block, of the complete f32 gradient of a unit of several chunks. This is
+    /// a pass of its own because AdamW may use the first chunk before the last is rounded.
     Norm {
         /// The unit.
         unit: UnitIndex,
@@ -209,8 +210,8 @@ pub enum Operation {
         /// The slab of the gradient's first chunk; the norm's buffer has the same index.
         slab: SlabIndex,
     },
-    /// Rounds one chunk of a unit's f32 gradient into a slab. If it is the unit's only chunk, the same pass also
-    /// computes the sums of squares.
+    /// Rounds one chunk of a unit's f32 gradient into a slab. If it is the unit's only chunk, the
+    /// same pass also computes the sums of squares.
     Round {
         /// The unit.
         unit: UnitIndex,
@@ -248,16 +249,17 @@ pub enum Operation {
         /// The micro-batch.
         micro: MicroIndex,
     },
-    /// The caller's own loss: replaces the log-probabilities of all micro-batches by their gradients. The issuing
-    /// thread does this work: it waits for this operation's ticks, and then issues an empty task to the host
-    /// lane.
+    /// The caller's own loss: replaces the log-probabilities of all micro-batches by their
+    /// gradients. The issuing thread does this work: it waits for this operation's ticks, and
+    /// then issues an empty task to the host lane.
     Loss,
     /// The gradient of a micro-batch's log-probabilities, host → device.
     UploadDlogprobs {
         /// The micro-batch.
         micro: MicroIndex,
     },
-    /// Computes the loss and, in training, the global norm; decides the clip factor and whether to commit.
+    /// Computes the loss and, in training, the global norm; decides the clip factor and whether to
+    /// commit.
     ClipDecision {
         /// True in training, where the units' norms are read; false in evaluation.
         norms: bool,
@@ -273,8 +275,8 @@ pub enum Operation {
         /// The condition for committing.
         guard: Guard,
     },
-    /// AdamW of some rows of an untied embedding, in place, after the clip decision. For [`RowSet::Next`] it also
-    /// gathers the updated rows for upload.
+    /// AdamW of some rows of an untied embedding, in place, after the clip decision. For
+    /// [`RowSet::Next`] it also gathers the updated rows for upload.
     AdamRows {
         /// The rows.
         rows: RowSet,
@@ -354,8 +356,8 @@ impl Operation {
         self.facts().name
     }
 
-    /// The unit, if the operation belongs to one. Passes of the embedding and the head name no unit; their uploads,
-    /// norms, downloads and updates do.
+    /// The unit, if the operation belongs to one. Passes of the embedding and the head name no
+    /// unit; their uploads, norms, downloads and updates do.
     pub fn unit(&self) -> Option<UnitIndex> {
         self.facts().unit
     }

@@ -1,4 +1,5 @@
-//! The input of a schedule: the policy (numeric and placement), the model's geometry, and their validation.
+//! The input of a schedule: the policy (numeric and placement), the model's geometry, and their
+//! validation.
 
 use std::ops::Range;
 
@@ -8,17 +9,18 @@ use crate::base::{
 use crate::model::{Layout, Recompute};
 use crate::optim::Optimizer;
 
-/// The state that the host keeps per parameter. It decides the bytes per parameter: weights 2, residual 2, stored
-/// gradient 2 (bf16) or 4 (f32), moments 8 (f32) or 4 (bf16).
+/// The state that the host keeps per parameter. It decides the bytes per parameter: weights 2,
+/// residual 2, stored gradient 2 (bf16) or 4 (f32), moments 8 (f32) or 4 (bf16).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Mode {
-    /// Weights, residuals, stored gradients, f32 moments: exact f32 master weights and exact clipping.
+    /// Weights, residuals, stored gradients, f32 moments: exact f32 master weights and exact
+    /// clipping.
     Exact,
-    /// Like `Exact`, but gradients pass through a ring buffer on the host and AdamW uses each at once: no global
-    /// clip.
+    /// Like `Exact`, but gradients pass through a ring buffer on the host and AdamW uses each at
+    /// once: no global clip.
     Streamed,
-    /// Like `Exact`, but with bf16 moments, rounded stochastically. Gradients are stored only if they wait on the
-    /// host for the clip decision.
+    /// Like `Exact`, but with bf16 moments, rounded stochastically. Gradients are stored only if
+    /// they wait on the host for the clip decision.
     Compact,
 }
 
@@ -55,10 +57,11 @@ pub struct Numeric {
 /// When AdamW may update a unit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum AdamWhen {
-    /// Once loss and global norm are known, in forward order, overlapped with the next forward. A non-finite norm
-    /// commits nothing.
+    /// Once loss and global norm are known, in forward order, overlapped with the next forward. A
+    /// non-finite norm commits nothing.
     AfterNorm,
-    /// As soon as the unit's gradient is on the host, overlapped with backward. The non-finite guard is per unit.
+    /// As soon as the unit's gradient is on the host, overlapped with backward. The non-finite
+    /// guard is per unit.
     UnderBackward,
 }
 
@@ -78,15 +81,16 @@ pub enum Boundary {
     /// In a buffer of its own on the device.
     #[default]
     Kept,
-    /// On the host; on the device it passes through a spill buffer. The topmost ones stay in their spill buffers.
+    /// On the host; on the device it passes through a spill buffer. The topmost ones stay in their
+    /// spill buffers.
     Spilled,
 }
 
 /// Location of a layer's f32 gradient accumulator between the sweeps of a step.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum Accumulator {
-    /// In an f32 buffer on the host; on the device it passes through a spill buffer. Steps of one sweep store
-    /// nothing: all such layers share one device buffer.
+    /// In an f32 buffer on the host; on the device it passes through a spill buffer. Steps of one
+    /// sweep store nothing: all such layers share one device buffer.
     #[default]
     Spilled,
     /// In a buffer of its own on the device.
@@ -99,24 +103,25 @@ pub enum GradWait {
     /// In the store, on the host.
     #[default]
     Host,
-    /// In device slabs, one for every gradient chunk. [`Mode::Streamed`] can then clip, and [`Mode::Compact`]
-    /// needs no gradient store.
+    /// In device slabs, one for every gradient chunk. [`Mode::Streamed`] can then clip, and
+    /// [`Mode::Compact`] needs no gradient store.
     Device,
 }
 
-/// Spill buffers for the boundaries of a micro-batch slot, and for the accumulators of layers. They are used in
-/// turn: one is read while the other is filled.
+/// Spill buffers for the boundaries of a micro-batch slot, and for the accumulators of layers. They
+/// are used in turn: one is read while the other is filled.
 pub const SPILL_BUFFERS: usize = 2;
 
 /// The placement of one layer.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct LayerPlacement {
-    /// Activation checkpointing: backward recomputes these activations; the others stay on the device from
-    /// forward on.
+    /// Activation checkpointing: backward recomputes these activations; the others stay on the
+    /// device from forward on.
     pub recompute: Recompute,
     /// Where the layer's input is kept for its backward.
     pub boundary: Boundary,
-    /// True if the weights stay on the device for the whole step, in a slot of their own, and are uploaded once.
+    /// True if the weights stay on the device for the whole step, in a slot of their own, and are
+    /// uploaded once.
     pub resident: bool,
     /// Where the layer's f32 gradient is accumulated.
     pub accumulator: Accumulator,
@@ -125,17 +130,18 @@ pub struct LayerPlacement {
 /// The half of the policy that never changes a bit.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Placement {
-    /// Device buffers for weights that the layers which are not resident use in turn; at least 2 (double
-    /// buffering).
+    /// Device buffers for weights that the layers which are not resident use in turn; at least 2
+    /// (double buffering).
     pub weight_slots: usize,
-    /// Device buffers for rounded gradient chunks on their way to the host; at least 2. If gradients wait on the
-    /// device, there is one for every chunk instead; see [`Policy::slabs`].
+    /// Device buffers for rounded gradient chunks on their way to the host; at least 2. If
+    /// gradients wait on the device, there is one for every chunk instead; see
+    /// [`Policy::slabs`].
     pub slabs: usize,
     /// Slabs of the host's ring buffer, which gradients pass through if
     /// [none are stored](Policy::streams_gradients); at least 2. Otherwise unused.
     pub ring: usize,
-    /// When AdamW runs. `UnderBackward` excludes clipping. `Streamed` requires it unless gradients wait on the
-    /// device.
+    /// When AdamW runs. `UnderBackward` excludes clipping. `Streamed` requires it unless gradients
+    /// wait on the device.
     pub adam: AdamWhen,
     /// Where gradients wait for the clip decision.
     pub grad_wait: GradWait,
@@ -146,7 +152,8 @@ pub struct Placement {
 }
 
 impl Default for Placement {
-    /// The least memory for one sweep per step with boundaries kept on the device: two of each buffer.
+    /// The least memory for one sweep per step with boundaries kept on the device: two of each
+    /// buffer.
     fn default() -> Self {
         Placement {
             weight_slots: 2,
@@ -176,8 +183,8 @@ impl Placement {
         self.sweeps > 1 && self.layer(layer).accumulator == Accumulator::Spilled
     }
 
-    /// True if the accumulator of layer `layer` of `layers` goes to the host between sweeps: it passes through a
-    /// spill buffer that other layers use, too.
+    /// True if the accumulator of layer `layer` of `layers` goes to the host between sweeps: it
+    /// passes through a spill buffer that other layers use, too.
     pub fn stores_accumulator(&self, layer: usize, layers: usize) -> bool {
         let spilling = |range: Range<usize>| range.filter(|&layer| self.spills_accumulator(layer)).count();
         // The layers take the spill buffers in turn, starting at the top layer.
@@ -205,8 +212,8 @@ impl Placement {
         self.layer(layer).boundary == Boundary::Spilled
     }
 
-    /// True if the layer's boundary goes to the host: it is spilled, and other layers use its spill buffer before
-    /// its backward.
+    /// True if the layer's boundary goes to the host: it is spilled, and other layers use its spill
+    /// buffer before its backward.
     pub fn leaves(&self, layer: usize) -> bool {
         let above = self.layers.iter().skip(layer + 1).filter(|above| above.boundary == Boundary::Spilled);
         self.spills(layer) && above.take(SPILL_BUFFERS).count() == SPILL_BUFFERS
@@ -283,16 +290,17 @@ impl Policy {
         }
     }
 
-    /// True if AdamW updates the embedding rows that the next step reads before all others. That requires an
-    /// untied embedding (only those rows are uploaded), a gradient stored on the host, and AdamW after the norm.
-    /// Under backward the embedding comes last in any case.
+    /// True if AdamW updates the embedding rows that the next step reads before all others. That
+    /// requires an untied embedding (only those rows are uploaded), a gradient stored on the
+    /// host, and AdamW after the norm. Under backward the embedding comes last in any case.
     pub fn updates_rows_first(&self, geometry: &Geometry) -> bool {
         !geometry.tied && self.placement.adam == AdamWhen::AfterNorm && !self.streams_gradients()
     }
 
     /// Checks that every count is within the limits of the memory layout.
     ///
-    /// Errors ([`InvalidArgument`](crate::base::Status)): the first count out of range, with its limits.
+    /// Errors ([`InvalidArgument`](crate::base::Status)): the first count out of range, with its
+    /// limits.
     pub fn validate_counts(&self, geometry: &Geometry, micros: usize) -> Result<()> {
         let Placement { weight_slots, slabs, sweeps, .. } = self.placement;
         counted(1, "layers", geometry.layers)?;
@@ -304,11 +312,11 @@ impl Policy {
         counted(1, "sweeps", sweeps)
     }
 
-    /// Checks that a list of `micros` micro-batches can be built from this policy. The plan checks the numeric
-    /// half.
+    /// Checks that a list of `micros` micro-batches can be built from this policy. The plan checks
+    /// the numeric half.
     ///
-    /// Errors ([`InvalidArgument`](crate::base::Status)): a count out of range, or options that exclude one
-    /// another.
+    /// Errors ([`InvalidArgument`](crate::base::Status)): a count out of range, or options that
+    /// exclude one another.
     pub fn validate(&self, geometry: &Geometry, micros: usize) -> Result<()> {
         self.validate_counts(geometry, micros)?;
         let Placement { ring, adam, grad_wait, ref layers, .. } = self.placement;
@@ -338,7 +346,8 @@ impl Policy {
     }
 }
 
-/// Upper limit of every count: a larger one is a mistake and would take many buffers and operations.
+/// Upper limit of every count: a larger one is a mistake and would take many buffers and
+/// operations.
 const COUNT_MAX: usize = 1 << 13;
 
 fn counted(least: usize, what: &str, found: usize) -> Result<()> {

@@ -34,22 +34,24 @@ pub enum Resource {
         /// The slot of the micro-batch.
         micro_slot: MicroSlotIndex,
     },
-    /// Device: the activations that a layer saves from forward to backward in addition to its boundary.
+    /// Device: the activations that a layer saves from forward to backward in addition to its
+    /// boundary.
     SavedActivations {
         /// The layer's unit.
         unit: UnitIndex,
         /// The slot of the micro-batch.
         micro_slot: MicroSlotIndex,
     },
-    /// Device: the output of the last layer. The head's backward replaces it by its gradient in place; each layer's
-    /// backward updates that gradient.
+    /// Device: the output of the last layer. The head's backward replaces it by its gradient in
+    /// place; each layer's backward updates that gradient.
     ResidualStream {
         /// The micro-batch.
         micro: MicroIndex,
     },
     /// Device: the f32 gradient accumulator shared by layers in a step of one sweep.
     Accumulator,
-    /// Device: the f32 gradient of any layer whose accumulator passes through spill buffers between sweeps.
+    /// Device: the f32 gradient of any layer whose accumulator passes through spill buffers between
+    /// sweeps.
     AccumulatorSpill(SpillIndex),
     /// Device: the f32 gradient of a layer, in a buffer of its own.
     LayerAccumulator {
@@ -83,10 +85,11 @@ pub enum Resource {
         /// The unit.
         unit: UnitIndex,
     },
-    /// Host: the rows of an untied embedding used by the next list's tokens, gathered for upload. Operations that
-    /// update the embedding's master update these rows with it, except the one for [all other
-    /// rows](super::RowSet::Others). [`AdamRows`](super::Operation::AdamRows) gathers them; after any other
-    /// update the issuing thread does, before it issues the next list.
+    /// Host: the rows of an untied embedding used by the next list's tokens, gathered for upload.
+    /// Operations that update the embedding's master update these rows with it, except the one
+    /// for [all other rows](super::RowSet::Others). [`AdamRows`](super::Operation::AdamRows)
+    /// gathers them; after any other update the issuing thread does, before it issues the next
+    /// list.
     HostRows,
     /// Host: a chunk of a unit's gradient in the store.
     HostGradient {
@@ -130,7 +133,8 @@ pub enum Resource {
 }
 
 impl Resource {
-    /// The lanes that may access the resource. The issuing thread may access host resources, too, between lists.
+    /// The lanes that may access the resource. The issuing thread may access host resources, too,
+    /// between lists.
     pub fn lanes(&self) -> &'static [Lane] {
         match self {
             Resource::Batch { .. } | Resource::Slot(_) | Resource::EndWeights(_) => {
@@ -206,7 +210,8 @@ impl Resource {
         }
     }
 
-    /// Content before the first list: the store is filled and batches are written by the issuing thread.
+    /// Content before the first list: the store is filled and batches are written by the issuing
+    /// thread.
     pub fn initially(&self) -> Option<Content> {
         match *self {
             Resource::Master { unit } => Some(Content::Weights(unit)),
@@ -216,8 +221,9 @@ impl Resource {
         }
     }
 
-    /// True if its content may be used by later lists: weights, until their master is updated, and a save, which
-    /// later lists overlap. Activations, gradients, norms and losses belong to one list.
+    /// True if its content may be used by later lists: weights, until their master is updated, and
+    /// a save, which later lists overlap. Activations, gradients, norms and losses belong to
+    /// one list.
     pub fn outlives_list(&self) -> bool {
         matches!(
             self,
@@ -299,8 +305,8 @@ pub enum Content {
         /// Chunks updated.
         chunks: u32,
     },
-    /// Weights, residuals and moments of an embedding, of which the rows used by the next list's tokens are
-    /// updated.
+    /// Weights, residuals and moments of an embedding, of which the rows used by the next list's
+    /// tokens are updated.
     RowsUpdated(UnitIndex),
     /// The residual stream at the output of `above`.
     Activation {
@@ -325,8 +331,8 @@ pub enum Content {
         /// The micro-batch.
         micro: MicroIndex,
     },
-    /// The sum of the first `terms` contributions to a unit's f32 gradient: one per micro-batch. A tied embedding
-    /// has those of the head first, then its own.
+    /// The sum of the first `terms` contributions to a unit's f32 gradient: one per micro-batch. A
+    /// tied embedding has those of the head first, then its own.
     Accumulator {
         /// The unit.
         unit: UnitIndex,

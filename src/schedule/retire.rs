@@ -15,13 +15,14 @@ struct Life {
     lane: Lane,
     /// True if that operation wrote.
     wrote: bool,
-    /// True if only one lane has read it since it was written: then its last reader is also the last in time.
+    /// True if only one lane has read it since it was written: then its last reader is also the
+    /// last in time.
     one_reader: bool,
 }
 
-/// Pairs of an operation (its position in the list) and a device resource whose content it is the last to use
-/// before that is overwritten or the list ends; sorted by position. Content read by several lanes is left out,
-/// since the last reader in the list need not be the last in time.
+/// Pairs of an operation (its position in the list) and a device resource whose content it is the
+/// last to use before that is overwritten or the list ends; sorted by position. Content read by
+/// several lanes is left out, since the last reader in the list need not be the last in time.
 pub fn retired(list: &List, geometry: &Geometry) -> Vec<(usize, Resource)> {
     let mut lives: HashMap<Resource, Life> = HashMap::new();
     let mut retired = Vec::new();
@@ -88,7 +89,8 @@ mod tests {
             by(Resource::Slab(SlabIndex(1))),
             ["download unit 3 chunk 0: slab 1 → store", "download unit 1 chunk 0: slab 1 → store"]
         );
-        // The first layer's boundary is read by two lanes before it is overwritten, and by one after it is fetched.
+        // The first layer's boundary is read by two lanes before it is overwritten, and by one after it is
+        // fetched.
         let spill = Resource::SpillBuffer { spill: SpillIndex(0), micro_slot: MicroSlotIndex(0) };
         assert_eq!(
             by(spill),

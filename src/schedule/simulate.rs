@@ -1,10 +1,11 @@
 //! Runs lists in virtual time, given the cost of every operation.
 //!
-//! A lane starts its next task when it is free and the task's waits have arrived: the only guarantee of a device,
-//! so the only rule here. Lanes may share resources (cores, memory bandwidth, a link). If the running lanes
-//! together demand more of one than there is, all of them slow down in proportion. A task that waited for another
-//! lane starts a handoff time later. The results are spans like those that a device records: [`usage`] and the
-//! trace treat measured and simulated spans alike.
+//! A lane starts its next task when it is free and the task's waits have arrived: the only
+//! guarantee of a device, so the only rule here. Lanes may share resources (cores, memory
+//! bandwidth, a link). If the running lanes together demand more of one than there is, all of them
+//! slow down in proportion. A task that waited for another lane starts a handoff time later. The
+//! results are spans like those that a device records: [`usage`] and the trace treat measured and
+//! simulated spans alike.
 
 use std::collections::HashMap;
 use std::ops::Range;
@@ -61,7 +62,8 @@ struct Running {
 pub struct Simulation {
     /// One span per operation, in the list's order; a span's task is the position in the list.
     pub spans: Vec<TaskSpan>,
-    /// For each operation, the operation of the same list at whose end it started; `None` if there is none.
+    /// For each operation, the operation of the same list at whose end it started; `None` if there
+    /// is none.
     behind: Vec<Option<usize>>,
 }
 
@@ -74,15 +76,15 @@ impl Simulator {
         Simulator::default()
     }
 
-    /// The simulator of lanes that have just been opened and share these resources. Tasks that together use more
-    /// of a resource than there is slow down in proportion. A task that waits for another lane starts
-    /// `handoff_ns` after the tick.
+    /// The simulator of lanes that have just been opened and share these resources. Tasks that
+    /// together use more of a resource than there is slow down in proportion. A task that waits
+    /// for another lane starts `handoff_ns` after the tick.
     pub fn sharing(shares: Vec<Share>, handoff_ns: u64) -> Self {
         Simulator { shares, handoff_ns, ..Simulator::default() }
     }
 
-    /// Issues a list at the current time and returns its number; issuing takes no time. `cost_ns` returns the
-    /// time of an operation that runs alone.
+    /// Issues a list at the current time and returns its number; issuing takes no time. `cost_ns`
+    /// returns the time of an operation that runs alone.
     pub fn issue(&mut self, list: &List, synced: &Synced, cost_ns: impl Fn(&Operation) -> u64) -> usize {
         let number = self.runs.len();
         let mut spans = Vec::with_capacity(list.operations.len());
@@ -121,7 +123,8 @@ impl Simulator {
     /// Runs all issued tasks to their end.
     ///
     /// # Panics
-    /// If the waits point at tasks that have not been issued; [`Checker`](super::Checker) names them.
+    /// If the waits point at tasks that have not been issued; [`Checker`](super::Checker) names
+    /// them.
     pub fn finish(&mut self) {
         while self.advance() {}
         let all_done = self.lanes.iter().all(|lane| lane.ends_ns.len() == lane.tasks.len());
@@ -222,8 +225,9 @@ impl Simulator {
 }
 
 impl Simulation {
-    /// The chain of operations that ends with the last to end, each started by the end of the one before it, as
-    /// positions in the list. Its first operation was not delayed by an operation of this list.
+    /// The chain of operations that ends with the last to end, each started by the end of the one
+    /// before it, as positions in the list. Its first operation was not delayed by an operation
+    /// of this list.
     pub fn critical_path(&self) -> Vec<usize> {
         let last = (0..self.spans.len()).max_by_key(|&index| self.spans[index].end_ns);
         self.path_to(last)
@@ -268,10 +272,10 @@ pub struct Peak {
     pub touched_bytes: usize,
 }
 
-/// Returns the memory used by a simulated list, by category in the order of first use. `size` returns a
-/// resource's category and bytes, or `None` for resources that should not be counted. A resource counts as live
-/// from the start of the operation that fills it to the end of the last that accesses it before it is filled
-/// again.
+/// Returns the memory used by a simulated list, by category in the order of first use. `size`
+/// returns a resource's category and bytes, or `None` for resources that should not be counted. A
+/// resource counts as live from the start of the operation that fills it to the end of the last
+/// that accesses it before it is filled again.
 pub fn peaks(
     geometry: &Geometry,
     list: &List,

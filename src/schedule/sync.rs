@@ -1,13 +1,14 @@
 //! Infers the waits of every operation, so that no wait is written by hand.
 //!
-//! Two accesses to a resource conflict unless both read. An operation must come after every earlier operation
-//! that it conflicts with. Per lane only the latest of these matters, since a lane runs in order. Of these, an
-//! operation does not wait for those that its own lane already knows to be done, nor for those that are implied
-//! by another wait. The rest is the minimal set: without any one of them two conflicting operations could
-//! overlap.
+//! Two accesses to a resource conflict unless both read. An operation must come after every earlier
+//! operation that it conflicts with. Per lane only the latest of these matters, since a lane runs
+//! in order. Of these, an operation does not wait for those that its own lane already knows to be
+//! done, nor for those that are implied by another wait. The rest is the minimal set: without any
+//! one of them two conflicting operations could overlap.
 //!
-//! The knowledge is a vector clock over lanes. Each lane has one, each last access keeps that of its operation, and
-//! both carry over from list to list, so that the border between steps needs no special case.
+//! The knowledge is a vector clock over lanes. Each lane has one, each last access keeps that of
+//! its operation, and both carry over from list to list, so that the border between steps needs no
+//! special case.
 
 use std::collections::HashMap;
 
@@ -20,11 +21,13 @@ use super::policy::Geometry;
 use super::resource::Resource;
 use crate::device::{Lane, Tick};
 
-/// The known state of the lanes and the last accesses to every resource. One per opening of the lanes.
+/// The known state of the lanes and the last accesses to every resource. One per opening of the
+/// lanes.
 #[derive(Clone, Debug)]
 pub struct Sync {
     geometry: Geometry,
-    /// Per lane: its task count, and the tasks of other lanes known to be complete before its next task.
+    /// Per lane: its task count, and the tasks of other lanes known to be complete before its next
+    /// task.
     lanes: [Clock; Lane::COUNT],
     /// The tasks that the issuing thread knows to be done.
     caller: Clock,
@@ -68,7 +71,8 @@ impl Synced {
         &self.waits[start..self.entries[index].waits_end]
     }
 
-    /// True if another lane waits for operation `index`, or an operation of a later list may have to.
+    /// True if another lane waits for operation `index`, or an operation of a later list may have
+    /// to.
     pub fn signal(&self, index: usize) -> bool {
         self.entries[index].signal
     }
@@ -79,8 +83,8 @@ impl Synced {
         lists.into_iter().flat_map(of_list).collect()
     }
 
-    /// Appends an operation. [`Sync::infer`] returns the minimal set; this function makes others, e.g. for tests of
-    /// the checker.
+    /// Appends an operation. [`Sync::infer`] returns the minimal set; this function makes others,
+    /// e.g. for tests of the checker.
     pub fn push(&mut self, tick: Tick, waits: &[Tick], signal: bool) {
         self.waits.extend_from_slice(waits);
         self.entries.push(Entry { tick, waits_end: self.waits.len(), signal });
@@ -120,7 +124,8 @@ impl Sync {
         }
     }
 
-    /// Returns the waits and signals of the list that is issued next, after all lists inferred before it.
+    /// Returns the waits and signals of the list that is issued next, after all lists inferred
+    /// before it.
     pub fn infer(&mut self, list: &List) -> Synced {
         let before = self.lanes;
         let mut synced = Synced::default();
@@ -179,14 +184,16 @@ impl Sync {
         synced
     }
 
-    /// Returns the ticks that must arrive before the issuing thread itself makes these accesses between lists, e.g.
-    /// reads a clip decision, writes the next batch or reads a master. Wait for them, then call [`Sync::settle`].
+    /// Returns the ticks that must arrive before the issuing thread itself makes these accesses
+    /// between lists, e.g. reads a clip decision, writes the next batch or reads a master. Wait
+    /// for them, then call [`Sync::settle`].
     pub fn before(&self, accesses: &[Access]) -> Vec<Tick> {
         let marks = minimal(&self.conflicts(accesses), self.caller);
         marks.into_iter().flatten().map(|mark| mark.tick).collect()
     }
 
-    /// Records that the issuing thread has seen these ticks arrive: every task issued from now on comes after them.
+    /// Records that the issuing thread has seen these ticks arrive: every task issued from now on
+    /// comes after them.
     pub fn settle(&mut self, ticks: &[Tick]) {
         let mut known = self.caller;
         for &tick in ticks {
@@ -231,8 +238,8 @@ impl Sync {
     }
 }
 
-/// Drops candidates that are already known, and those known to another candidate. Of two operations at most one can
-/// know the other, so no candidate is dropped without another that implies it.
+/// Drops candidates that are already known, and those known to another candidate. Of two operations
+/// at most one can know the other, so no candidate is dropped without another that implies it.
 fn minimal(candidates: &[Option<Mark>; Lane::COUNT], known: Clock) -> [Option<Mark>; Lane::COUNT] {
     let unknown = candidates.map(|mark| mark.filter(|mark| !known.knows(mark.tick)));
     unknown.map(|mark| {
@@ -308,7 +315,8 @@ mod tests {
         let batch = |micro: u32| Operation::UploadBatch { micro: MicroIndex(micro) };
         let synced =
             sync.infer(&list(&[batch(0), upload(1, 0), forward(1, 0, 0), batch(1), forward(1, 0, 1)]));
-        // The weights are uploaded after the first batch, so one wait covers both; the second batch needs its own.
+        // The weights are uploaded after the first batch, so one wait covers both; the second batch needs
+        // its own.
         assert_eq!(synced.waits(2), [tick(Lane::H2d, 2)]);
         assert_eq!(synced.waits(4), [tick(Lane::H2d, 3)]);
     }

@@ -1,8 +1,9 @@
 //! Writes spans in Chrome's trace format, which Perfetto and `chrome://tracing` open.
 //!
-//! The output is the JSON array form of the "Trace Event Format" (Google): one process for measured spans and one
-//! for simulated spans, one track per lane, one complete event (`ph: X`) for every task and one for its waiting,
-//! one arrow (`ph: s`, `ph: f`) from every task to each task that waited for it. Times are in microseconds.
+//! The output is the JSON array form of the "Trace Event Format" (Google): one process for measured
+//! spans and one for simulated spans, one track per lane, one complete event (`ph: X`) for every
+//! task and one for its waiting, one arrow (`ph: s`, `ph: f`) from every task to each task that
+//! waited for it. Times are in microseconds.
 
 use std::collections::HashMap;
 use std::io::{self, Write};
@@ -121,8 +122,8 @@ pub fn write_trace(processes: &[Process], to: &mut impl Write) -> io::Result<()>
             put(Event { pid, args, ..complete(&name, kind, tid, span.start_ns, span.end_ns) })?;
             for wait in label.map_or(&[][..], |label| label.waits) {
                 let Some(from) = by_tick.get(wait) else { continue };
-                // Both ends of an arrow must lie within events: the last nanosecond of one task, the first of the
-                // other.
+                // Both ends of an arrow must lie within events: the last nanosecond of one task, the first of
+                // the other.
                 let from_ns = from.end_ns.saturating_sub(1).max(from.start_ns);
                 let arrow = Event { name: "wait", cat: "wait", pid, id: Some(arrows), ..Event::default() };
                 put(Event { ph: "s", tid: from.lane.at(), ts: microseconds(from_ns), ..arrow })?;

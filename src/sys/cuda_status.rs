@@ -44,7 +44,8 @@ pub const DRIVER_MISMATCH: u32 = 803;
 /// `cudaErrorUnknown`: also returned for a device that has fallen off the bus.
 pub const UNKNOWN: u32 = 999;
 
-/// The error "cannot `what`: `text`" with a remedy. `text` is CUDA's name and description of the code.
+/// The error "cannot `what`: `text`" with a remedy. `text` is CUDA's name and description of the
+/// code.
 pub fn error(code: u32, what: impl fmt::Display, text: impl fmt::Display) -> Error {
     let (status, remedy) = meaning(code);
     Error::new(status, format!("cannot {what}: {text}{remedy}"))

@@ -1,5 +1,5 @@
-//! The C interface: C and C++ programs compiled with `include/horizon.h`, linked with `libhorizon.so`, and run; and
-//! the header compared with the library.
+//! The C interface: C and C++ programs compiled with `include/horizon.h`, linked with
+//! `libhorizon.so`, and run; and the header compared with the library.
 
 use std::collections::BTreeSet;
 use std::ffi::CStr;
@@ -20,8 +20,8 @@ fn header() -> String {
     fs::read_to_string(Path::new(ROOT).join("include/horizon.h")).unwrap()
 }
 
-/// The folder of `libhorizon.so`, which is the folder of this test. The compiler writes it together with the `rlib`
-/// that this test is linked with, so it is not older than the test.
+/// The folder of `libhorizon.so`, which is the folder of this test. The compiler writes it together
+/// with the `rlib` that this test is linked with, so it is not older than the test.
 fn library_folder() -> PathBuf {
     let folder = std::env::current_exe().unwrap().parent().unwrap().to_owned();
     assert!(folder.join("libhorizon.so").is_file(), "no libhorizon.so in {}", folder.display());
@@ -109,7 +109,8 @@ fn a_c11_program_resumes_from_a_checkpoint() {
     print!("{}", build_and_run(&Path::new(ROOT).join("tests/c/resume.c"), false));
 }
 
-/// Trains the model of `hf4` with an example of a loss and compares it with PyTorch: see `tests/golden/losses.py`.
+/// Trains the model of `hf4` with an example of a loss and compares it with PyTorch: see
+/// `tests/golden/losses.py`.
 fn example(name: &str) {
     let folder = tempfile::tempdir().unwrap();
     let program = build(&Path::new(ROOT).join(format!("tests/c/{name}.c")), false, folder.path());
@@ -226,14 +227,16 @@ fn every_function_is_called_by_the_c_programs() {
     }
 }
 
-/// Lines with the size of a struct, offset and size of its fields, and the bytes of its default value.
+/// Lines with the size of a struct, offset and size of its fields, and the bytes of its default
+/// value.
 fn describe<T: SizedStruct>() -> String {
     let mut text = format!("{} {}\n", T::NAME, size_of::<T>());
     for field in T::FIELDS {
         writeln!(text, "{}.{} {} {}", T::NAME, field.name, field.offset, field.bytes).unwrap();
     }
     let value = T::defaults();
-    // SAFETY: by the contract of `SizedStruct` the struct has no padding, so all its bytes are initialized.
+    // SAFETY: by the contract of `SizedStruct` the struct has no padding, so all its bytes are
+    // initialized.
     let bytes = unsafe { std::slice::from_raw_parts((&raw const value).cast::<u8>(), size_of::<T>()) };
     for byte in bytes {
         write!(text, "{byte:02x}").unwrap();
@@ -343,7 +346,8 @@ fn versions_are_those_of_the_crate() {
     assert!(header.contains(&format!("#define HZ_ABI_VERSION {}\n", hz_abi_version())));
 }
 
-/// The header alone, in every supported language version, with more warnings than it must compile under.
+/// The header alone, in every supported language version, with more warnings than it must compile
+/// under.
 #[test]
 fn the_header_compiles_alone() {
     let folder = tempfile::tempdir().unwrap();

@@ -1,4 +1,5 @@
-//! README.md: its commands are executed, its tables and outputs compared with the programs that write them.
+//! README.md: its commands are executed, its tables and outputs compared with the programs that
+//! write them.
 
 use std::fs;
 use std::os::unix::fs::symlink;
@@ -11,7 +12,8 @@ use super::{Ran, horizon_in};
 const README: &str = include_str!("../../README.md");
 const ROOT: &str = env!("CARGO_MANIFEST_DIR");
 
-/// Commands that take minutes, and what shortens them here. `.ci/fresh` runs the first as it stands.
+/// Commands that take minutes, and what shortens them here. `.ci/fresh` runs the first as it
+/// stands.
 const SHORTER: [(&str, &str); 1] = [("horizon train", "horizon train --steps 2")];
 
 /// The sequence length of the model here.
@@ -37,7 +39,8 @@ fn blocks(document: &str) -> Vec<(&str, String)> {
     found
 }
 
-/// Runs a command of the document in a folder, by the shell, with the command `horizon` and the library of this build.
+/// Runs a command of the document in a folder, by the shell, with the command `horizon` and the
+/// library of this build.
 fn run(folder: &Path, command: &str) -> Ran {
     let tests = std::env::current_exe().unwrap();
     let line = command.replace("target/release", tests.parent().unwrap().to_str().unwrap());

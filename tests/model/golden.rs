@@ -50,7 +50,8 @@ fn close(what: &str, got: f64, want: f64, bound: f64) {
     );
 }
 
-/// Compares the gradient of step 1 element by element: |d| ≤ 1e-4·|g| + 1e-5·max|g|, plus one ulp for bf16.
+/// Compares the gradient of step 1 element by element: |d| ≤ 1e-4·|g| + 1e-5·max|g|, plus one ulp
+/// for bf16.
 fn gradients_agree(name: &str, grad_dtype: DType) {
     let case = Case::read(name);
     let mut options = case.options.clone();
@@ -83,7 +84,8 @@ fn gradients_of_the_first_step_match() {
     }
 }
 
-/// Compares logits of all positions, for the cases of families, element by element: |d| ≤ 1e-4·|x| + 1e-5·max|x|.
+/// Compares logits of all positions, for the cases of families, element by element: |d| ≤ 1e-4·|x|
+/// + 1e-5·max|x|.
 #[test]
 fn logits_of_initial_weights_match() {
     let mut families = 0;
@@ -106,8 +108,8 @@ fn logits_of_initial_weights_match() {
     assert!(families >= 7, "only {families} cases have logits");
 }
 
-/// Compares losses (1e-5 relative) and norms (1e-4) of every step; and weights, to 1e-4·|w| + 0.02·lr for all
-/// but 1 in 10⁴ elements and to lr for all.
+/// Compares losses (1e-5 relative) and norms (1e-4) of every step; and weights, to 1e-4·|w| +
+/// 0.02·lr for all but 1 in 10⁴ elements and to lr for all.
 #[test]
 fn five_steps_match() {
     for name in CASES {
@@ -144,7 +146,8 @@ fn five_steps_match() {
     }
 }
 
-/// Folders as written by transformers 4 and 5: compares the logits of all positions of both sequences.
+/// Folders as written by transformers 4 and 5: compares the logits of all positions of both
+/// sequences.
 #[test]
 fn folders_of_both_formats_match() {
     let golden = root().join("tests/golden");

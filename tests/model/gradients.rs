@@ -1,5 +1,5 @@
-//! The whole model, composed of passes as in the engine: on the CPU the gradient of every tensor against
-//! central differences of the f64 reference, on CUDA against the CPU.
+//! The whole model, composed of passes as in the engine: on the CPU the gradient of every tensor
+//! against central differences of the f64 reference, on CUDA against the CPU.
 
 use horizon::base::{Dims, Shape};
 use horizon::model::{Biases, HeadTask, ModelConfig, PassId, Recompute, RopeScaling, Window};
@@ -43,8 +43,8 @@ fn bits(memory: &Memory) -> Vec<u32> {
     memory.read_f32().into_iter().map(f32::to_bits).collect()
 }
 
-/// Loss and gradients have the same bits in every recompute mode, with each layer as one or two units; and
-/// gradients also with an external loss of log-probabilities.
+/// Loss and gradients have the same bits in every recompute mode, with each layer as one or two
+/// units; and gradients also with an external loss of log-probabilities.
 fn other_paths_give_the_same_bits(step: &Step, chunk: usize, full: &[Memory]) {
     let (whole, halves) = (step.model(chunk), step.model_in_halves(chunk));
     for recompute in Recompute::ALL {
@@ -115,7 +115,8 @@ fn tied_mqa_two_micro_batches() {
 #[test]
 fn untied_mha() {
     let mut random = Random::new(22);
-    // Large heads and a narrow MLP, so that attention's gradients are the larger of the buffers that share memory.
+    // Large heads and a narrow MLP, so that attention's gradients are the larger of the buffers that
+    // share memory.
     let dims = Dims { c: 16, h: 3, g: 3, d: 14, f: 5, v: 11, l: 1 };
     let step = Step::new(&Device::Cpu, plain(dims, false), Shape { b: 1, t: 17 }, 1, 0.4, &mut random);
     check(&step, 1, &mut random);
@@ -193,8 +194,8 @@ fn loss_log_probabilities_and_logits_match_the_reference() {
     close("log-probabilities", &results[2].read_f32(), &logprobs, 1e-5, 1e-5);
 }
 
-/// On CUDA, where activations are bf16, every gradient equals the CPU's up to rounding, all recompute modes
-/// give the same bits, and the GEMMs are those prepared before the first step.
+/// On CUDA, where activations are bf16, every gradient equals the CPU's up to rounding, all
+/// recompute modes give the same bits, and the GEMMs are those prepared before the first step.
 #[test]
 fn gradients_on_cuda_match_the_cpu() {
     let dims = Dims { c: 64, h: 2, g: 1, d: 64, f: 72, v: 37, l: 2 };

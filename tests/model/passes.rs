@@ -5,8 +5,8 @@ use horizon::model::{HeadTask, Layout, ModelConfig, PassId, Passes, Recompute, S
 use horizon::ops::cuda::gemm::{Direction, Gemm};
 use horizon::ops::{Linear, Write};
 
-/// Models with every kind of linear layer; shapes of micro-batches; and sizes of logits chunks: the number of
-/// rows, divisors of it, and others.
+/// Models with every kind of linear layer; shapes of micro-batches; and sizes of logits chunks: the
+/// number of rows, divisors of it, and others.
 fn cases() -> Vec<(ModelConfig, Shape, usize)> {
     let dims = Dims { c: 20, h: 4, g: 2, d: 6, f: 27, v: 37, l: 3 };
     let shapes = [(2, 9, 7), (2, 9, 9), (1, 13, 50), (1, 1, 1), (3, 5, 1)];
@@ -24,7 +24,8 @@ fn passes(config: &ModelConfig, shape: Shape, logits_chunk: usize) -> Passes {
     Passes::new(config, &Layout::new(config), Sizes { shape, logits_chunk, activation_dtype: DType::Bf16 })
 }
 
-/// All GEMMs of forward, backward, evaluation and the logits of one row, derived from the linear layers of a decoder.
+/// All GEMMs of forward, backward, evaluation and the logits of one row, derived from the linear
+/// layers of a decoder.
 fn expected_gemms(config: &ModelConfig, shape: Shape, chunk: usize) -> Vec<Gemm> {
     let (dims, biases) = (&config.dims, config.biases);
     let (n, chunk) = (shape.n(), chunk.clamp(1, shape.n()));

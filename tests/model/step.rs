@@ -48,7 +48,8 @@ impl<'a> Step<'a> {
         (1.0 / self.batches.iter().map(Batch::weight).sum::<f64>()) as f32
     }
 
-    /// The f64 loss of the step for the given tensors, scaled like the loss whose gradients a step computes.
+    /// The f64 loss of the step for the given tensors, scaled like the loss whose gradients a step
+    /// computes.
     pub fn reference_loss(&self, tensors: &Tensors) -> f64 {
         let sum: f64 = self.batches.iter().map(|batch| loss(&self.config, tensors, batch)).sum();
         sum * f64::from(self.scale())

@@ -84,7 +84,8 @@ fn devices() -> impl Iterator<Item = Device> {
     Device::all().into_iter().chain(Device::by_wgmma())
 }
 
-/// Every size with whole sequences and with documents, and with every window shorter than the sequence.
+/// Every size with whole sequences and with documents, and with every window shorter than the
+/// sequence.
 fn cases(device: &Device, random: &mut Random) -> Vec<Case> {
     let mut cases = Vec::new();
     for &(b, t, h, g, d, reason) in SIZES.iter().filter(|size| device.takes_heads(size.4)) {
@@ -108,7 +109,8 @@ fn forward_agrees() {
             let results = case.run(&device, None);
             let (out, lse) = attention(&wide(qkv), starts, *window, *shape, dims);
             let (naive, _) = attention_in(stored_bf16, &wide(qkv), starts, *window, *shape, dims);
-            // Errors are compared per sixteen rows: in a row of few keys the naive version can be exact by chance.
+            // Errors are compared per sixteen rows: in a row of few keys the naive version can be exact by
+            // chance.
             let expected = Expected {
                 truth: &out,
                 naive: Some(&naive),
@@ -117,8 +119,8 @@ fn forward_agrees() {
                 f32: (1e-5, 2e-6),
             };
             device.agrees(reason, &results[0], expected);
-            // The rounding error of a score is relative to the sum of the magnitudes of its terms, since terms
-            // may cancel. The log-sum-exp of these sums bounds the largest of them.
+            // The rounding error of a score is relative to the sum of the magnitudes of its terms, since
+            // terms may cancel. The log-sum-exp of these sums bounds the largest of them.
             let magnitudes: Vec<f64> = wide(qkv).iter().map(|x| x.abs()).collect();
             let (_, magnitude) = attention(&magnitudes, starts, *window, *shape, dims);
             let roundings = if device.is_cpu() { 4.0 } else { 8.0 };
@@ -149,7 +151,8 @@ fn backward_agrees() {
             let naive =
                 attention_backward_in(stored_bf16, &wide(qkv), &wide(&dout), starts, *window, *shape, dims);
             let actual = wide(&device.read(&results[2]));
-            // Gradients of queries, keys and values have different magnitudes, so each is compared separately.
+            // Gradients of queries, keys and values have different magnitudes, so each is compared
+            // separately.
             let (heads, d) =
                 ([0..dims.h, dims.h..dims.h + dims.g, dims.h + dims.g..dims.h + 2 * dims.g], dims.d);
             for (heads, what) in heads.into_iter().zip(["dq", "dk", "dv"]) {
@@ -164,7 +167,8 @@ fn backward_agrees() {
     }
 }
 
-/// Rows of other documents, before the window and after the query are never read: large numbers there change nothing.
+/// Rows of other documents, before the window and after the query are never read: large numbers
+/// there change nothing.
 #[test]
 fn nothing_outside_the_run_is_read() {
     for device in devices() {

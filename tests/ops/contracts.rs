@@ -175,8 +175,8 @@ impl Content {
     }
 }
 
-/// The operands of an op, exactly as long as its contract says. Outputs that are set, and gaps, are filled with
-/// `poison`.
+/// The operands of an op, exactly as long as its contract says. Outputs that are set, and gaps, are
+/// filled with `poison`.
 fn contents(op: &Op<Fill>, activation_dtype: DType, poison: u8) -> Vec<Content> {
     let mut random = Random::new(41);
     let mut contents = Vec::new();
@@ -209,7 +209,8 @@ fn contents(op: &Op<Fill>, activation_dtype: DType, poison: u8) -> Vec<Content> 
     contents
 }
 
-/// Runs an op on these contents, each in separate memory followed by a guard, and returns the contents afterwards.
+/// Runs an op on these contents, each in separate memory followed by a guard, and returns the
+/// contents afterwards.
 fn ran(device: &Device, op: &Op<Fill>, contents: &[Content]) -> Vec<Vec<u8>> {
     let results = device.run(|kernels| {
         let memory: Vec<Memory> = contents.iter().map(|content| device.bytes(&content.bytes)).collect();
@@ -341,7 +342,8 @@ fn an_operand_that_is_one_element_short_is_refused() {
     }
 }
 
-/// The least bytes of `csrc/kernels.h`, against which times are compared and from which they are predicted.
+/// The least bytes of `csrc/kernels.h`, against which times are compared and from which they are
+/// predicted.
 #[test]
 fn traffic_is_the_minimum_that_kernels_need() {
     let (n, c, f, v, heads) = (4096, 2048, 8192, 32_000, Heads { h: 16, g: 8, d: 128 });

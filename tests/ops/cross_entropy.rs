@@ -43,14 +43,15 @@ impl Case {
         values.chunks_exact(self.stride).flat_map(|row| row[columns.clone()].to_vec()).collect()
     }
 
-    /// The gradient of an external loss that equals this one. Entries of ignored rows are arbitrary.
+    /// The gradient of an external loss that equals this one. Entries of ignored rows are
+    /// arbitrary.
     fn dlogprobs(&self) -> Vec<f32> {
         let rows = self.weights.iter().zip(&self.targets);
         rows.map(|(w, &target)| if target == -100 { f32::NAN } else { -(w * self.scale) }).collect()
     }
 
-    /// Returns loss and logits of `Forward`, loss and gradient of `ForwardBackward`, the log-probabilities, and
-    /// the gradient of `Backward`.
+    /// Returns loss and logits of `Forward`, loss and gradient of `ForwardBackward`, the
+    /// log-probabilities, and the gradient of `Backward`.
     fn run(&self, device: &Device) -> Vec<Memory> {
         let Case { n, v, stride, scale, .. } = *self;
         let (targets, weights) = (device.i32s(&self.targets), device.f32s(&self.weights));

@@ -1,6 +1,6 @@
-//! GEMMs by cuBLASLt against f64 sums: every direction, both write modes, poisoned outputs, strides, and the
-//! same bits from a second run and from the table that the first run returns. Uses the emulated library in
-//! builds with kernels, and NVIDIA's if there is a GPU.
+//! GEMMs by cuBLASLt against f64 sums: every direction, both write modes, poisoned outputs,
+//! strides, and the same bits from a second run and from the table that the first run returns. Uses
+//! the emulated library in builds with kernels, and NVIDIA's if there is a GPU.
 
 use horizon::base::master::widen;
 use horizon::ops::cuda::gemm::{Direction, Gemm};
@@ -58,8 +58,8 @@ impl Case {
         };
         let matrices = [target, a, b].map(Memory::span);
         let addends = [gemm.add.then(|| out.span()), gemm.bias.then(|| bias.span())];
-        // SAFETY: only this test uses the operands; they are as long as the GEMM says and outlive it: `bytes`
-        // waits for the CUDA stream.
+        // SAFETY: only this test uses the operands; they are as long as the GEMM says and outlive it:
+        // `bytes` waits for the CUDA stream.
         unsafe { gemms.multiply(gemm, matrices, addends, stream) }.unwrap();
         target.bytes()
     }
@@ -101,7 +101,8 @@ impl Case {
         truth
     }
 
-    /// Checks that results differ from f64 by at most one rounding of the result and those of an f32 sum.
+    /// Checks that results differ from f64 by at most one rounding of the result and those of an
+    /// f32 sum.
     fn check(&self, bytes: &[u8]) {
         let found: Vec<f32> = if self.is_f32() {
             bytes.chunks_exact(4).map(|b| f32::from_ne_bytes(b.try_into().unwrap())).collect()

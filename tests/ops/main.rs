@@ -1,4 +1,5 @@
-//! Ops on every device against plain references, and the device-independent code of the CUDA backend.
+//! Ops on every device against plain references, and the device-independent code of the CUDA
+//! backend.
 
 mod attention;
 mod bias;

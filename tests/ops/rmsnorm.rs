@@ -87,7 +87,8 @@ impl Backward {
 
 #[test]
 fn backward_agrees() {
-    // Large enough that f32 can represent the gradient of a row of one column, dout · weight · rstd · (1 − x̂²).
+    // Large enough that f32 can represent the gradient of a row of one column, dout · weight · rstd ·
+    // (1 − x̂²).
     const EPS: f32 = 0.01;
     for device in Device::all() {
         let mut random = Random::new(2);

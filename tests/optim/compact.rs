@@ -33,7 +33,8 @@ fn adam_compact_is_bit_equal_on_every_instruction_set() {
     }
 }
 
-/// Varies threads, and slices of the parameters with the right offset, across the border where the random keys change.
+/// Varies threads, and slices of the parameters with the right offset, across the border where the
+/// random keys change.
 #[test]
 fn adam_compact_does_not_depend_on_threads_or_slices() {
     let n = 100_003;
@@ -87,8 +88,9 @@ fn adam_compact_rounds_after_the_update() {
     }
 }
 
-/// With β = 0 a moment is the gradient itself, so the stored moment shows only the rounding. Bound: the mean of
-/// n rounded values has a standard deviation of at most half a step over √n; 5 are allowed.
+/// With β = 0 a moment is the gradient itself, so the stored moment shows only the rounding. Bound:
+/// the mean of n rounded values has a standard deviation of at most half a step over √n; 5 are
+/// allowed.
 #[test]
 fn adam_compact_rounding_is_unbiased() {
     let pool = Pool::new(2).unwrap();
@@ -115,8 +117,8 @@ fn adam_compact_rounding_is_unbiased() {
     }
 }
 
-/// v decays from 1 when gradients are zero. With rounding to nearest it never changes; with stochastic rounding
-/// its mean follows 0.999^step. Bound: 1 % of the mean over 4096 elements.
+/// v decays from 1 when gradients are zero. With rounding to nearest it never changes; with
+/// stochastic rounding its mean follows 0.999^step. Bound: 1 % of the mean over 4096 elements.
 #[test]
 fn adam_compact_moments_decay_where_rounding_to_nearest_stalls() {
     let pool = Pool::new(2).unwrap();

@@ -1,4 +1,5 @@
-//! AdamW with f32 moments: against f64, and across instruction sets, threads, lengths and alignments.
+//! AdamW with f32 moments: against f64, and across instruction sets, threads, lengths and
+//! alignments.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
@@ -71,7 +72,8 @@ fn adam_follows_f64_for_a_thousand_steps() {
         }
         let (m, v, p) = (numbers(params.m), numbers(params.v), params.master());
         for (at, reference) in reference.iter().enumerate() {
-            // f32 rounds p once per step, by at most 3e-8 below 1: 3e-5 in total if all errors had the same sign.
+            // f32 rounds p once per step, by at most 3e-8 below 1: 3e-5 in total if all errors had the same
+            // sign.
             assert!((f64::from(p[at]) - reference.p).abs() < 6e-6, "p[{at}]: {} for {}", p[at], reference.p);
             let size = reference.v.sqrt();
             assert!(
@@ -163,7 +165,8 @@ fn adam_does_not_depend_on_threads() {
     }
 }
 
-/// With updates far below half a bf16 step, bf16 weights never change; the split master changes like f32.
+/// With updates far below half a bf16 step, bf16 weights never change; the split master changes
+/// like f32.
 #[test]
 fn adam_on_a_split_master_does_not_stall_like_bf16() {
     let pool = Pool::new(1).unwrap();

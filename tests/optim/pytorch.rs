@@ -1,4 +1,5 @@
-//! AdamW against PyTorch, over 50 steps with a changing learning rate. `pytorch.py` wrote the expected numbers.
+//! AdamW against PyTorch, over 50 steps with a changing learning rate. `pytorch.py` wrote the
+//! expected numbers.
 
 use horizon::base::DType;
 use horizon::host::Pool;

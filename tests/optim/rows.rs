@@ -13,7 +13,8 @@ use crate::params::{BOTH, Params};
 #[test]
 fn updating_rows_and_then_the_others_equals_a_single_update() {
     let scalars = AdamScalars::new(&AdamOptions::default(), 3e-4, 7);
-    // Rows shorter and longer than a tile of the pool, and across the border where the random keys change.
+    // Rows shorter and longer than a tile of the pool, and across the border where the random keys
+    // change.
     for (rows, elements, first) in [(1, 7, 0), (40, 1, 3), (4001, 37, (1 << 32) - 70_000), (5, 70_001, 11)] {
         for (dtype, compact) in BOTH.into_iter().flat_map(|dtype| [(dtype, false), (dtype, true)]) {
             let rounding = Rounding { seed: 1, step: 7, first };

@@ -58,8 +58,8 @@ fn work_follows_the_known_formulas() {
     let forward =
         cost.work(&Operation::Forward { unit, slot, micro, recompute: Recompute::Full, from: own, to: own });
     assert_eq!(forward.matmuls(), 2.0 * n * matrices);
-    // Two matmuls over the pairs of a row and itself or an earlier one, of two sequences, in blocks of 64 × 64:
-    // the first 64 rows of each sequence use one block of keys, the others two.
+    // Two matmuls over the pairs of a row and itself or an earlier one, of two sequences, in blocks of
+    // 64 × 64: the first 64 rows of each sequence use one block of keys, the others two.
     let pairs = (2 * (64 * 64 + 64 * 128)) as f64;
     assert_eq!(forward.attention_flop, [2.0 * 2.0 * pairs * 256.0, 0.0]);
     // Reads the weights, and for 256 rows: two norms with weights of their own, RoPE in place, SwiGLU.
@@ -168,7 +168,8 @@ fn the_step_time_follows_from_the_busiest_lane_and_its_waits() {
     let on_path: u64 = base.critical.iter().map(|&at| base.spans[at].end_ns - base.spans[at].start_ns).sum();
     assert!(on_path > 0 && on_path <= base.step_ns);
 
-    // The link limits this step: doubling its bandwidth helps, doubling the matmul throughput hardly does.
+    // The link limits this step: doubling its bandwidth helps, doubling the matmul throughput hardly
+    // does.
     let link = Machine { up_bytes_per_s: 2e10, down_bytes_per_s: 2e10, ..machine() };
     let matrix = Machine { matrix_flop_per_s: [2e14; 3], ..machine() };
     let (link, matrix) = (predict(&link).step_ns, predict(&matrix).step_ns);

@@ -156,8 +156,8 @@ impl Case {
     fn exhaustive(&self, fitting: &[Fitting]) -> u64 {
         let mut best = u64::MAX;
         for Fitting { busiest_ns, placement, .. } in fitting.iter().filter(|it| it.host <= self.host_limit) {
-            // In the steady state no step is shorter than the work of its busiest lane; from the second step to
-            // the third it may be slightly shorter.
+            // In the steady state no step is shorter than the work of its busiest lane; from the second step
+            // to the third it may be slightly shorter.
             if *busiest_ns as f64 * 0.97 > best as f64 {
                 break;
             }
@@ -220,8 +220,9 @@ fn every_layer() -> impl Iterator<Item = LayerPlacement> {
     })
 }
 
-/// The relative excess of the search's step time over the best one. Two values per case: with unlimited host
-/// memory, and with a limit halfway between the least possible amount and that of the first result.
+/// The relative excess of the search's step time over the best one. Two values per case: with
+/// unlimited host memory, and with a limit halfway between the least possible amount and that of
+/// the first result.
 fn excesses(seeds: std::ops::Range<u64>, layers: usize, micros_max: usize, buffers_max: usize) -> Vec<f64> {
     let excess = |seed| {
         let (mut case, fixed) = (Case::draw(seed, layers, micros_max), Fixed::default());
@@ -380,7 +381,8 @@ fn a_refusal_proposes_the_first_combination_of_changes_that_fits() {
     assert!(error.ends_with(" of host memory for a step of 1 × 128 tokens"), "{error}");
 }
 
-/// Gradients that mode streamed keeps on the host by default do not wait there in the modes that a refusal proposes.
+/// Gradients that mode streamed keeps on the host by default do not wait there in the modes that a
+/// refusal proposes.
 #[test]
 fn a_refusal_of_mode_streamed_proposes_other_modes_with_every_place_for_gradients() {
     let (mut case, fixed) = (Case::draw(3, 4, 1), Fixed { streamed_on_host: true, ..Fixed::default() });

@@ -35,10 +35,11 @@ fn tick_of(acts: &[Act], party: Party) -> Tick {
     synced.tick(party.index)
 }
 
-/// Drops every wait of one list, one at a time. Each time the checker must report a race of the operation that
-/// owns the wait. The other operation that it names may at first be one of a third lane, which was ordered only
-/// through the dropped wait. The test then adds a wait for that operation and repeats, until the checker names
-/// the awaited operation itself. So every wait orders a conflict with the very operation it waits for.
+/// Drops every wait of one list, one at a time. Each time the checker must report a race of the
+/// operation that owns the wait. The other operation that it names may at first be one of a third
+/// lane, which was ordered only through the dropped wait. The test then adds a wait for that
+/// operation and repeats, until the checker names the awaited operation itself. So every wait
+/// orders a conflict with the very operation it waits for.
 fn every_dropped_wait_is_found(case: &Case, acts: &[Act], position: usize) -> Result<usize, TestCaseError> {
     let Act::Issue(list, synced) = &acts[position] else { unreachable!("the position is that of a list") };
     let waits = waits_of(synced);

@@ -1,4 +1,5 @@
-//! Every operand of a pass is in a resource that the operation declares, with the access that the pass needs.
+//! Every operand of a pass is in a resource that the operation declares, with the access that the
+//! pass needs.
 
 use std::collections::{HashMap, HashSet};
 

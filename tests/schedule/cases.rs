@@ -40,11 +40,13 @@ pub struct Case {
     pub policy: Policy,
     pub geometry: Geometry,
     pub kinds: Vec<Kind>,
-    /// True if the issuing thread accesses memory between lists: writes batches, reads results and masters.
+    /// True if the issuing thread accesses memory between lists: writes batches, reads results and
+    /// masters.
     pub outside: bool,
 }
 
-/// An act of the issuing thread: issues a list, or accesses memory itself once some ticks have arrived.
+/// An act of the issuing thread: issues a list, or accesses memory itself once some ticks have
+/// arrived.
 #[derive(Clone, Debug)]
 pub enum Act {
     Issue(List, Synced),
@@ -145,8 +147,8 @@ pub fn any_case() -> impl Strategy<Value = Case> {
     })
 }
 
-/// Three steps over the same number of micro-batches, the middle one in the steady state. The state after the
-/// first may be saved during it.
+/// Three steps over the same number of micro-batches, the middle one in the steady state. The state
+/// after the first may be saved during it.
 pub fn three_steps() -> impl Strategy<Value = Case> {
     let step = prop_oneof![
         2 => Just(Kind::Train as fn(usize) -> Kind),

@@ -1,7 +1,7 @@
 //! The checker finds planted faults.
 //!
-//! A fault in the list is planted before the waits are inferred, so that the waits fit the faulty list and only
-//! its contents are wrong. A fault in the waits is planted afterwards.
+//! A fault in the list is planted before the waits are inferred, so that the waits fit the faulty
+//! list and only its contents are wrong. A fault in the waits is planted afterwards.
 
 use horizon::base::{SlabIndex, SlotIndex, SpillIndex};
 use horizon::device::{Lane, Tick};
@@ -307,7 +307,8 @@ fn reads(case: &Case, list: &List, operation: &Operation, resource: Resource) ->
     reads
 }
 
-/// Returns true if the checker accepts the operations; their result must then be that of the right list.
+/// Returns true if the checker accepts the operations; their result must then be that of the right
+/// list.
 fn found_or_harmless(
     case: &Case,
     right: &Outcome,

@@ -1,9 +1,9 @@
 //! Simulated lanes over symbolic memory.
 //!
-//! Every resource holds a number that encodes its history: an operation writes a hash of its own identity and of
-//! the numbers it read. Overlap has an effect: while an operation runs, the resources it writes hold garbage, and
-//! those it reads are read at its start and again at its end. So two conflicting operations that overlap give a
-//! number that no order of them gives.
+//! Every resource holds a number that encodes its history: an operation writes a hash of its own
+//! identity and of the numbers it read. Overlap has an effect: while an operation runs, the
+//! resources it writes hold garbage, and those it reads are read at its start and again at its end.
+//! So two conflicting operations that overlap give a number that no order of them gives.
 
 use std::collections::HashMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -60,7 +60,8 @@ fn meaning(operation: &Operation) -> u64 {
     digest((name, operation.unit(), operation.micro(), chunk))
 }
 
-/// The purpose of a resource, independent of its index: slots, slabs and ring slabs are interchangeable.
+/// The purpose of a resource, independent of its index: slots, slabs and ring slabs are
+/// interchangeable.
 fn role(resource: &Resource) -> u64 {
     match resource {
         Resource::Slot(_) | Resource::EndWeights(_) => digest("weights"),
@@ -91,8 +92,9 @@ pub fn result(operation: &Operation, resource: &Resource, inputs: &[u64]) -> u64
     }
 }
 
-/// The inputs that affect the result. Saved activations do not if they are those that recomputation from weights,
-/// batch and boundary (which come before them) would give; any other number there does.
+/// The inputs that affect the result. Saved activations do not if they are those that recomputation
+/// from weights, batch and boundary (which come before them) would give; any other number there
+/// does.
 fn inputs_that_count(operation: &Operation, accesses: &[Access], inputs: &[u64]) -> Vec<u64> {
     let mut counting: Vec<u64> = Vec::new();
     for (access, &input) in accesses.iter().filter(|access| access.needs.is_some()).zip(inputs) {

@@ -1,5 +1,5 @@
-//! A training step by the plain algorithm, in the machine's symbols: forward and backward of every micro-batch
-//! through all layers, then AdamW. No placement, no uploads in turn, no list.
+//! A training step by the plain algorithm, in the machine's symbols: forward and backward of every
+//! micro-batch through all layers, then AdamW. No placement, no uploads in turn, no list.
 
 use horizon::base::{ChunkIndex, MicroIndex, SlabIndex, SlotIndex, UnitIndex};
 use horizon::schedule::{

@@ -42,7 +42,8 @@ fn case(policy: Policy, layers: usize, head_chunks: usize, micros: usize, steps:
     Case { policy, geometry, kinds: vec![Kind::Train(micros); steps], outside: false }
 }
 
-/// Backward takes three times as long as forward; copies of a layer take slightly less than its forward.
+/// Backward takes three times as long as forward; copies of a layer take slightly less than its
+/// forward.
 fn balanced(operation: &Operation) -> u64 {
     match operation {
         Operation::Upload { .. } => 90,
@@ -127,8 +128,8 @@ fn a_step_waits_only_for_the_next_rows() {
         let adam = spans.iter().rfind(|span| span.list == 0 && span.operation.lane() == Lane::Host);
         (embeds - decided, adam.expect("AdamW runs").end - decided)
     };
-    // The rows are updated and uploaded (90). All of AdamW takes the same time in both cases: the embedding's two
-    // chunks, 12 layers, the head.
+    // The rows are updated and uploaded (90). All of AdamW takes the same time in both cases: the
+    // embedding's two chunks, 12 layers, the head.
     assert_eq!(times(Kind::Train), (2 * 250 + 90, 15 * 250));
     assert_eq!(times(Kind::TrainRowsFirst), (20 + 90, 15 * 250));
 }
@@ -142,7 +143,8 @@ fn adamw_overlaps_backward_if_it_need_not_wait() {
             |which: fn(&Operation) -> bool| spans.iter().rfind(|span| which(&span.operation)).unwrap().end;
         let backward = end(|operation| matches!(operation, Operation::RecomputeBackward { .. }));
         let adam = end(|operation| matches!(operation, Operation::Adam { .. }));
-        // After the last backward: its download, then AdamW of the first layer and of the embedding's two chunks.
+        // After the last backward: its download, then AdamW of the first layer and of the embedding's two
+        // chunks.
         assert_eq!(adam, backward + 140 + 3 * 250, "{mode:?}");
     }
 }

@@ -1,4 +1,5 @@
-//! A build with CUDA kernels, on any machine: linked libraries, calls without a driver, error messages.
+//! A build with CUDA kernels, on any machine: linked libraries, calls without a driver, error
+//! messages.
 
 use std::collections::BTreeSet;
 use std::ffi::OsString;

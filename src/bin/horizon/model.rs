@@ -8,8 +8,8 @@ use horizon::train::ModelSource;
 
 /// Opens a folder or a built-in model; see [`ModelSource::open`].
 ///
-/// Errors: also a name that only `plan` and `calibrate` know, and an id of the Hugging Face Hub; both say how to get
-/// the folder.
+/// Errors: also a name that only `plan` and `calibrate` know, and an id of the Hugging Face Hub;
+/// both say how to get the folder.
 pub fn open(name: &str, fresh: bool) -> Result<ModelSource> {
     if preset(name).is_some() || Path::new(name).is_dir() {
         return ModelSource::open(name, fresh);

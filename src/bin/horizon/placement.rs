@@ -52,8 +52,8 @@ pub struct PlacementOptions {
     resident: Vec<Layers>,
     /// Weight slots, at least 2 [default: searched]
     ///
-    /// Device buffers for a layer's weights. With 2 (double buffering), one layer computes while the
-    /// next is uploaded.
+    /// Device buffers for a layer's weights. With 2 (double buffering), one layer computes while
+    /// the next is uploaded.
     #[arg(long, help_heading = MEMORY, value_name = "N", value_parser = at_least_two)]
     slots: Option<usize>,
     /// Gradient slabs, at least 2 [default: searched]

@@ -219,7 +219,8 @@ fn run_options(options: &TrainOptions, model: &ModelSource, seq_len: usize, buil
     }
 }
 
-/// The GEMM table next to a machine file, if there is one. Warns if only one of an older format is there.
+/// The GEMM table next to a machine file, if there is one. Warns if only one of an older format is
+/// there.
 fn beside(machine: &str) -> Option<PathBuf> {
     let machine = Path::new(machine);
     let table = Some(Table::beside(machine)).filter(|table| table.is_file());

@@ -66,12 +66,13 @@ impl CpuDevice {
         })
     }
 
-    /// Returns the number of bytes in a range of a pattern-filled arena that were written since it was
-    /// reserved, in whole lines of [`LINE`] bytes: a line counts if any of its bytes has changed.
+    /// Returns the number of bytes in a range of a pattern-filled arena that were written since it
+    /// was reserved, in whole lines of [`LINE`] bytes: a line counts if any of its bytes has
+    /// changed.
     ///
     /// # Panics
-    /// If the device is not pattern-filled, another handle to it exists (its lanes have one), or the range
-    /// exceeds the arena.
+    /// If the device is not pattern-filled, another handle to it exists (its lanes have one), or
+    /// the range exceeds the arena.
     pub fn written(self: &mut Arc<Self>, offset: usize, bytes: usize) -> usize {
         let device = Arc::get_mut(self).expect("there is no other handle to the device");
         assert!(device.is_pattern_filled, "only a pattern-filled device records which memory was written");

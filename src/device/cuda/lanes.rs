@@ -157,7 +157,8 @@ impl Shared {
         }
     }
 
-    /// Adds the running tasks to an error from enqueuing a task, which may be caused by earlier work.
+    /// Adds the running tasks to an error from enqueuing a task, which may be caused by earlier
+    /// work.
     fn with_running(&self, error: Error) -> Error {
         let running = if error.status() == Status::DeviceFailed {
             self.running(StreamLane::issued)

@@ -29,7 +29,8 @@ fn base(pages: HostSpan) -> NonNull<u8> {
     NonNull::new(pages.address()).expect("a span has an address")
 }
 
-// SAFETY: memory from `allocate` is initialized, as argued there, and stays in the list until `free`.
+// SAFETY: memory from `allocate` is initialized, as argued there, and stays in the list until
+// `free`.
 unsafe impl Pin for CudaPin {
     unsafe fn pin(&self, pages: HostSpan) -> Result<()> {
         set_device(self.ordinal)?;

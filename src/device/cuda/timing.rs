@@ -50,7 +50,8 @@ impl Timing {
         self.origin.elapsed().as_nanos() as u64
     }
 
-    /// Returns the host time, in nanoseconds since the origin, at which a completed event was reached.
+    /// Returns the host time, in nanoseconds since the origin, at which a completed event was
+    /// reached.
     pub fn at(&self, event: &Event) -> Result<u64> {
         let anchor = self.anchor.lock();
         let since = event.ns_since(&anchor.event)?;

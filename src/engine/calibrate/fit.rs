@@ -68,8 +68,8 @@ pub(super) fn uncovered<'a>(works: impl Iterator<Item = &'a Work>) -> Option<&'s
 
 /// Fits rates to samples by least squares of the error relative to the time. Constraints: no
 /// narrower GEMM class and no attention is faster than the widest GEMMs; every amount in the
-/// samples takes some time, even if it is less than the noise. An amount that no sample has gets time 0.
-/// Contention between lanes is not fitted.
+/// samples takes some time, even if it is less than the noise. An amount that no sample has gets
+/// time 0. Contention between lanes is not fitted.
 ///
 /// Errors: a lane that every step uses has no samples.
 pub fn fit(samples: &[Sample]) -> Result<Machine> {

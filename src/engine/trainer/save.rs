@@ -73,10 +73,10 @@ impl Trainer {
     }
 
     /// Restores a saved state. `fill` is called once for every span of every
-    /// [state](crate::engine::UnitState), on the trainer's threads, and writes all of the span. The next
-    /// step has number `steps` + 1, and [`Stats`](super::Stats) continue from `steps` and `tokens`.
-    /// [`TensorOptions`](crate::engine::TensorOptions) are unchanged. Before the first call of
-    /// `fill`, waits for every unit like [`Trainer::write_tensor`].
+    /// [state](crate::engine::UnitState), on the trainer's threads, and writes all of the span. The
+    /// next step has number `steps` + 1, and [`Stats`](super::Stats) continue from `steps` and
+    /// `tokens`. [`TensorOptions`](crate::engine::TensorOptions) are unchanged. Before the
+    /// first call of `fill`, waits for every unit like [`Trainer::write_tensor`].
     ///
     /// Errors: micro-batches are staged (`InvalidState`; nothing changes); the error of the
     /// earliest span whose `fill` fails. The latter leaves a mixed state and poisons the trainer:

@@ -1,5 +1,5 @@
-//! Self-attention: one matmul for queries, keys and values, optional QK-norm, RoPE, attention, and the output
-//! projection, which adds to the residual stream.
+//! Self-attention: one matmul for queries, keys and values, optional QK-norm, RoPE, attention, and
+//! the output projection, which adds to the residual stream.
 
 use crate::base::Shape;
 use crate::model::ModelConfig;

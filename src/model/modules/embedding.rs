@@ -17,7 +17,8 @@ pub fn embedding_forward(b: &mut Builder, &dims: &Dims, n: usize) {
     b.push(EmbeddingForward { out, table, tokens, n, c, v });
 }
 
-/// Emits the gradient of the table from that of the residual stream. With [`Write::Set`] the table is zeroed first.
+/// Emits the gradient of the table from that of the residual stream. With [`Write::Set`] the table
+/// is zeroed first.
 pub fn embedding_backward(b: &mut Builder, &dims: &Dims, n: usize) {
     let Dims { c, v, .. } = dims;
     let table = table(b, &dims).gradient;

@@ -1,7 +1,7 @@
 //! The head: final norm, logits and loss.
 //!
-//! Logits never exist as a whole: the head processes its rows in chunks, and the gradient of a chunk's logits
-//! replaces them before the next chunk reuses the memory.
+//! Logits never exist as a whole: the head processes its rows in chunks, and the gradient of a
+//! chunk's logits replaces them before the next chunk reuses the memory.
 
 use crate::base::Dims;
 use crate::model::ModelConfig;
@@ -21,8 +21,8 @@ pub enum HeadTask {
     LossBackward,
     /// The log-probabilities of the targets.
     Logprobs,
-    /// The gradients for an external loss: `Logprobs` holds its gradient with respect to each log-probability.
-    /// The residual stream is replaced by its gradient.
+    /// The gradients for an external loss: `Logprobs` holds its gradient with respect to each
+    /// log-probability. The residual stream is replaced by its gradient.
     Backward,
     /// The logits of one row, the only row of the residual stream.
     Logits,
@@ -74,8 +74,8 @@ pub fn head(b: &mut Builder, config: &ModelConfig, task: HeadTask, n: usize, chu
     }
 }
 
-/// Emits the gradients of the LM head's weight and of its input. The latter replaces the input, which is read
-/// here for the last time.
+/// Emits the gradients of the LM head's weight and of its input. The latter replaces the input,
+/// which is read here for the last time.
 fn lm_backward(b: &mut Builder, dlogits: Value, normed: Value, lm: Weights, sizes: Linear) {
     let (dweight, dweight_write) = b.contribution(lm.gradient);
     b.push(LinearBackwardWeight { dweight, dout: dlogits, x: normed, dweight_write, sizes });

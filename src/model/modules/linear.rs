@@ -24,7 +24,8 @@ pub struct Tensors<'a> {
 }
 
 impl Dense {
-    /// Emits `out = x · weightᵀ + residual + bias`. `x` is `[n, k]`. Without `out`, the output gets its own buffer.
+    /// Emits `out = x · weightᵀ + residual + bias`. `x` is `[n, k]`. Without `out`, the output gets
+    /// its own buffer.
     pub fn forward(
         b: &mut Builder,
         tensors: Tensors,

@@ -13,7 +13,8 @@ pub struct Mlp {
 }
 
 impl Mlp {
-    /// Emits `out = residual + down(silu(gate(x)) · up(x))`, all `[n, c]`; gate and up have `f` columns.
+    /// Emits `out = residual + down(silu(gate(x)) · up(x))`, all `[n, c]`; gate and up have `f`
+    /// columns.
     pub fn forward(
         b: &mut Builder,
         has_bias: bool,

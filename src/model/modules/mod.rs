@@ -1,5 +1,5 @@
-//! The modules of a decoder. Each declares its parameters and buffers and emits its ops, forward and backward,
-//! into a program.
+//! The modules of a decoder. Each declares its parameters and buffers and emits its ops, forward
+//! and backward, into a program.
 
 mod attention;
 mod embedding;

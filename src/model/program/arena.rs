@@ -127,8 +127,9 @@ impl Program {
     }
 }
 
-/// Assigns offsets to buffers, the largest first, each at the lowest offset that is free for its whole lifetime
-/// (greedy by size: Pisarchyk & Lee 2020). Calls `at(buffer, offset)` for each; returns the total bytes.
+/// Assigns offsets to buffers, the largest first, each at the lowest offset that is free for its
+/// whole lifetime (greedy by size: Pisarchyk & Lee 2020). Calls `at(buffer, offset)` for each;
+/// returns the total bytes.
 fn assign_offsets(mut lifetimes: Vec<Lifetime>, at: &mut dyn FnMut(usize, usize)) -> usize {
     lifetimes.sort_by_key(|lifetime| (std::cmp::Reverse(lifetime.bytes), lifetime.buffer));
     let mut placed: Vec<(usize, Lifetime)> = Vec::new();

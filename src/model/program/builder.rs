@@ -38,7 +38,8 @@ fn overlapping_slice(
     buffer: u32,
     range: &Range<usize>,
 ) -> Option<u32> {
-    // Slices are disjoint, so of those that start before the end of the range, the last one reaches farthest.
+    // Slices are disjoint, so of those that start before the end of the range, the last one reaches
+    // farthest.
     let last = slices.range(..range.end).next_back();
     last.filter(|(_, (end, slice))| *end > range.start && *slice != buffer).map(|(_, (_, slice))| *slice)
 }
@@ -50,13 +51,14 @@ struct State {
     version: u32,
     /// For a slice: the version of its whole.
     of: u32,
-    /// For a whole: the disjoint slices written since its last write; the first byte maps to the end and the buffer.
+    /// For a whole: the disjoint slices written since its last write; the first byte maps to the
+    /// end and the buffer.
     slices: BTreeMap<usize, (usize, u32)>,
 }
 
 impl Builder {
-    /// An empty program for a device with this activation dtype. `write` says if gradients and loss are set or
-    /// added to.
+    /// An empty program for a device with this activation dtype. `write` says if gradients and loss
+    /// are set or added to.
     pub fn new(activation_dtype: DType, write: Write) -> Builder {
         let program = Program {
             activation_dtype,
@@ -108,8 +110,8 @@ impl Builder {
         self.buffer(Home::External(external), bytes, is_written)
     }
 
-    /// Declares adjacent tensors of the unit, `(name, rows)`, without padding between them: matrices `[rows,
-    /// columns]`, or vectors `[rows]`.
+    /// Declares adjacent tensors of the unit, `(name, rows)`, without padding between them:
+    /// matrices `[rows, columns]`, or vectors `[rows]`.
     pub fn parameters(&mut self, tensors: &[(&'static str, usize)], columns: Option<usize>) -> Weights {
         let first = self.program.elements;
         let mut end = first;
@@ -140,8 +142,8 @@ impl Builder {
         }
     }
 
-    /// With [`Write::Set`], zeroes the padding in the gradient, because the whole gradient is later rounded and
-    /// downloaded.
+    /// With [`Write::Set`], zeroes the padding in the gradient, because the whole gradient is later
+    /// rounded and downloaded.
     pub fn zero_padding(&mut self) {
         if self.write == Write::Set {
             for (owner, first, elements) in std::mem::take(&mut self.padding) {
@@ -184,8 +186,8 @@ impl Builder {
         of.next()
     }
 
-    /// Returns operand and write mode for the next contribution to a gradient or the loss: the first one uses
-    /// the mode of the program, all later ones are added.
+    /// Returns operand and write mode for the next contribution to a gradient or the loss: the
+    /// first one uses the mode of the program, all later ones are added.
     pub fn contribution(&self, accumulator: Value) -> (Value, Write) {
         match self.states[accumulator.buffer as usize].version {
             0 => (accumulator, Write::Set),
@@ -193,7 +195,8 @@ impl Builder {
         }
     }
 
-    /// Saves a forward value for backward under `first` and every mode that saves more. External memory stays anyway.
+    /// Saves a forward value for backward under `first` and every mode that saves more. External
+    /// memory stays anyway.
     pub fn save(&mut self, value: Value, first: Recompute) {
         let buffer = &mut self.program.buffers[value.buffer as usize];
         if buffer.home == Home::Own {
@@ -209,8 +212,8 @@ impl Builder {
     /// Appends an op.
     ///
     /// # Panics
-    /// If it reads a value that is not current, writes one twice, gets a buffer that is too short, or an output
-    /// that shares memory with another operand without permission.
+    /// If it reads a value that is not current, writes one twice, gets a buffer that is too short,
+    /// or an output that shares memory with another operand without permission.
     pub fn push(&mut self, op: impl Into<Op<Value>>) {
         let op = op.into();
         let (name, operands) = (op.contract().name(), operands(&op));
@@ -260,11 +263,12 @@ impl Builder {
         assert!(is_current, "{user}: {what} is not current: not yet written, or overwritten since");
     }
 
-    /// Returns the program. Forward values that backward reads are saved under [`Recompute::None`] unless saved before.
+    /// Returns the program. Forward values that backward reads are saved under [`Recompute::None`]
+    /// unless saved before.
     ///
     /// # Panics
-    /// If saved memory would hold another value than the one to save, or a forward value is used by slices,
-    /// since those are not recomputed.
+    /// If saved memory would hold another value than the one to save, or a forward value is used by
+    /// slices, since those are not recomputed.
     pub fn finish(mut self) -> Program {
         let Program { buffers, forward, backward, .. } = &mut self.program;
         let written: Vec<Value> =

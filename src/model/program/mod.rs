@@ -1,13 +1,13 @@
 //! A program: the ops of a unit, forward and backward, over named buffers.
 //!
-//! Modules emit programs through a [`Builder`]: they declare parameters and buffers and append ops with
-//! concrete sizes. A [`Value`] is the content of a buffer between two writes. A value is written once; an op
-//! that works in place *consumes* its input, and the builder refuses any later read of it. Nothing is
-//! reordered, fused or copied.
+//! Modules emit programs through a [`Builder`]: they declare parameters and buffers and append ops
+//! with concrete sizes. A [`Value`] is the content of a buffer between two writes. A value is
+//! written once; an op that works in place *consumes* its input, and the builder refuses any later
+//! read of it. Nothing is reordered, fused or copied.
 //!
-//! All else is derived from the finished program: parameter [offsets](Program::parameters), buffer offsets by
-//! last use (`arena`), the ops that [backward](Program::backward) recomputes (activation checkpointing), and
-//! totals over the ops: cost, GEMMs, workspace.
+//! All else is derived from the finished program: parameter [offsets](Program::parameters), buffer
+//! offsets by last use (`arena`), the ops that [backward](Program::backward) recomputes (activation
+//! checkpointing), and totals over the ops: cost, GEMMs, workspace.
 
 mod arena;
 mod builder;
@@ -69,9 +69,9 @@ pub enum Owner {
     Borrowed,
 }
 
-/// Activation checkpointing mode: what backward recomputes from the boundary of its unit; the rest is saved in
-/// forward. Each mode saves all that the previous one saves. Recomputed values are bit-equal to saved ones, so
-/// the mode affects only memory and time.
+/// Activation checkpointing mode: what backward recomputes from the boundary of its unit; the rest
+/// is saved in forward. Each mode saves all that the previous one saves. Recomputed values are
+/// bit-equal to saved ones, so the mode affects only memory and time.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Recompute {
     /// Recompute everything; save nothing.
@@ -79,10 +79,11 @@ pub enum Recompute {
     Full,
     /// Recompute all but attention, whose output and log-sum-exp are saved.
     Linears,
-    /// Recompute the MLP and the first norm; also save queries, keys and values and the post-attention residual.
+    /// Recompute the MLP and the first norm; also save queries, keys and values and the
+    /// post-attention residual.
     Mlp,
-    /// Recompute norms and SwiGLU; also save gate and up. With QK-norm, queries and keys are saved before it;
-    /// QK-norm and RoPE are recomputed.
+    /// Recompute norms and SwiGLU; also save gate and up. With QK-norm, queries and keys are saved
+    /// before it; QK-norm and RoPE are recomputed.
     Selective,
     /// Recompute nothing; save all that backward reads.
     None,
@@ -136,7 +137,8 @@ pub struct Value {
 }
 
 impl Value {
-    /// The next value in the same buffer: after an op that consumes this one, or that overwrites it.
+    /// The next value in the same buffer: after an op that consumes this one, or that overwrites
+    /// it.
     pub fn next(self) -> Value {
         Value { version: self.version + 1, ..self }
     }
@@ -161,7 +163,8 @@ enum Home {
 struct Buffer {
     home: Home,
     bytes: usize,
-    /// The version that is saved from forward to backward, and the first [`Recompute`] that saves it.
+    /// The version that is saved from forward to backward, and the first [`Recompute`] that saves
+    /// it.
     saved: Option<(u32, Recompute)>,
 }
 
@@ -192,8 +195,8 @@ impl Program {
         self.arrange(self.forward.iter(), recompute)
     }
 
-    /// The backward pass. It first recomputes the forward values that it reads and that were not saved, with
-    /// the ops of forward and thus the same bits.
+    /// The backward pass. It first recomputes the forward values that it reads and that were not
+    /// saved, with the ops of forward and thus the same bits.
     pub fn backward(&self, recompute: Recompute) -> Pass {
         self.arrange(self.recomputed(recompute).into_iter().chain(&self.backward), recompute)
     }

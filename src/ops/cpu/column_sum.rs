@@ -1,4 +1,5 @@
-//! Column sums: each tile of rows writes a row of partial sums, and [`fold`] adds these in tile order.
+//! Column sums: each tile of rows writes a row of partial sums, and [`fold`] adds these in tile
+//! order.
 
 use crate::ops::Write;
 use crate::ops::cpu::CpuKernels;
@@ -9,7 +10,8 @@ pub(in crate::ops) const ROWS: usize = 64;
 /// Columns of a tile of [`fold`].
 const COLUMNS: usize = 256;
 
-/// Sets or adds to `out` the column sums of `partials`, whose rows have `stride` elements, from column `first` on.
+/// Sets or adds to `out` the column sums of `partials`, whose rows have `stride` elements, from
+/// column `first` on.
 pub(in crate::ops) fn fold(
     cpu: &CpuKernels,
     out: &mut [f32],

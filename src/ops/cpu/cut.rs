@@ -1,8 +1,8 @@
 //! Disjoint chunks of outputs, so that the workers of a pool can write one output together.
 //!
-//! An op borrows each output exclusively, wraps one or several outputs in a [`Cut`] and passes it to [`each`],
-//! which gives every chunk to one worker. The sizes in a cut make its chunks disjoint by construction, so ops
-//! need no `unsafe` and cannot access an element twice.
+//! An op borrows each output exclusively, wraps one or several outputs in a [`Cut`] and passes it
+//! to [`each`], which gives every chunk to one worker. The sizes in a cut make its chunks disjoint
+//! by construction, so ops need no `unsafe` and cannot access an element twice.
 
 use std::marker::PhantomData;
 use std::ops::Range;
@@ -29,8 +29,8 @@ pub(in crate::ops) unsafe trait Cut: Sync {
     unsafe fn chunk(&self, index: usize) -> Self::Chunk;
 }
 
-/// Calls `job(worker, chunk)` for every chunk of a cut on the threads of a pool. `worker` and the order of
-/// chunks are those of [`Pool::run`].
+/// Calls `job(worker, chunk)` for every chunk of a cut on the threads of a pool. `worker` and the
+/// order of chunks are those of [`Pool::run`].
 #[inline(always)]
 pub(in crate::ops) fn each<C: Cut>(pool: &Pool, cut: C, job: impl Fn(usize, C::Chunk) + Sync) {
     pool.run(cut.chunks(), &|worker, tile| {
@@ -87,8 +87,9 @@ unsafe impl<'a, T: Element> Cut for Rows<'a, T> {
     }
 }
 
-/// Cuts a matrix into rectangles. Rows form groups (the sequences of a batch, or all rows as one), and no
-/// rectangle spans two groups. Within a group, indices run down the rows first, then across the columns.
+/// Cuts a matrix into rectangles. Rows form groups (the sequences of a batch, or all rows as one),
+/// and no rectangle spans two groups. Within a group, indices run down the rows first, then across
+/// the columns.
 struct Grid {
     rows: usize,
     columns: usize,
@@ -117,8 +118,8 @@ impl Grid {
         self.rows.checked_div(self.group).map_or(0, |groups| groups * down * across)
     }
 
-    /// The rows and columns of a rectangle. Two indices differ in the group, in the rows within it or in the
-    /// columns, so their rectangles are disjoint.
+    /// The rows and columns of a rectangle. Two indices differ in the group, in the rows within it
+    /// or in the columns, so their rectangles are disjoint.
     #[inline(always)]
     fn chunk(&self, index: usize) -> (Range<usize>, Range<usize>) {
         let (down, across) = self.counts();
@@ -156,7 +157,8 @@ impl<'a, T: Element> Tiles<'a, T> {
     }
 }
 
-// SAFETY: rectangles of different indices are disjoint in the grid, and the whole matrix is exclusive.
+// SAFETY: rectangles of different indices are disjoint in the grid, and the whole matrix is
+// exclusive.
 unsafe impl<'a, T: Element> Cut for Tiles<'a, T> {
     type Chunk = (Range<usize>, Range<usize>, TileMut<'a, T>);
 
@@ -169,14 +171,15 @@ unsafe impl<'a, T: Element> Cut for Tiles<'a, T> {
     #[inline(always)]
     unsafe fn chunk(&self, index: usize) -> Self::Chunk {
         let (rows, columns) = self.grid.chunk(index);
-        // SAFETY: the caller passes this index once, and no other index covers an element of this rectangle.
+        // SAFETY: the caller passes this index once, and no other index covers an element of this
+        // rectangle.
         let tile = unsafe { self.whole.cut(rows.clone(), columns.clone()) };
         (rows, columns, tile)
     }
 }
 
-/// The rectangles of a matrix stored transposed, with the indices that [`Tiles`] gives the matrix itself. A chunk is
-/// `(rows, columns, tile)`; the tile is stored like the whole, `columns × rows`.
+/// The rectangles of a matrix stored transposed, with the indices that [`Tiles`] gives the matrix
+/// itself. A chunk is `(rows, columns, tile)`; the tile is stored like the whole, `columns × rows`.
 pub(in crate::ops) struct TransposedTiles<'a, T>(Tiles<'a, T>);
 
 impl<'a, T: Element> TransposedTiles<'a, T> {
@@ -203,8 +206,8 @@ unsafe impl<'a, T: Element> Cut for TransposedTiles<'a, T> {
     #[inline(always)]
     unsafe fn chunk(&self, index: usize) -> Self::Chunk {
         let (rows, columns) = self.0.grid.chunk(index);
-        // SAFETY: the grid is that of the transpose, so the ranges are within the whole; the caller passes each
-        // index once.
+        // SAFETY: the grid is that of the transpose, so the ranges are within the whole; the caller passes
+        // each index once.
         let tile = unsafe { self.0.whole.cut(columns.clone(), rows.clone()) };
         (rows, columns, tile)
     }
@@ -235,7 +238,8 @@ unsafe impl<A: Cut, B: Cut> Cut for (A, B) {
 mod tests {
     use super::*;
 
-    /// Expected elements after each was visited once: a job adds its position to each, and `rows · columns` per visit.
+    /// Expected elements after each was visited once: a job adds its position to each, and `rows ·
+    /// columns` per visit.
     fn visited(rows: usize, columns: usize) -> Vec<f64> {
         let visit = (rows * columns) as f64;
         (0..rows * columns).map(|position| visit + position as f64).collect()

@@ -1,13 +1,13 @@
 //! The matmul of one tile, by the `gemm` crate (its f32 half).
 //!
-//! **Bits.** The terms of an element are summed in order of the inner dimension, [`DEPTH`] at a time,
-//! independent of the thread. The crate fits its blocks to the machine's caches, but never splits an inner
-//! dimension of up to 512, so cache sizes change no bit. The instruction set may: the crate has kernels for
-//! each.
+//! **Bits.** The terms of an element are summed in order of the inner dimension, [`DEPTH`] at a
+//! time, independent of the thread. The crate fits its blocks to the machine's caches, but never
+//! splits an inner dimension of up to 512, so cache sizes change no bit. The instruction set may:
+//! the crate has kernels for each.
 //!
-//! **Memory.** The crate packs operands whose layout does not suit it, into a buffer of the size of the L2
-//! cache, allocated once per thread, and into allocator memory of at most the size of the operands, freed at
-//! the end of each call.
+//! **Memory.** The crate packs operands whose layout does not suit it, into a buffer of the size of
+//! the L2 cache, allocated once per thread, and into allocator memory of at most the size of the
+//! operands, freed at the end of each call.
 
 use gemm_common::Parallelism;
 use gemm_f32::gemm::f32::get_gemm_fn;
@@ -31,9 +31,10 @@ pub(in crate::ops) fn multiply(out: &mut TileMut<f32>, mut write: Write, factor:
         let depth = DEPTH.min(k - first);
         // The crate requires outputs with contiguous columns, so all operands are passed transposed.
         //
-        // SAFETY: `Matrix` and `TileMut` guarantee that every element within their sizes and strides may be read and
-        // written, and these terms are among them; `out` is exclusive, so it overlaps neither `a` nor `b`; when `write`
-        // is Set the crate does not read `out`. `get_gemm_fn` returns a function that this processor supports.
+        // SAFETY: `Matrix` and `TileMut` guarantee that every element within their sizes and strides may be
+        // read and written, and these terms are among them; `out` is exclusive, so it overlaps
+        // neither `a` nor `b`; when `write` is Set the crate does not read `out`. `get_gemm_fn`
+        // returns a function that this processor supports.
         unsafe {
             gemm(
                 n,
@@ -69,8 +70,8 @@ mod tests {
         (0..count).map(|i| ((i + seed).wrapping_mul(2_654_435_761) % 8191) as f32 / 4096.0 - 1.0).collect()
     }
 
-    /// An element is one chain of fused multiply-adds in order of the inner dimension, restarted every
-    /// [`DEPTH`] terms: the library did not split it further on this machine.
+    /// An element is one chain of fused multiply-adds in order of the inner dimension, restarted
+    /// every [`DEPTH`] terms: the library did not split it further on this machine.
     #[cfg(target_arch = "x86_64")]
     #[test]
     fn sums_run_in_order_of_the_inner_dimension() {

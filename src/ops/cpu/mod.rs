@@ -1,10 +1,10 @@
 //! The CPU backend: f32 activations; the reference for other devices.
 //!
-//! Every op cuts its work into tiles whose shape depends on the op's sizes alone. The workers of a [`Pool`]
-//! take tiles in any order, and a tile's result does not depend on the worker, so the bits are the same for any
-//! number of threads. `view` turns spans into slices, `cut` gives workers disjoint chunks of an output,
-//! `vector` compiles loops for several instruction sets, `matmul` calls the `gemm` crate; the ops themselves
-//! are arithmetic on slices.
+//! Every op cuts its work into tiles whose shape depends on the op's sizes alone. The workers of a
+//! [`Pool`] take tiles in any order, and a tile's result does not depend on the worker, so the bits
+//! are the same for any number of threads. `view` turns spans into slices, `cut` gives workers
+//! disjoint chunks of an output, `vector` compiles loops for several instruction sets, `matmul`
+//! calls the `gemm` crate; the ops themselves are arithmetic on slices.
 
 pub(super) mod column_sum;
 pub(super) mod cut;
@@ -25,8 +25,8 @@ use scratch::Scratch;
 
 /// [`Kernels`] on memory of this process, run by the threads of a pool.
 ///
-/// Scratch memory (a few tiles per worker, one row of sums per row block, the cosines and sines of rotary
-/// positions) grows when a larger shape first occurs and is then reused.
+/// Scratch memory (a few tiles per worker, one row of sums per row block, the cosines and sines of
+/// rotary positions) grows when a larger shape first occurs and is then reused.
 pub struct CpuKernels {
     pub(super) pool: Arc<Pool>,
     pub(super) scratch: Scratch,

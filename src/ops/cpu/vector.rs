@@ -1,9 +1,10 @@
 //! Loops compiled for several instruction sets, and the arithmetic they share.
 //!
-//! A function declared by [`vectorised!`] has one body, compiled for AVX-512, for AVX2 and for the target's
-//! baseline; each call runs the widest version that the processor supports. All versions do the same arithmetic
-//! in the same order: multiplications and additions are never fused, and sums run in [`LANES`] lanes that are
-//! added in a fixed order. So the bits do not depend on the version.
+//! A function declared by [`vectorised!`] has one body, compiled for AVX-512, for AVX2 and for the
+//! target's baseline; each call runs the widest version that the processor supports. All versions
+//! do the same arithmetic in the same order: multiplications and additions are never fused, and
+//! sums run in [`LANES`] lanes that are added in a fixed order. So the bits do not depend on the
+//! version.
 
 /// Partial sums of a reduction.
 pub(in crate::ops) const LANES: usize = 32;
@@ -62,8 +63,8 @@ pub(in crate::ops) fn instruction_set() -> InstructionSet {
 
 /// e^x within 2 ulp; 0 below −86.5 (where the result is under 2⁻¹²⁴), ∞ above 88.7; NaN for NaN.
 ///
-/// x = n·ln 2 + r with |r| ≤ ½·ln 2 (Cody & Waite), a polynomial of degree 7 in r (Cephes' `expf`), and 2ⁿ
-/// built from exponent bits. Branch-free, so loops over it vectorise.
+/// x = n·ln 2 + r with |r| ≤ ½·ln 2 (Cody & Waite), a polynomial of degree 7 in r (Cephes' `expf`),
+/// and 2ⁿ built from exponent bits. Branch-free, so loops over it vectorise.
 #[inline(always)]
 pub(in crate::ops) fn exp(x: f32) -> f32 {
     const LOG2_E: f32 = std::f32::consts::LOG2_E;
@@ -101,7 +102,8 @@ pub(in crate::ops) fn fold(mut lanes: [f32; LANES], combine: impl Fn(f32, f32) -
     lanes[0]
 }
 
-/// Σ term(i) over `0..count`, in lanes. To vectorise, `term` must not panic: cut indexed slices to `count`.
+/// Σ term(i) over `0..count`, in lanes. To vectorise, `term` must not panic: cut indexed slices to
+/// `count`.
 macro_rules! lane_sum {
     ($count:expr, $term:expr) => {{
         let count = $count;

@@ -1,5 +1,5 @@
-//! Conversion of device spans to slices (the only place where CPU device memory becomes references), and tiles
-//! of slices.
+//! Conversion of device spans to slices (the only place where CPU device memory becomes
+//! references), and tiles of slices.
 
 use std::marker::PhantomData;
 use std::ops::Range;
@@ -34,33 +34,35 @@ fn elements_at<T: Element>(span: &DeviceSpan, elements: usize) -> *mut T {
 
 /// Returns the first elements of an input.
 ///
-/// By the rules of [`ops`](crate::ops), the caller of an op has shared access to its inputs for the length of
-/// the call, and no input is an output unless the op says "may be"; such an input is read with
-/// [`read_disjoint`].
+/// By the rules of [`ops`](crate::ops), the caller of an op has shared access to its inputs for the
+/// length of the call, and no input is an output unless the op says "may be"; such an input is read
+/// with [`read_disjoint`].
 ///
 /// # Panics
 /// If the span is shorter or not aligned to `T`.
 pub(in crate::ops) fn read<T: Element>(span: &DeviceSpan, elements: usize) -> &[T] {
     let base = elements_at(span, elements);
-    // SAFETY: CPU device memory is addressable and initialised, the elements are within the span, and by the
-    // rules above nothing writes the inputs of a running op.
+    // SAFETY: CPU device memory is addressable and initialised, the elements are within the span, and
+    // by the rules above nothing writes the inputs of a running op.
     unsafe { std::slice::from_raw_parts(base, elements) }
 }
 
 /// Returns the first elements of an output.
 ///
-/// By the rules of [`ops`](crate::ops), the caller of an op has exclusive access to its outputs for the length
-/// of the call, and an op takes each output once.
+/// By the rules of [`ops`](crate::ops), the caller of an op has exclusive access to its outputs for
+/// the length of the call, and an op takes each output once.
 ///
 /// # Panics
 /// If the span is shorter or not aligned to `T`.
 pub(in crate::ops) fn write<T: Element>(span: &mut DeviceSpan, elements: usize) -> &mut [T] {
     let base = elements_at(span, elements);
-    // SAFETY: memory as in `read`; by the rules above nothing else reads or writes the outputs of a running op.
+    // SAFETY: memory as in `read`; by the rules above nothing else reads or writes the outputs of a
+    // running op.
     unsafe { std::slice::from_raw_parts_mut(base, elements) }
 }
 
-/// Returns the first elements of an input that may be the output `out`; `None` if it is, because then `out` holds it.
+/// Returns the first elements of an input that may be the output `out`; `None` if it is, because
+/// then `out` holds it.
 ///
 /// # Panics
 /// If the two overlap partially; if the span is shorter or not aligned to `T`.
@@ -132,7 +134,8 @@ impl<'a, T: Element> TileMut<'a, T> {
     /// Returns a part of the tile.
     ///
     /// # Safety
-    /// While the part lives, its elements are accessed through it alone: not through the tile or another part.
+    /// While the part lives, its elements are accessed through it alone: not through the tile or
+    /// another part.
     #[inline(always)]
     pub unsafe fn cut(&self, rows: Range<usize>, columns: Range<usize>) -> TileMut<'a, T> {
         assert!(

@@ -1,4 +1,5 @@
-//! Raw addresses of device spans for kernel launchers. Each function panics if the span is too short.
+//! Raw addresses of device spans for kernel launchers. Each function panics if the span is too
+//! short.
 
 use std::ptr::NonNull;
 

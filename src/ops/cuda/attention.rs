@@ -1,16 +1,18 @@
-//! Selects the attention kernel of a device: `wgmma` where available, unless a [`Table`] selects otherwise.
+//! Selects the attention kernel of a device: `wgmma` where available, unless a [`Table`] selects
+//! otherwise.
 
 use crate::base::{Error, Result, Status};
 use crate::ops::cuda::table::{Attention, Table, WGMMA_HEADS};
 use crate::sys::cuda::{api, compute_capability};
 
-/// Returns true if wgmma attention is available: a build for `sm_90a` and a device of compute capability 9.0.
+/// Returns true if wgmma attention is available: a build for `sm_90a` and a device of compute
+/// capability 9.0.
 pub fn has_wgmma(device: usize) -> Result<bool> {
     Ok(api()?.wgmma && compute_capability(device)? == (9, 0))
 }
 
-/// Returns the head dimensions that use wgmma attention on device number `device`, called `name`. Choices
-/// missing from the table are added to it.
+/// Returns the head dimensions that use wgmma attention on device number `device`, called `name`.
+/// Choices missing from the table are added to it.
 ///
 /// Errors: the table selects wgmma where it is not available (`Unsupported`).
 pub fn wgmma_heads(table: &mut Table, name: &str, device: usize) -> Result<Vec<usize>> {

@@ -1,7 +1,8 @@
 //! The three GEMMs of a linear layer as a column-major library sees them. Pure.
 //!
-//! A row-major `[rows, columns]` matrix has the same bytes as the column-major `[columns, rows]` matrix of its
-//! transpose. So each GEMM computes the transposed result from exchanged operands, and nothing is copied:
+//! A row-major `[rows, columns]` matrix has the same bytes as the column-major `[columns, rows]`
+//! matrix of its transpose. So each GEMM computes the transposed result from exchanged operands,
+//! and nothing is copied:
 //!
 //! | direction | row-major | column-major |
 //! |---|---|---|
@@ -26,8 +27,8 @@ pub enum Direction {
     BackwardWeight,
 }
 
-/// One GEMM of a linear layer: the key of its algorithm, together with device and library. Addresses are no
-/// part of it, so placement changes no bit.
+/// One GEMM of a linear layer: the key of its algorithm, together with device and library.
+/// Addresses are no part of it, so placement changes no bit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Gemm {
@@ -72,7 +73,8 @@ pub struct Factor {
     pub transpose: bool,
 }
 
-/// `out = a · b`, column-major. For the three directions, `a` is weight, weight, x and `b` is x, dout, dout.
+/// `out = a · b`, column-major. For the three directions, `a` is weight, weight, x and `b` is x,
+/// dout, dout.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Operands {
     /// The left operand.
@@ -84,7 +86,8 @@ pub struct Operands {
 }
 
 impl Gemm {
-    /// A GEMM of a linear layer with dense inputs. For forward, [`Write::Add`] means that a residual is added.
+    /// A GEMM of a linear layer with dense inputs. For forward, [`Write::Add`] means that a
+    /// residual is added.
     pub fn of(direction: Direction, write: Write, sizes: Linear) -> Self {
         let Linear { n, k, m, out_stride } = sizes;
         Gemm { direction, add: write == Write::Add, bias: false, n, k, m, x_stride: k, out_stride }
@@ -96,8 +99,8 @@ impl Gemm {
         Gemm { bias, ..Gemm::of(Direction::Forward, write, sizes) }
     }
 
-    /// Refuses invalid sizes: zeros, strides shorter than a row, counts over 2^31 − 1 (the library's kernels
-    /// count rows in 32 bits). Refuses a bias in backward.
+    /// Refuses invalid sizes: zeros, strides shorter than a row, counts over 2^31 − 1 (the
+    /// library's kernels count rows in 32 bits). Refuses a bias in backward.
     pub fn check(&self) -> Result<()> {
         let counts = [self.n, self.k, self.m, self.x_stride, self.out_stride];
         if counts.iter().any(|count| *count == 0 || *count > i32::MAX as usize)

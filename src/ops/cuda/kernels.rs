@@ -1,4 +1,5 @@
-//! [`Kernels`] on CUDA: the launchers of `csrc/kernels.h` and cuBLASLt, bf16 activations, one CUDA stream.
+//! [`Kernels`] on CUDA: the launchers of `csrc/kernels.h` and cuBLASLt, bf16 activations, one CUDA
+//! stream.
 
 use std::ffi::c_void;
 use std::ptr::NonNull;
@@ -19,8 +20,8 @@ use crate::ops::{Contract, Heads, Kernels, Op, Write};
 use crate::sys::cuda::cublaslt::Handle;
 use crate::sys::cuda::{self, Api, Driver, Stream, api, fill};
 
-/// [`Kernels`] that queue their work on a CUDA stream and return. [`Kernels::outcome`] returns the first failed
-/// launch; later ops are still queued, and their results are invalid.
+/// [`Kernels`] that queue their work on a CUDA stream and return. [`Kernels::outcome`] returns the
+/// first failed launch; later ops are still queued, and their results are invalid.
 pub struct CudaKernels {
     pub(in crate::ops) api: &'static Api,
     pub(in crate::ops) stream: Arc<Stream>,
@@ -53,11 +54,12 @@ impl CudaKernels {
     /// The dtype of activations.
     pub const ACTIVATION_DTYPE: DType = DType::Bf16;
 
-    /// Kernels for the thread's current device, number `device`, that queue their work on `stream`. `workspace` is
-    /// [`bytes`](crate::ops::cuda::workspace::bytes) of device memory at a multiple of 256 bytes, used by nothing else.
+    /// Kernels for the thread's current device, number `device`, that queue their work on `stream`.
+    /// `workspace` is [`bytes`](crate::ops::cuda::workspace::bytes) of device memory at a
+    /// multiple of 256 bytes, used by nothing else.
     ///
-    /// Errors: no driver; a workspace that is too small or misaligned; a table that selects wgmma attention
-    /// where it is not available.
+    /// Errors: no driver; a workspace that is too small or misaligned; a table that selects wgmma
+    /// attention where it is not available.
     pub fn new(
         stream: Arc<Stream>,
         workspace: DeviceSpan,
@@ -117,8 +119,8 @@ impl CudaKernels {
         };
         let [to, from] = [to, from].map(|span| HeadColumns::of(span, n, heads).v);
         let [to, from] = [to, from].map(|v| NonNull::new(v.cast()).expect("a span is not null"));
-        // SAFETY: `HeadColumns` compared both spans with their rows, which include the values; the spans are
-        // disjoint; the caller of `run` has access to them.
+        // SAFETY: `HeadColumns` compared both spans with their rows, which include the values; the spans
+        // are disjoint; the caller of `run` has access to them.
         self.keep(unsafe { cuda::copy_rows(to, from, rows, &self.stream) });
     }
 

@@ -1,9 +1,9 @@
-//! Matmuls by cuBLASLt: bf16 inputs, f32 accumulation, bf16 or f32 output, rounded once. Residual and bias are
-//! added before rounding.
+//! Matmuls by cuBLASLt: bf16 inputs, f32 accumulation, bf16 or f32 output, rounded once. Residual
+//! and bias are added before rounding.
 //!
-//! The algorithm of a GEMM comes from the [`Table`]. If the table has none, it is the first of cuBLASLt's
-//! heuristic under constant limits ([`WORKSPACE_BYTES`], [`ALIGNMENT`]), so it depends only on the GEMM, the
-//! device and the library version.
+//! The algorithm of a GEMM comes from the [`Table`]. If the table has none, it is the first of
+//! cuBLASLt's heuristic under constant limits ([`WORKSPACE_BYTES`], [`ALIGNMENT`]), so it depends
+//! only on the GEMM, the device and the library version.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -19,8 +19,8 @@ use crate::ops::cuda::workspace::{ALIGNMENT as WORKSPACE_ALIGNMENT, GEMM_BYTES a
 use crate::sys::cuda::Stream;
 use crate::sys::cuda::cublaslt::{Addresses, Descriptors, Handle, Layout, Limits};
 
-/// Alignment in bytes, as `csrc/kernels.h` requires of every matrix. Better-aligned addresses are not
-/// exploited: otherwise the algorithm would depend on placement.
+/// Alignment in bytes, as `csrc/kernels.h` requires of every matrix. Better-aligned addresses are
+/// not exploited: otherwise the algorithm would depend on placement.
 pub const ALIGNMENT: usize = 16;
 
 /// Runs its argument any number of times, waits for it and returns the nanoseconds of one run.
@@ -45,8 +45,8 @@ struct Plan {
 
 impl Gemms {
     /// `device` is the name of the handle's device, the key in the table. `workspace` is at least
-    /// [`WORKSPACE_BYTES`] of its memory, aligned to 256 bytes, used by nothing else. GEMMs that share it run
-    /// on one CUDA stream.
+    /// [`WORKSPACE_BYTES`] of its memory, aligned to 256 bytes, used by nothing else. GEMMs that
+    /// share it run on one CUDA stream.
     pub fn new(handle: Handle, device: String, table: Table, workspace: DeviceSpan) -> Result<Self> {
         if workspace.bytes() < WORKSPACE_BYTES
             || !(workspace.address() as usize).is_multiple_of(WORKSPACE_ALIGNMENT)
@@ -60,8 +60,8 @@ impl Gemms {
         Ok(Gemms { handle, device, table, workspace, plans: Mutex::default() })
     }
 
-    /// Creates the descriptors of a GEMM and selects its algorithm, unless done before. Called before the first
-    /// step, so that steps do not allocate.
+    /// Creates the descriptors of a GEMM and selects its algorithm, unless done before. Called
+    /// before the first step, so that steps do not allocate.
     pub fn prepare(&self, gemm: &Gemm) -> Result<()> {
         self.plan(gemm).map(|_| ())
     }
@@ -82,12 +82,12 @@ impl Gemms {
         format!("{} with cuBLASLt {library} by table {table:016x}", self.device)
     }
 
-    /// Queues a GEMM. `matrices` are the output and the operands a and b of [`Gemm::operands`]; `addends` are
-    /// the residual and the bias, present if the GEMM has them. N is not 0.
+    /// Queues a GEMM. `matrices` are the output and the operands a and b of [`Gemm::operands`];
+    /// `addends` are the residual and the bias, present if the GEMM has them. N is not 0.
     ///
     /// # Safety
-    /// Until the GEMM is done, operands and workspace obey the rules of spans: device memory, and the output
-    /// overlaps neither a nor b.
+    /// Until the GEMM is done, operands and workspace obey the rules of spans: device memory, and
+    /// the output overlaps neither a nor b.
     pub unsafe fn multiply(
         &self,
         gemm: &Gemm,
@@ -122,8 +122,8 @@ impl Gemms {
                 span.address()
             );
         }
-        // SAFETY: lengths and alignment were just checked; the caller promises the rest; users of the workspace
-        // share a CUDA stream.
+        // SAFETY: lengths and alignment were just checked; the caller promises the rest; users of the
+        // workspace share a CUDA stream.
         unsafe {
             self.handle.multiply(
                 descriptors,
@@ -142,9 +142,9 @@ impl Gemms {
         .map_err(|error| error.within(format_args!("{gemm:?}")))
     }
 
-    /// Autotunes a GEMM: returns the fastest of the first `most` algorithms of cuBLASLt's heuristic under
-    /// `LIMITS`; the first of equals. `operands` are the output and the operands a and b, long enough; the
-    /// output is overwritten. A bias is read from operand a.
+    /// Autotunes a GEMM: returns the fastest of the first `most` algorithms of cuBLASLt's heuristic
+    /// under `LIMITS`; the first of equals. `operands` are the output and the operands a and b,
+    /// long enough; the output is overwritten. A bias is read from operand a.
     ///
     /// # Safety
     /// As [`Gemms::multiply`], for every run.

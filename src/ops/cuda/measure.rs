@@ -1,4 +1,5 @@
-//! Autotuning: measures the fastest algorithm of each GEMM and the fastest attention kernel for a [`Table`].
+//! Autotuning: measures the fastest algorithm of each GEMM and the fastest attention kernel for a
+//! [`Table`].
 
 use std::ptr::NonNull;
 use std::sync::Arc;
@@ -44,8 +45,8 @@ pub fn table(ordinal: usize, gemms: &[Gemm]) -> Result<Table> {
     for gemm in gemms {
         let operands = [&out, &a, &b].map(span);
         let clock = &mut |run: &dyn Fn() -> Result<()>| median(run, &stream);
-        // SAFETY: nothing else uses this memory, each operand is as long as the largest, and `median` waits for
-        // every run.
+        // SAFETY: nothing else uses this memory, each operand is as long as the largest, and `median` waits
+        // for every run.
         let (key, choice) = unsafe { measured.fastest(gemm, CANDIDATES, operands, &stream, clock)? };
         table.insert(key, choice);
     }
@@ -69,8 +70,8 @@ impl AttentionTimes {
         self.forward_ns + self.backward_ns
     }
 
-    /// Times and throughput, e.g. `attention by wgmma: forward 0.412 ms (351 TFLOP/s), …`. FLOPs are those
-    /// below the diagonal: two matmuls forward, five backward.
+    /// Times and throughput, e.g. `attention by wgmma: forward 0.412 ms (351 TFLOP/s), …`. FLOPs
+    /// are those below the diagonal: two matmuls forward, five backward.
     pub fn describe(&self, dims: &Dims, shape: Shape) -> String {
         let matmul = (shape.b * dims.h * shape.t * (shape.t + 1) * dims.d) as f64;
         let pass = |name: &str, ns: u64, matmuls: f64| {
@@ -85,9 +86,11 @@ impl AttentionTimes {
     }
 }
 
-/// Times the attention of a model on device number `ordinal` with each available kernel, on the same operands.
+/// Times the attention of a model on device number `ordinal` with each available kernel, on the
+/// same operands.
 ///
-/// Errors: no such device, too little memory; `Internal` if the kernels' results differ by more than rounding.
+/// Errors: no such device, too little memory; `Internal` if the kernels' results differ by more
+/// than rounding.
 pub fn attention(ordinal: usize, dims: &Dims, shape: Shape) -> Result<Vec<AttentionTimes>> {
     need_device(ordinal)?;
     set_device(ordinal)?;
@@ -133,7 +136,8 @@ pub fn attention(ordinal: usize, dims: &Dims, shape: Shape) -> Result<Vec<Attent
         let kernels = CudaKernels::new(stream.clone(), span(&workspace), handle, table, ordinal)?;
         let time = |op: Op| {
             let run = || {
-                // SAFETY: all memory above outlives the run, which `median` waits for, and nothing else uses it.
+                // SAFETY: all memory above outlives the run, which `median` waits for, and nothing else uses
+                // it.
                 unsafe { kernels.run(&op) };
                 kernels.outcome()
             };
@@ -165,11 +169,13 @@ fn agree(name: &str, mma: &[f32], wgmma: &[f32]) -> Result<()> {
     Ok(())
 }
 
-/// Allowed difference, relative to the largest value, between two orders of f32 sums rounded to bf16.
+/// Allowed difference, relative to the largest value, between two orders of f32 sums rounded to
+/// bf16.
 const AGREES: f32 = 0.02;
 
-/// New device memory of bf16 numbers with mean 0 and standard deviation 1, determined by the seed, which repeat
-/// after about 8 million. Random because a GPU draws less power and runs faster on constant data.
+/// New device memory of bf16 numbers with mean 0 and standard deviation 1, determined by the seed,
+/// which repeat after about 8 million. Random because a GPU draws less power and runs faster on
+/// constant data.
 pub fn random(bytes: usize, seed: u64, stream: &Stream) -> Result<DeviceMemory> {
     const PERIOD: usize = (1 << 23) - 9;
     let memory = DeviceMemory::take(bytes)?;
@@ -206,7 +212,8 @@ fn upload(memory: &DeviceMemory, start: usize, bytes: &[u8], stream: &Stream) ->
 fn download(memory: &DeviceMemory, stream: &Stream) -> Result<Vec<f32>> {
     let mut values = vec![0u16; memory.bytes() / 2];
     let to = NonNull::from(values.as_mut_slice()).cast();
-    // SAFETY: `values` has as many bytes as are copied, and outlives the copy, which is waited for below.
+    // SAFETY: `values` has as many bytes as are copied, and outlives the copy, which is waited for
+    // below.
     unsafe { copy(to, memory.base(), values.len() * 2, Direction::DeviceToHost, stream)? };
     stream.synchronize()?;
     Ok(values.into_iter().map(|bits| f32::from_bits(u32::from(bits) << 16)).collect())

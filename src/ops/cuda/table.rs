@@ -1,9 +1,9 @@
-//! The GEMM autotune table: the algorithm of each GEMM by device, library version and shape, and the attention
-//! kernel by device and head dimension. Pure.
+//! The GEMM autotune table: the algorithm of each GEMM by device, library version and shape, and
+//! the attention kernel by device and head dimension. Pure.
 //!
-//! `horizon calibrate` measures and writes it. A checkpoint holds its checksum, so that a resumed run uses the
-//! same algorithms. Opening a trainer measures nothing, so the same table gives the same bits. Its file is next
-//! to the machine description: `here.json` and `here.gemm.json`.
+//! `horizon calibrate` measures and writes it. A checkpoint holds its checksum, so that a resumed
+//! run uses the same algorithms. Opening a trainer measures nothing, so the same table gives the
+//! same bits. Its file is next to the machine description: `here.json` and `here.gemm.json`.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Display;
@@ -42,7 +42,8 @@ pub enum Attention {
     /// `csrc/attention.cu`: `mma` of one warp, on every device.
     #[default]
     Mma,
-    /// `csrc/attention_wgmma.cu`: `wgmma` of four warps, on Hopper, for head dimensions [`WGMMA_HEADS`].
+    /// `csrc/attention_wgmma.cu`: `wgmma` of four warps, on Hopper, for head dimensions
+    /// [`WGMMA_HEADS`].
     Wgmma,
 }
 
@@ -59,8 +60,8 @@ impl Attention {
 /// Head dimensions supported by [`Attention::Wgmma`].
 pub const WGMMA_HEADS: [usize; 2] = [64, 128];
 
-/// Choices by key. A GEMM without a choice uses the first algorithm of cuBLASLt's heuristic; a head dimension
-/// without one uses [`Attention::Wgmma`] where available
+/// Choices by key. A GEMM without a choice uses the first algorithm of cuBLASLt's heuristic; a head
+/// dimension without one uses [`Attention::Wgmma`] where available
 /// ([`wgmma_heads`](crate::ops::cuda::attention::wgmma_heads)).
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Table {
@@ -106,7 +107,8 @@ impl Table {
 
     /// Reads a table file.
     ///
-    /// Errors: the file does not exist (`NotFound`) or cannot be read (`Io`); those of [`Table::from_json`].
+    /// Errors: the file does not exist (`NotFound`) or cannot be read (`Io`); those of
+    /// [`Table::from_json`].
     pub fn read(path: &Path) -> Result<Self> {
         let name = path.display();
         let text = fs::read_to_string(path)
@@ -114,8 +116,8 @@ impl Table {
         Table::from_json(&text, &name.to_string())
     }
 
-    /// Refuses a table without entries for this device and library version (`InvalidArgument`): it was made
-    /// elsewhere and would be ignored silently. `name` is its origin, for the message.
+    /// Refuses a table without entries for this device and library version (`InvalidArgument`): it
+    /// was made elsewhere and would be ignored silently. `name` is its origin, for the message.
     pub fn admit(&self, name: impl Display, device: &str, library: usize) -> Result<()> {
         let made = |key: &Key| format!("{} with cuBLASLt {}", key.device, key.library);
         if self.gemms.keys().any(|key| key.device == device && key.library == library) {
@@ -188,7 +190,8 @@ impl Table {
 
     /// Parses the output of [`Table::to_json`]. `name` is its origin, for messages.
     ///
-    /// Errors (`BadFormat`): not JSON, another format, an invalid algorithm, invalid sizes, two choices for one key.
+    /// Errors (`BadFormat`): not JSON, another format, an invalid algorithm, invalid sizes, two
+    /// choices for one key.
     pub fn from_json(json: &str, name: &str) -> Result<Self> {
         let bad = |what: String| Error::new(Status::BadFormat, format!("GEMM autotune table {name}: {what}"));
         let text: Text = serde_json::from_str(json).map_err(|e| bad(e.to_string()))?;

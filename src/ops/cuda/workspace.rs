@@ -11,13 +11,14 @@ pub const GEMM_BYTES: usize = 32 << 20;
 /// Alignment in bytes of the workspace and of its two parts.
 pub const ALIGNMENT: usize = 256;
 
-/// Bytes of workspace for kernels that need at most `scratch` bytes each. Nothing else may use it; its contents
-/// are undefined between ops.
+/// Bytes of workspace for kernels that need at most `scratch` bytes each. Nothing else may use it;
+/// its contents are undefined between ops.
 pub fn bytes(scratch: usize) -> usize {
     GEMM_BYTES + scratch.max(1).next_multiple_of(ALIGNMENT)
 }
 
-/// Refuses models that the kernels of `csrc/` do not support (`Unsupported`), naming field and value.
+/// Refuses models that the kernels of `csrc/` do not support (`Unsupported`), naming field and
+/// value.
 pub fn supports(dims: &Dims, shape: Shape) -> Result<()> {
     const WIDTH_MAX: usize = 16384;
     let Dims { c, h, d, f, .. } = *dims;

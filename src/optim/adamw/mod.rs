@@ -9,12 +9,13 @@
 //! weight, residual = split(p)
 //! ```
 //!
-//! It equals `torch.optim.AdamW` up to rounding. The moving averages use one rounded scalar for both terms,
-//! since rounding β2 = 0.999 and 1 − β2 separately would bias v by 1e-5. Decay and step are added before they
-//! are subtracted from p, so p is rounded once.
+//! It equals `torch.optim.AdamW` up to rounding. The moving averages use one rounded scalar for
+//! both terms, since rounding β2 = 0.999 and 1 − β2 separately would bias v by 1e-5. Decay and step
+//! are added before they are subtracted from p, so p is rounded once.
 //!
-//! The state is m and v, f32 or bf16. With a split master and a bf16 gradient, memory traffic is 26 bytes per
-//! parameter with f32 moments (14 read, 12 written) and 18 with bf16 ones (10 read, 8 written).
+//! The state is m and v, f32 or bf16. With a split master and a bf16 gradient, memory traffic is 26
+//! bytes per parameter with f32 moments (14 read, 12 written) and 18 with bf16 ones (10 read, 8
+//! written).
 
 mod pairs;
 
@@ -47,8 +48,8 @@ impl Default for AdamOptions {
 }
 
 impl AdamOptions {
-    /// Refuses invalid values, and an `HZ_ISA` that this processor does not support (`InvalidArgument`). Called
-    /// once, when options are set.
+    /// Refuses invalid values, and an `HZ_ISA` that this processor does not support
+    /// (`InvalidArgument`). Called once, when options are set.
     pub fn check(&self) -> Result<()> {
         for (name, beta) in [("beta1", self.beta1), ("beta2", self.beta2)] {
             if !(0.0..1.0).contains(&beta) {
@@ -68,7 +69,8 @@ impl AdamOptions {
     }
 }
 
-/// The scalars of a step, shared by all elements. Computed in f64 from the step number, only here, and rounded once.
+/// The scalars of a step, shared by all elements. Computed in f64 from the step number, only here,
+/// and rounded once.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct AdamScalars {
     /// 1 − β1.
@@ -128,7 +130,8 @@ pub unsafe fn run(spans: &Spans, moments: DType, step: &Step, random: RandomBits
     type At<'a, W, B, G, M> = Arrays<'a, W, B, G, M, 2>;
     use DType::{Bf16, F32};
     let isa = step.isa;
-    // SAFETY: the caller has access to the memory that `at` turns into slices, and no slice outlives this call.
+    // SAFETY: the caller has access to the memory that `at` turns into slices, and no slice outlives
+    // this call.
     unsafe {
         match (spans.master, spans.gradient_dtype, moments) {
             (Master::Split { .. }, Bf16, F32) => {
@@ -158,7 +161,8 @@ pub unsafe fn run(spans: &Spans, moments: DType, step: &Step, random: RandomBits
     }
 }
 
-/// The formula of the module for one element: takes the stored gradient, m, v and p; returns the new m, v and p.
+/// The formula of the module for one element: takes the stored gradient, m, v and p; returns the
+/// new m, v and p.
 #[inline(always)]
 fn element<const DECAY: bool>(g: f32, m: f32, v: f32, p: f32, step: &Step) -> (f32, f32, f32) {
     let AdamScalars { gain1, gain2, step_size, inv_sqrt_bias2, eps, decay } = step.scalars;
@@ -172,7 +176,8 @@ fn element<const DECAY: bool>(g: f32, m: f32, v: f32, p: f32, step: &Step) -> (f
     (m, v, p - change)
 }
 
-/// The pass for any storage types, element by element. The random bits are for moments that are rounded.
+/// The pass for any storage types, element by element. The random bits are for moments that are
+/// rounded.
 struct Elements<'a, W, B, G, M>(Arrays<'a, W, B, G, M, 2>, &'a Step<'a>, RandomBits);
 
 impl<W: Copy, B: Copy, G: Stored, M: Stored> Pass for Elements<'_, W, B, G, M>

@@ -1,8 +1,9 @@
 //! The loop of mode `compact`, whose arrays are all 16 bits wide: two elements per 32-bit word.
 //!
-//! Compact moves so few bytes that arithmetic would be the bottleneck. In 32-bit words the upper bf16 is
-//! already an f32 after masking and the lower one after a shift, so vectors need no widening, narrowing or
-//! packing, and one draw of 32 random bits serves both elements. The bits are those of [`super::elements`].
+//! Compact moves so few bytes that arithmetic would be the bottleneck. In 32-bit words the upper
+//! bf16 is already an f32 after masking and the lower one after a shift, so vectors need no
+//! widening, narrowing or packing, and one draw of 32 random bits serves both elements. The bits
+//! are those of [`super::elements`].
 
 use std::mem;
 
@@ -32,7 +33,8 @@ impl Pairs<'_> {
     #[inline(always)]
     fn with_decay<const DECAY: bool>(self) {
         let Pairs(arrays, step, random) = self;
-        // Pairs start at even element indices; single elements before and after them are processed separately.
+        // Pairs start at even element indices; single elements before and after them are processed
+        // separately.
         let head = random.before_pair().min(arrays.weights.len());
         let (single, arrays) = arrays.split_at(head);
         Each::<DECAY>(step, random).run(single, 0);
@@ -121,7 +123,8 @@ fn word(pair: [u16; 2]) -> u32 {
     in_order(unsafe { mem::transmute::<[u16; 2], u32>(pair) })
 }
 
-/// The inverse of [`word`], as one store: two separate stores would make the compiler interleave vectors.
+/// The inverse of [`word`], as one store: two separate stores would make the compiler interleave
+/// vectors.
 #[inline(always)]
 fn halves(word: u32) -> [u16; 2] {
     // SAFETY: both types are four bytes; any bits are two valid integers.

@@ -82,7 +82,8 @@ pub fn least(trials: &Trials, sweeps: usize, wait: GradWait) -> Mix {
     }
 }
 
-/// The starting mixes: for every number of sweeps, memory filled attribute by attribute in several orders.
+/// The starting mixes: for every number of sweeps, memory filled attribute by attribute in several
+/// orders.
 fn fillings(trials: &mut Trials) -> Vec<(Mix, Candidate)> {
     use Attribute::*;
     const ORDERS: [&[Attribute]; 13] = [
@@ -106,7 +107,8 @@ fn fillings(trials: &mut Trials) -> Vec<(Mix, Candidate)> {
         let free = free(trials, sweeps);
         for wait in trials.question.waits() {
             let bare = least(trials, sweeps, wait);
-            // If host memory is short, data must move to the device: as much as fits, or as little as suffices.
+            // If host memory is short, data must move to the device: as much as fits, or as little as
+            // suffices.
             let starts = if fits(trials, &bare) {
                 vec![bare]
             } else {
@@ -149,7 +151,8 @@ fn fits(trials: &Trials, mix: &Mix) -> bool {
     trials.fits(&mix.placement(&trials.question))
 }
 
-/// The bare mix, and two mixes that minimize host memory: data kept on the device is not stored on the host.
+/// The bare mix, and two mixes that minimize host memory: data kept on the device is not stored on
+/// the host.
 pub fn least_host(trials: &Trials, bare: &Mix) -> [Mix; 3] {
     let limit = trials.question.limits.device.unwrap_or(usize::MAX);
     let [one, other] = instead_of_host(trials, bare, |mix, attribute| {
@@ -230,8 +233,9 @@ fn descend(trials: &mut Trials, mut mix: Mix, best: &mut Option<(Placement, Scor
     }
 }
 
-/// Mixes one change away: more or less of one attribute, another spread, other buffer counts, another place for
-/// waiting gradients. If the change does not fit, less of another attribute; if it does, also more of another.
+/// Mixes one change away: more or less of one attribute, another spread, other buffer counts,
+/// another place for waiting gradients. If the change does not fit, less of another attribute; if
+/// it does, also more of another.
 fn neighbours(trials: &mut Trials, mix: &Mix, step: usize) -> Vec<(Mix, Candidate)> {
     let (fixed, layers) = (trials.question.fixed, trials.question.layout.layers());
     let free = free(trials, mix.sweeps);
@@ -240,7 +244,8 @@ fn neighbours(trials: &mut Trials, mix: &Mix, step: usize) -> Vec<(Mix, Candidat
         let count = mix.count(attribute);
         changed.push(mix.with(attribute, (count + step).min(layers)));
         changed.push(mix.with(attribute, count.saturating_sub(step)));
-        // With a count of none or all layers the spread has no effect; those of Mlp and Selective are not varied.
+        // With a count of none or all layers the spread has no effect; those of Mlp and Selective are not
+        // varied.
         let is_spread =
             (1..layers).contains(&count) && !matches!(attribute, Attribute::Mlp | Attribute::Selective);
         let spreads = if is_spread { &Spread::ALL[..] } else { &[] };
@@ -281,8 +286,8 @@ fn neighbours(trials: &mut Trials, mix: &Mix, step: usize) -> Vec<(Mix, Candidat
     found
 }
 
-/// Changes single layers, and swaps pairs of layers, of the best placement until the step gets no faster. Only for
-/// models of few layers, where the effort allows it.
+/// Changes single layers, and swaps pairs of layers, of the best placement until the step gets no
+/// faster. Only for models of few layers, where the effort allows it.
 fn refine(trials: &mut Trials, best: &mut Option<(Placement, Score)>) {
     while let Some((placement, score)) = best.clone() {
         if placement.layers.len() > REFINED_MAX {

@@ -19,7 +19,8 @@ pub struct Explanation {
     pub longest: Lane,
     /// Changes of machine or limits, with the step time of each.
     pub gains: Vec<Gain>,
-    /// Another micro-batch shape that makes the same step faster: shape, number of micro-batches, step time in ns.
+    /// Another micro-batch shape that makes the same step faster: shape, number of micro-batches,
+    /// step time in ns.
     pub micro_batch: Option<(Shape, usize, u64)>,
 }
 

@@ -1,4 +1,5 @@
-//! Placements described by counts: the number of layers that have each attribute, and how they are spread.
+//! Placements described by counts: the number of layers that have each attribute, and how they are
+//! spread.
 
 use super::Question;
 use crate::model::Recompute;
@@ -35,7 +36,8 @@ impl Attribute {
         Attribute::Own,
     ];
 
-    /// Attributes of saved activations, each including the one before it: the first ones of [`Attribute::ALL`].
+    /// Attributes of saved activations, each including the one before it: the first ones of
+    /// [`Attribute::ALL`].
     const ACTIVATIONS: usize = 4;
 
     /// True for attributes of saved activations.
@@ -76,10 +78,11 @@ pub struct Mix {
     pub slabs: usize,
     pub sweeps: usize,
     pub wait: GradWait,
-    /// By attribute: the number of layers. Each count of saved activations includes the layers that save more, so
-    /// none is larger than the one before it.
+    /// By attribute: the number of layers. Each count of saved activations includes the layers that
+    /// save more, so none is larger than the one before it.
     pub counts: [usize; Attribute::ALL.len()],
-    /// By attribute: the spread. For saved activations, within the layers of the attribute before it.
+    /// By attribute: the spread. For saved activations, within the layers of the attribute before
+    /// it.
     pub spreads: [Spread; Attribute::ALL.len()],
 }
 
@@ -89,8 +92,8 @@ impl Mix {
         self.counts[attribute as usize]
     }
 
-    /// The same mix with another count. Other counts of saved activations follow, so that each still includes the
-    /// next.
+    /// The same mix with another count. Other counts of saved activations follow, so that each
+    /// still includes the next.
     pub fn with(&self, attribute: Attribute, count: usize) -> Mix {
         let (mut mix, number) = (self.clone(), attribute as usize);
         mix.counts[number] = count;

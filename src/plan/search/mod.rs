@@ -1,18 +1,19 @@
 //! The search: finds the placement with the shortest simulated step among those that fit.
 //!
 //! # Algorithm
-//! 1. A placement is described by counts, a [`Mix`]: the number of layers of each kind, and how they are spread.
-//! 2. A few dozen mixes fill the memory in different orders. The sum of each lane's work is a lower bound of the
-//!    step time; mixes with a low bound are simulated.
+//! 1. A placement is described by counts, a [`Mix`]: the number of layers of each kind, and how
+//!    they are spread.
+//! 2. A few dozen mixes fill the memory in different orders. The sum of each lane's work is a lower
+//!    bound of the step time; mixes with a low bound are simulated.
 //! 3. The best few descend: more of one attribute, less of another, with a step size that halves.
 //! 4. At last single layers are changed.
 //!
-//! The search uses no random numbers and no clock, so the same question always has the same answer. The number of
-//! simulated operations is limited.
+//! The search uses no random numbers and no clock, so the same question always has the same answer.
+//! The number of simulated operations is limited.
 //!
 //! # Criteria
-//! The step time is that of [`Plan::predict`], the memory limits are those of [`Plan::admit`]; of equally fast
-//! placements the smaller one wins. Options fixed by the user never change.
+//! The step time is that of [`Plan::predict`], the memory limits are those of [`Plan::admit`]; of
+//! equally fast placements the smaller one wins. Options fixed by the user never change.
 
 mod descent;
 mod explain;
@@ -42,13 +43,14 @@ pub struct MemoryLimits {
 }
 
 impl MemoryLimits {
-    /// The free memory of this machine. `host`, in bytes, overrides the measured amount of host memory.
+    /// The free memory of this machine. `host`, in bytes, overrides the measured amount of host
+    /// memory.
     pub fn here(device: Option<usize>, host: Option<usize>, shared: bool) -> MemoryLimits {
         MemoryLimits { device, host: Limits::read(host), shared }
     }
 
-    /// The memory of a described machine; `device` and `host`, in bytes, override it. If its device memory is
-    /// RAM, it is the CPU device, and host memory is that of this machine.
+    /// The memory of a described machine; `device` and `host`, in bytes, override it. If its device
+    /// memory is RAM, it is the CPU device, and host memory is that of this machine.
     pub fn of(machine: &Description, device: Option<usize>, host: Option<usize>) -> MemoryLimits {
         if machine.shared {
             return MemoryLimits::here(device.or(machine.device_bytes), host, true);
@@ -71,10 +73,11 @@ pub struct Fixed {
     pub sweeps: Option<usize>,
     /// See [`Placement::grad_wait`].
     pub grad_wait: Option<GradWait>,
-    /// True if gradients wait on the host in mode streamed unless `grad_wait` is fixed; the search then tries other
-    /// places only in other modes.
+    /// True if gradients wait on the host in mode streamed unless `grad_wait` is fixed; the search
+    /// then tries other places only in other modes.
     pub streamed_on_host: bool,
-    /// See [`Placement::adam`]. `None`: AdamW runs after the norm unless no buffer keeps gradients until then.
+    /// See [`Placement::adam`]. `None`: AdamW runs after the norm unless no buffer keeps gradients
+    /// until then.
     pub adam: Option<AdamWhen>,
     /// By layer, as the following options: the activations that are recomputed.
     pub recompute: Option<Vec<Recompute>>,
@@ -169,13 +172,14 @@ const EFFORT: usize = 1_200_000;
 impl<'a> Question<'a> {
     /// The fastest placement that fits.
     ///
-    /// Errors: nothing fits (`OutOfDeviceMemory`, `OutOfHostMemory`); the message names the binding limit, the
-    /// missing bytes and the smallest change that fits. Also those of [`Plan::new`].
+    /// Errors: nothing fits (`OutOfDeviceMemory`, `OutOfHostMemory`); the message names the binding
+    /// limit, the missing bytes and the smallest change that fits. Also those of [`Plan::new`].
     pub fn search(&self) -> Result<Found> {
         self.search_from(&[], EFFORT)
     }
 
-    /// Explains the step time of the result: busiest lane, critical path, and changes that would shorten the step.
+    /// Explains the step time of the result: busiest lane, critical path, and changes that would
+    /// shorten the step.
     ///
     /// Errors: those of [`Plan::predict`].
     pub fn explain(&self, found: &Found) -> Result<Explanation> {
@@ -189,8 +193,8 @@ impl<'a> Question<'a> {
         explain::look(self, found)
     }
 
-    /// Like [`Question::search`], with a limit of `effort` simulated operations. The result is at least as fast
-    /// as the fastest of `starts` that is allowed.
+    /// Like [`Question::search`], with a limit of `effort` simulated operations. The result is at
+    /// least as fast as the fastest of `starts` that is allowed.
     fn search_from(&self, starts: &[Placement], effort: usize) -> Result<Found> {
         let mut trials = trial::Trials::new(*self, effort)?;
         match descent::best(&mut trials, starts) {
@@ -229,7 +233,8 @@ impl<'a> Question<'a> {
         self.fixed.adam.unwrap_or(AdamWhen::of(self.mode, wait))
     }
 
-    /// The allowed places for waiting gradients. Clipping needs one that keeps them until the global norm is known.
+    /// The allowed places for waiting gradients. Clipping needs one that keeps them until the
+    /// global norm is known.
     fn waits(&self) -> Vec<GradWait> {
         let streamed_on_host = self.fixed.streamed_on_host && self.mode == Mode::Streamed;
         let fixed = self.fixed.grad_wait.or(streamed_on_host.then_some(GradWait::Host));
@@ -249,8 +254,8 @@ impl<'a> Question<'a> {
         Question { numeric, micros, ..*self }
     }
 
-    /// The numbers of sweeps to try: one per sweep length; for more than 8 micro-batches, powers of two and the
-    /// maximum.
+    /// The numbers of sweeps to try: one per sweep length; for more than 8 micro-batches, powers of
+    /// two and the maximum.
     fn sweeps(&self) -> Vec<usize> {
         const ALL_MAX: usize = 8;
         if let Some(sweeps) = self.fixed.sweeps {

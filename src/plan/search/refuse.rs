@@ -1,4 +1,5 @@
-//! The error when nothing fits: the binding limit, the missing bytes, and the smallest change that fits.
+//! The error when nothing fits: the binding limit, the missing bytes, and the smallest change that
+//! fits.
 
 use super::descent::{least, least_host};
 use super::trial::Trials;
@@ -96,8 +97,8 @@ fn least_need(question: &Question) -> Result<Option<Need>> {
     })
 }
 
-/// The changes that fit. Of each kind, the one closest to the request: one option not fixed, smaller micro-batches,
-/// fewer micro-batches, another mode.
+/// The changes that fit. Of each kind, the one closest to the request: one option not fixed,
+/// smaller micro-batches, fewer micro-batches, another mode.
 fn changes(question: &Question) -> Result<Vec<String>> {
     let mut found = Vec::new();
     found.extend(without_a_fixed_option(question)?);
@@ -130,8 +131,8 @@ const MICROS_MAX: usize = 1024;
 /// Minimum sequence length that is proposed, tokens.
 const TOKENS_MIN: usize = 128;
 
-/// The advice when no single change makes the model fit: the first combination that does, of those with the longest
-/// sequences; or the memory that even the smallest step needs.
+/// The advice when no single change makes the model fit: the first combination that does, of those
+/// with the longest sequences; or the memory that even the smallest step needs.
 fn combined(question: &Question) -> Result<String> {
     let Shape { b, t } = question.numeric.shape;
     let shortest = t.min(TOKENS_MIN);
@@ -177,7 +178,8 @@ fn halves(first: usize, least: usize) -> impl Iterator<Item = usize> {
     std::iter::successors(Some(first), |number| Some(number / 2)).take_while(move |&number| number >= least)
 }
 
-/// The modes to try, with clipping or without: the requested one first, then by bytes; without clipping last.
+/// The modes to try, with clipping or without: the requested one first, then by bytes; without
+/// clipping last.
 fn modes(question: &Question) -> impl Iterator<Item = (Mode, bool)> + use<> {
     let asked = (question.mode, question.clips);
     let clips = [question.clips, false].into_iter().take(1 + usize::from(question.clips));

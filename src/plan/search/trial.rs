@@ -34,7 +34,8 @@ pub struct Candidate {
 /// Summing the work of a list costs as much as simulating this fraction of its operations.
 const SUM_DIVISOR: usize = 6;
 
-/// A search simulates at least effort / `PLACEMENT_EFFORT` placements, even if their lists exceed the effort.
+/// A search simulates at least effort / `PLACEMENT_EFFORT` placements, even if their lists exceed
+/// the effort.
 const PLACEMENT_EFFORT: usize = 150_000;
 
 /// The placements tried so far.
@@ -56,8 +57,9 @@ pub struct Trials<'a> {
 /// Bytes on the device and on the host.
 pub type Taken = (usize, usize);
 
-/// The counts that determine memory: slots with residents, slabs and sweeps; the place of waiting gradients;
-/// layers by saved activations; layers with a kept boundary, and with an accumulator of their own.
+/// The counts that determine memory: slots with residents, slabs and sweeps; the place of waiting
+/// gradients; layers by saved activations; layers with a kept boundary, and with an accumulator of
+/// their own.
 type Counts = ([usize; 3], GradWait, [usize; Recompute::ALL.len()], [usize; 2]);
 
 impl<'a> Trials<'a> {
@@ -124,8 +126,8 @@ impl<'a> Trials<'a> {
         self.question.fits(device, host)
     }
 
-    /// The candidate of a placement that fits and can be built; `None` otherwise. Also `None` for new placements
-    /// once the effort is spent, if one has been simulated.
+    /// The candidate of a placement that fits and can be built; `None` otherwise. Also `None` for
+    /// new placements once the effort is spent, if one has been simulated.
     pub fn candidate(&mut self, placement: Placement) -> Option<Candidate> {
         let least_ns = match self.bounds.get(&placement) {
             Some(known) => *known,

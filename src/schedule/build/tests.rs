@@ -95,8 +95,8 @@ fn the_heads_chunks_are_spread_over_the_layers_backward() {
             _ => {}
         }
     }
-    // One chunk at once, with the other slab free for the first layer; the rest spread evenly over 4 layers of 2
-    // micro-batches.
+    // One chunk at once, with the other slab free for the first layer; the rest spread evenly over 4
+    // layers of 2 micro-batches.
     assert_eq!(rounded_after, [0, 1, 3, 4, 6]);
 }
 
@@ -253,7 +253,8 @@ fn a_later_sweep_continues_the_accumulators() {
     };
     assert!(transfers(&list).is_empty(), "every accumulator has a buffer of its own");
     let four = train(&policy, &model(4, false, 1), 3).unwrap();
-    // Units 4, 3 and 1 use spill buffers 0, 1 and 0: no other unit uses buffer 1, so unit 3 stays there.
+    // Units 4, 3 and 1 use spill buffers 0, 1 and 0: no other unit uses buffer 1, so unit 3 stays
+    // there.
     assert_eq!(
         transfers(&four),
         [
@@ -364,8 +365,9 @@ fn adamw_updates_the_next_rows_first_and_the_others_last() {
     let mut waiting = after.clone();
     waiting.placement.grad_wait = GradWait::Device;
     assert_eq!(adam(&waiting, &untied), whole);
-    // A tied embedding is uploaded whole. Under backward the embedding is last, and AdamW of its chunks follows their
-    // downloads. Of a gradient that passes through a ring buffer, not all chunks are there at once.
+    // A tied embedding is uploaded whole. Under backward the embedding is last, and AdamW of its chunks
+    // follows their downloads. Of a gradient that passes through a ring buffer, not all chunks are
+    // there at once.
     let streamed = Policy { mode: Mode::Streamed, ..under.clone() };
     for (policy, geometry) in
         [(&after, model(2, true, 1)), (&under, model(2, false, 1)), (&streamed, model(2, false, 1))]

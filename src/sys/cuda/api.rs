@@ -1,4 +1,5 @@
-//! The function table through which the crate calls CUDA; `sys::cuda::bindings` lists the functions.
+//! The function table through which the crate calls CUDA; `sys::cuda::bindings` lists the
+//! functions.
 //!
 //! There is one table per process. Unless a test [installs](install) another first, it holds the
 //! functions linked into a build with kernels; a build without kernels has no table. Driver
@@ -112,7 +113,8 @@ pub fn api() -> Result<&'static Api> {
     })
 }
 
-/// Installs a table for this process, for tests. Errors: a table is already in use (`InvalidState`).
+/// Installs a table for this process, for tests. Errors: a table is already in use
+/// (`InvalidState`).
 ///
 /// # Safety
 /// Every function keeps the contract of the CUDA function whose name it has.

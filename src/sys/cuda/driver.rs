@@ -41,7 +41,8 @@ impl Driver {
     /// `value`.
     ///
     /// # Safety
-    /// `word` is the device address of a 4-byte-aligned word that lives until the wait has completed.
+    /// `word` is the device address of a 4-byte-aligned word that lives until the wait has
+    /// completed.
     pub unsafe fn wait_value(&self, stream: &Stream, word: NonNull<u8>, value: u32) -> Result<()> {
         let (flags, stream): (cu::CUstreamWaitValue_flags, _) =
             (cu::CU_STREAM_WAIT_VALUE_GEQ, stream.command()?);

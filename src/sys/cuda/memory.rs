@@ -198,7 +198,8 @@ pub unsafe fn copy_rows(to: NonNull<u8>, from: NonNull<u8>, matrix: Matrix, stre
 /// Enqueues setting `bytes` bytes of device memory to `value`.
 ///
 /// # Safety
-/// The memory is device memory, lives until this has completed, and has no unordered access until then.
+/// The memory is device memory, lives until this has completed, and has no unordered access until
+/// then.
 pub unsafe fn fill(to: NonNull<u8>, value: u8, bytes: usize, stream: &Stream) -> Result<()> {
     let (set, to, stream) = (api()?.runtime.cudaMemsetAsync, to.as_ptr().cast(), stream.command()?);
     // SAFETY: the caller owns the bytes until the work is done.

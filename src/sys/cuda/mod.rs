@@ -61,7 +61,8 @@ use std::fmt;
 use crate::base::{Error, Result};
 use crate::sys::cuda_status;
 
-/// Turns a runtime or driver status (their codes agree) into a result; the error says "cannot `what`".
+/// Turns a runtime or driver status (their codes agree) into a result; the error says "cannot
+/// `what`".
 fn check(code: bindings::cudaError_t, what: impl fmt::Display) -> Result<()> {
     if code == bindings::cudaSuccess {
         return Ok(());
@@ -126,7 +127,8 @@ unsafe fn string(text: *const c_char) -> String {
     unsafe { CStr::from_ptr(text) }.to_string_lossy().into_owned()
 }
 
-/// Turns the status that a launcher of `csrc/kernels.h` returned into a result. `launcher` is its name.
+/// Turns the status that a launcher of `csrc/kernels.h` returned into a result. `launcher` is its
+/// name.
 pub fn launched(status: c_int, launcher: &str) -> Result<()> {
     match status {
         0 => Ok(()),

@@ -121,7 +121,8 @@ const MARK_COMMANDS: u64 = 50;
 /// entries blocks the caller inside the driver when full.
 const MARKS: usize = 4;
 
-/// A CUDA stream of the device that was current when it was created. Dropping it lets its work finish.
+/// A CUDA stream of the device that was current when it was created. Dropping it lets its work
+/// finish.
 #[derive(Debug)]
 pub struct Stream {
     raw: cu::cudaStream_t,
@@ -157,7 +158,8 @@ impl Stream {
         Stream { raw: ptr::null_mut(), queue: Mutex::default() }
     }
 
-    /// Returns the handle for enqueuing one command. Sleeps while 250 or more commands are outstanding.
+    /// Returns the handle for enqueuing one command. Sleeps while 250 or more commands are
+    /// outstanding.
     pub fn command(&self) -> Result<cu::cudaStream_t> {
         let Queue { commands, marks } = &mut *self.queue.lock();
         *commands += 1;

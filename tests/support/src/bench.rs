@@ -43,8 +43,8 @@ pub fn rounded(value: f64, places: i32) -> f64 {
     (value * scale).round() / scale
 }
 
-/// Runs a bench that needs a GPU, or fake CUDA in a rehearsal (`HZ_FAKE_CUDA=1`). Prints an error; it fails the
-/// program only in a rehearsal or if `HZ_REQUIRE_GPU` is 1.
+/// Runs a bench that needs a GPU, or fake CUDA in a rehearsal (`HZ_FAKE_CUDA=1`). Prints an error;
+/// it fails the program only in a rehearsal or if `HZ_REQUIRE_GPU` is 1.
 pub fn on_gpu(run: impl FnOnce() -> Result<()>) -> ExitCode {
     let is_rehearsal = install_if_asked().is_some();
     let Err(error) = run() else { return ExitCode::SUCCESS };

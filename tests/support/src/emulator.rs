@@ -1,4 +1,5 @@
-//! The library of emulated CUDA: the launchers of `csrc` and a plain cuBLASLt, built with `tests/emulator/Makefile`.
+//! The library of emulated CUDA: the launchers of `csrc` and a plain cuBLASLt, built with
+//! `tests/emulator/Makefile`.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -9,9 +10,9 @@ use crate::root;
 /// Programs that the build needs, and their Debian packages.
 const PROGRAMS: [(&str, &str); 3] = [("flock", "util-linux"), ("make", "make"), ("g++", "g++")];
 
-/// Returns the path of `libemulated.so`: the value of `HZ_EMULATED_LIBRARY` (for test packs), or the one in
-/// cargo's target folder, built if necessary. Concurrent test programs wait for each other. The source folder
-/// is only read.
+/// Returns the path of `libemulated.so`: the value of `HZ_EMULATED_LIBRARY` (for test packs), or
+/// the one in cargo's target folder, built if necessary. Concurrent test programs wait for each
+/// other. The source folder is only read.
 ///
 /// # Panics
 /// If a program that the build needs is not installed, or the build fails.

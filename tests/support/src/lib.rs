@@ -1,5 +1,5 @@
-//! Support for the tests and benches: plain references, fake CUDA, emulated CUDA, training runs, golden models,
-//! ops with described operands, options of benches.
+//! Support for the tests and benches: plain references, fake CUDA, emulated CUDA, training runs,
+//! golden models, ops with described operands, options of benches.
 
 pub mod bench;
 #[cfg(hz_cuda)]
@@ -15,8 +15,8 @@ pub mod spans;
 
 use std::path::{Path, PathBuf};
 
-/// The root of the repository, or the folder in `CARGO_MANIFEST_DIR` at run time: cargo sets it to the root,
-/// and `tests/gpu/run` to the data of a test pack.
+/// The root of the repository, or the folder in `CARGO_MANIFEST_DIR` at run time: cargo sets it to
+/// the root, and `tests/gpu/run` to the data of a test pack.
 ///
 /// # Panics
 /// If this crate is no longer two folders below the root.

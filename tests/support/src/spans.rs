@@ -1,4 +1,5 @@
-//! Safe access to the memory of spans, for tests. Tests own the memory of their spans and use it from one thread.
+//! Safe access to the memory of spans, for tests. Tests own the memory of their spans and use it
+//! from one thread.
 
 use horizon::host::{HostSpan, Plain, Pool};
 use horizon::ops::{Kernels, Op};

@@ -1,4 +1,5 @@
-//! Options whose names have changed, and options of other tools. Both are refused with the right name.
+//! Options whose names have changed, and options of other tools. Both are refused with the right
+//! name.
 
 use clap::Error;
 use clap::error::{ContextKind, ContextValue, ErrorKind};
@@ -45,8 +46,8 @@ pub fn new_name(subcommand: &str, old: &str) -> Option<&'static str> {
     renamed.map(|(_, _, new)| *new)
 }
 
-/// The message for an error about an old or foreign name; none for other errors. Foreign names may be written with
-/// underscores.
+/// The message for an error about an old or foreign name; none for other errors. Foreign names may
+/// be written with underscores.
 pub fn explain(subcommand: &str, error: &Error) -> Option<String> {
     let unknown = match (error.kind(), error.get(ContextKind::InvalidArg)) {
         (ErrorKind::UnknownArgument, Some(ContextValue::String(unknown))) => unknown,

@@ -31,7 +31,8 @@ pub struct PlanOptions {
     pub grad_accum: usize,
     /// Maximum global gradient norm; 0: no clipping
     ///
-    /// Only whether it is 0 matters to a plan: clipping needs all gradients before the first update.
+    /// Only whether it is 0 matters to a plan: clipping needs all gradients before the first
+    /// update.
     #[arg(long, help_heading = OPTIMIZATION, value_name = "X", default_value_t = 1.0, value_parser = values::number)]
     pub clip: f64,
 

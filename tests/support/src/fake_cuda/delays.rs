@@ -1,4 +1,5 @@
-//! Delays: a CUDA stream waits for a word that a thread sets later. This needs no kernel and no callback.
+//! Delays: a CUDA stream waits for a word that a thread sets later. This needs no kernel and no
+//! callback.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -43,8 +44,9 @@ impl Delays {
         Some((self.word?, self.waits.fetch_add(1, Ordering::AcqRel) + 1))
     }
 
-    /// Allocates the word and starts the thread that ends one wait after the other, until these delays are
-    /// dropped and the last wait is over. The word is never freed: a few bytes per delayed device.
+    /// Allocates the word and starts the thread that ends one wait after the other, until these
+    /// delays are dropped and the last wait is over. The word is never freed: a few bytes per
+    /// delayed device.
     fn start(&self) -> Option<u64> {
         let mut word = std::ptr::null_mut();
         // SAFETY: a valid pointer.

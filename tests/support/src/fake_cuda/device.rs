@@ -1,5 +1,5 @@
-//! Fake devices: the registry by ordinal, the thread's current device, and the thread that runs a device's work
-//! on its own.
+//! Fake devices: the registry by ordinal, the thread's current device, and the thread that runs a
+//! device's work on its own.
 
 use std::cell::{Cell, RefCell};
 use std::sync::Arc;
@@ -13,8 +13,8 @@ use parking_lot::{Condvar, Mutex, MutexGuard, RwLock};
 use super::machine::{Machine, Op, QUEUE, Work};
 use super::{Manner, Setting, faults};
 
-/// After this long without a new command, lazy work runs on its own, because a thread may wait in a way that
-/// fake CUDA cannot see.
+/// After this long without a new command, lazy work runs on its own, because a thread may wait in a
+/// way that fake CUDA cannot see.
 const IDLE: Duration = Duration::from_micros(150);
 /// Interval between checks for progress of other threads.
 const NAP: Duration = Duration::from_micros(30);
@@ -89,7 +89,8 @@ impl Device {
         self.machine.lock()
     }
 
-    /// Starts a call: waits while another thread holds the lock of the context. Errors: the device is lost.
+    /// Starts a call: waits while another thread holds the lock of the context. Errors: the device
+    /// is lost.
     pub fn enter(&self) -> Result<MutexGuard<'_, Machine>, u32> {
         let mut machine = self.machine.lock();
         self.wait_until(&mut machine, "a call waits while a kernel is loaded", |machine| {
@@ -98,7 +99,8 @@ impl Device {
         Ok(machine)
     }
 
-    /// Waits until `done`, running work meanwhile. Errors: the device is lost, or the wait takes too long.
+    /// Waits until `done`, running work meanwhile. Errors: the device is lost, or the wait takes
+    /// too long.
     fn wait_until(
         &self,
         machine: &mut MutexGuard<'_, Machine>,
@@ -132,8 +134,8 @@ impl Device {
         Ok(())
     }
 
-    /// Launches a kernel. The first launch of each kernel loads it: that locks the context and waits until the
-    /// device is idle.
+    /// Launches a kernel. The first launch of each kernel loads it: that locks the context and
+    /// waits until the device is idle.
     pub fn launch(&self, stream: usize, kernel: usize, work: Work) -> Result<(), u32> {
         let mut machine = self.enter()?;
         if machine.loads_now(kernel) {
@@ -150,7 +152,8 @@ impl Device {
         self.append(&mut machine, stream, Op::Work(work))
     }
 
-    /// Runs all queued work, as CUDA does before it frees memory. Records a violation if there was any.
+    /// Runs all queued work, as CUDA does before it frees memory. Records a violation if there was
+    /// any.
     pub fn drain(&self, what: &str) -> Result<MutexGuard<'_, Machine>, u32> {
         let mut machine = self.enter()?;
         machine.note_work(what);

@@ -11,8 +11,8 @@ pub fn hold() -> ReentrantMutexGuard<'static, ()> {
     EMULATOR.lock()
 }
 
-/// Returns true if emulated kernels are available: the build has a toolkit, and `HZ_NO_EMULATOR` (for machines
-/// without a C++ compiler) is not set.
+/// Returns true if emulated kernels are available: the build has a toolkit, and `HZ_NO_EMULATOR`
+/// (for machines without a C++ compiler) is not set.
 pub fn is_there() -> bool {
     cfg!(hz_cuda) && std::env::var_os("HZ_NO_EMULATOR").is_none()
 }
@@ -83,7 +83,8 @@ mod library {
 /// The emulated launchers.
 ///
 /// # Panics
-/// If the library cannot be built; it needs a C++ compiler and the toolkit that compiled the kernels.
+/// If the library cannot be built; it needs a C++ compiler and the toolkit that compiled the
+/// kernels.
 pub fn launchers() -> Launchers {
     // SAFETY: the library is built from csrc's launchers.
     unsafe { Launchers::find(library::symbol) }.unwrap_or_else(|error| panic!("{error}"))

@@ -1,8 +1,9 @@
-//! Fault injection: a table of CUDA functions that forwards every call to another table, except calls that fail.
+//! Fault injection: a table of CUDA functions that forwards every call to another table, except
+//! calls that fail.
 //!
-//! Faults belong to a device: calls are counted for threads whose current device it is. A failing call is not
-//! forwarded. As in CUDA, a runtime failure is also the thread's last error: until it is cleared, the next
-//! launcher reports it as its own.
+//! Faults belong to a device: calls are counted for threads whose current device it is. A failing
+//! call is not forwarded. As in CUDA, a runtime failure is also the thread's last error: until it
+//! is cleared, the next launcher reports it as its own.
 
 use std::cell::Cell;
 use std::collections::HashMap;
@@ -97,13 +98,14 @@ pub fn delays_of(device: usize) -> u32 {
     of(device, |calls| calls.delays.as_ref().map_or(0, Delays::count))
 }
 
-/// Draws whether to delay a CUDA stream of a device; if so, returns the word to wait for and its value.
+/// Draws whether to delay a CUDA stream of a device; if so, returns the word to wait for and its
+/// value.
 pub fn draw_delay(device: usize) -> Option<(u64, u32)> {
     of(device, |calls| calls.delays.as_mut()?.draw())
 }
 
-/// Calls that are not counted: those whose number depends on timing or on which thread comes first, and those
-/// that free something, whose failure would leak it.
+/// Calls that are not counted: those whose number depends on timing or on which thread comes first,
+/// and those that free something, whose failure would leak it.
 const UNCOUNTED: [&str; 8] = [
     "cudaSetDevice",
     "cudaStreamQuery",
@@ -241,8 +243,8 @@ pub fn driver_of() -> &'static DriverFunctions {
     })
 }
 
-/// Defines wrappers for a group of functions, and their table. `$real` is the table that gets forwarded calls;
-/// `$last` is true if a failure becomes the thread's last error.
+/// Defines wrappers for a group of functions, and their table. `$real` is the table that gets
+/// forwarded calls; `$last` is true if a failure becomes the thread's last error.
 macro_rules! wrap {
     ($group:ident $table:ident, $real:expr, $last:literal;
      $(fn $name:ident($($argument:ident: $type:ty),*) -> $result:ty;)*) => {
@@ -321,7 +323,8 @@ unsafe extern "C" fn entry_point(
     code
 }
 
-/// A wrapper of a function whose last argument is a CUDA stream, which may be delayed before the call.
+/// A wrapper of a function whose last argument is a CUDA stream, which may be delayed before the
+/// call.
 macro_rules! with_delay {
     ($name:ident($($argument:ident: $type:ty),*; $stream:ident)) => {{
         unsafe extern "C" fn with_delay($($argument: $type,)* $stream: cudaStream_t) -> cudaError_t {
@@ -356,7 +359,8 @@ pub fn around(api: Api) -> Api {
     Api { runtime: wrapped(), kernels: kernels::table(), ..api }
 }
 
-/// Wraps fake CUDA and the emulated kernels; the latter are built when first called. Once per process.
+/// Wraps fake CUDA and the emulated kernels; the latter are built when first called. Once per
+/// process.
 pub fn around_fake(fake: Runtime) -> Api {
     assert!(RUNTIME.set(fake).is_ok(), "a table is already wrapped");
     let cublaslt = emulated::is_there().then(cublaslt::table);

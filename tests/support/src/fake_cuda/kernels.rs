@@ -35,8 +35,8 @@ pub fn backend(device: Arc<CudaDevice>) -> Backend {
         let cpu = Arc::new(CpuKernels::new(setting.pool.clone()));
         Ok(Box::new(StreamKernels { cpu, device: user, failed: Mutex::default() }))
     };
-    // SAFETY: the fake device's memory is memory of this process, which the CPU kernels can access; they need
-    // no workspace.
+    // SAFETY: the fake device's memory is memory of this process, which the CPU kernels can access;
+    // they need no workspace.
     unsafe { Backend::new(device, CpuKernels::ACTIVATION_DTYPE, Box::new(kernels)) }
 }
 

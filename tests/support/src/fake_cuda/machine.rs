@@ -155,7 +155,8 @@ impl Machine {
         self.lost = Some(LAUNCH_TIMEOUT);
     }
 
-    /// Records a violation if work is queued when memory is freed, unless the test makes calls fail.
+    /// Records a violation if work is queued when memory is freed, unless the test makes calls
+    /// fail.
     pub fn note_work(&mut self, what: &str) {
         if self.lost.is_none() && self.has_work() && !self.calls_fail {
             self.violations.push(format!("{what} while work was queued"));
@@ -173,7 +174,8 @@ impl Machine {
         }
     }
 
-    /// Delays an event by some turns, because an event may be reached some time after the work before it.
+    /// Delays an event by some turns, because an event may be reached some time after the work
+    /// before it.
     pub fn lateness(&mut self) -> u32 {
         match self.manner {
             Manner::Eager => 0,
@@ -249,7 +251,8 @@ impl Machine {
                 (event.reached, event.at_ns) = (recording, at_ns);
             }
             Some(Op::WriteWord(word, value)) => {
-                // SAFETY: the caller of the driver function keeps the word until the CUDA stream has run the command.
+                // SAFETY: the caller of the driver function keeps the word until the CUDA stream has run the
+                // command.
                 unsafe { AtomicU32::from_ptr(word.0.cast()) }.store(value, Ordering::Release);
             }
             Some(Op::WaitEvent(..) | Op::WaitWord(..)) | None => {}
@@ -260,6 +263,7 @@ impl Machine {
 }
 
 fn word_at(word: Pointer) -> u32 {
-    // SAFETY: the caller of the driver function keeps the word until the CUDA stream has run the command.
+    // SAFETY: the caller of the driver function keeps the word until the CUDA stream has run the
+    // command.
     unsafe { AtomicU32::from_ptr(word.0.cast()) }.load(Ordering::Acquire)
 }

@@ -1,20 +1,22 @@
-//! Fake CUDA: a table of C functions over fake devices. CUDA streams, events, words and memory follow CUDA's
-//! contract and use all the freedom it allows.
+//! Fake CUDA: a table of C functions over fake devices. CUDA streams, events, words and memory
+//! follow CUDA's contract and use all the freedom it allows.
 //!
-//! Each [`FakeCuda`] is a device with its own ordinal; concurrent tests use separate devices. Queued work runs
-//! when a thread waits for it (`Lazy`: only what is needed, as late as possible), at once (`Eager`), or at
-//! random (`Random`). Commands run one at a time, on the thread that drives them or on the device's own thread.
-//! A copy is two commands, and an event is reached some time after the work before it. Fault injection can make
-//! the n-th [call](Fault) fail, or lose the device at the n-th kernel or copy; from then on every call fails.
+//! Each [`FakeCuda`] is a device with its own ordinal; concurrent tests use separate devices.
+//! Queued work runs when a thread waits for it (`Lazy`: only what is needed, as late as possible),
+//! at once (`Eager`), or at random (`Random`). Commands run one at a time, on the thread that
+//! drives them or on the device's own thread. A copy is two commands, and an event is reached some
+//! time after the work before it. Fault injection can make the n-th [call](Fault) fail, or lose the
+//! device at the n-th kernel or copy; from then on every call fails.
 //!
-//! The queue of a CUDA stream holds 1000 commands; enqueueing more blocks. The first launch of a kernel loads
-//! it: this locks the context, which blocks all other calls, until the device is idle. Deadlocks are recorded
-//! and resolved by losing the device.
+//! The queue of a CUDA stream holds 1000 commands; enqueueing more blocks. The first launch of a
+//! kernel loads it: this locks the context, which blocks all other calls, until the device is idle.
+//! Deadlocks are recorded and resolved by losing the device.
 //!
-//! [`FakeCuda::violations`] records incorrect use: work from threads with another current device, copies of
-//! memory that is not pinned, freeing memory while work is queued, deadlocks.
+//! [`FakeCuda::violations`] records incorrect use: work from threads with another current device,
+//! copies of memory that is not pinned, freeing memory while work is queued, deadlocks.
 //!
-//! The kernels are those of `tests/emulator`, or the CPU's with [`backend`], which is faster and needs no toolkit.
+//! The kernels are those of `tests/emulator`, or the CPU's with [`backend`], which is faster and
+//! needs no toolkit.
 
 mod calls;
 mod delays;
@@ -54,7 +56,8 @@ pub struct Setting {
     pub manner: Manner,
     /// The call that fails.
     pub fault: Option<Fault>,
-    /// The number of the kernel or copy that fails, counted from 1, and the status of every call from then on.
+    /// The number of the kernel or copy that fails, counted from 1, and the status of every call
+    /// from then on.
     pub failing_work: Option<(u64, u32)>,
     /// True if CUDA streams can wait for words.
     pub words: bool,
@@ -63,8 +66,8 @@ pub struct Setting {
     pub memory_of_others: usize,
     /// The status of pinning host memory, if it fails.
     pub pin_error: Option<u32>,
-    /// Overrides the driver versions and devices that the calling thread sees, until the last [`FakeCuda`] of
-    /// this device is dropped.
+    /// Overrides the driver versions and devices that the calling thread sees, until the last
+    /// [`FakeCuda`] of this device is dropped.
     pub presence: Option<Presence>,
     pub compute_capability: (i32, i32),
     /// The wait after which a deadlock is assumed.
@@ -117,8 +120,8 @@ fn install_fake() {
     });
 }
 
-/// Installs fake CUDA with one device and the emulated kernels if `HZ_FAKE_CUDA=1` requests a rehearsal of a
-/// GPU run; returns the device. Must be called before any CUDA function.
+/// Installs fake CUDA with one device and the emulated kernels if `HZ_FAKE_CUDA=1` requests a
+/// rehearsal of a GPU run; returns the device. Must be called before any CUDA function.
 pub fn install_if_asked() -> Option<&'static FakeCuda> {
     let asked = std::env::var_os("HZ_FAKE_CUDA").is_some_and(|value| value == "1");
     asked.then(rehearsal)
@@ -130,8 +133,9 @@ fn rehearsal() -> &'static FakeCuda {
     DEVICE.get_or_init(|| FakeCuda::new(Setting { memory: 64 << 30, ..Setting::default() }))
 }
 
-/// Returns true if this process's tests run on a GPU: there is one, and `HZ_FAKE_CUDA=1` does not request a
-/// rehearsal. Its calls can then be made to fail. Otherwise installs fake CUDA and prints why.
+/// Returns true if this process's tests run on a GPU: there is one, and `HZ_FAKE_CUDA=1` does not
+/// request a rehearsal. Its calls can then be made to fail. Otherwise installs fake CUDA and prints
+/// why.
 ///
 /// # Panics
 /// If there is none and `HZ_REQUIRE_GPU` is 1.
@@ -227,7 +231,8 @@ impl FakeCuda {
         self.device().look().violations.clone()
     }
 
-    /// Number of calls so far, except those whose number depends on timing and those that free something.
+    /// Number of calls so far, except those whose number depends on timing and those that free
+    /// something.
     pub fn calls(&self) -> u64 {
         faults::calls(self.ordinal())
     }

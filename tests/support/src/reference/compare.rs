@@ -2,7 +2,8 @@
 
 use super::Random;
 
-/// Checks |actual − expected| ≤ relative · |expected| + absolute · max |expected| for every element.
+/// Checks |actual − expected| ≤ relative · |expected| + absolute · max |expected| for every
+/// element.
 pub fn close(what: &str, actual: &[f32], expected: &[f64], relative: f64, absolute: f64) {
     assert_eq!(actual.len(), expected.len(), "{what}: lengths");
     let largest = expected.iter().fold(0f64, |m, e| m.max(e.abs()));
@@ -12,8 +13,9 @@ pub fn close(what: &str, actual: &[f32], expected: &[f64], relative: f64, absolu
     }
 }
 
-/// Checks that the error of every element is at most `factor` times the largest error of the naive version
-/// within the same `width` elements, or `factor` times half a bf16 ulp of the truth if that is larger.
+/// Checks that the error of every element is at most `factor` times the largest error of the naive
+/// version within the same `width` elements, or `factor` times half a bf16 ulp of the truth if that
+/// is larger.
 pub fn judged(what: &str, actual: &[f64], truth: &[f64], naive: &[f64], factor: f64, width: usize) {
     assert_eq!((actual.len(), naive.len()), (truth.len(), truth.len()), "{what}: lengths");
     for start in (0..truth.len()).step_by(width) {

@@ -1,5 +1,6 @@
-//! The CUDA kernels under test: on a GPU if there is one, otherwise the emulated kernels of `tests/emulator` on
-//! a fake device. Besides the kernels, this tests the arguments of every launch.
+//! The CUDA kernels under test: on a GPU if there is one, otherwise the emulated kernels of
+//! `tests/emulator` on a fake device. Besides the kernels, this tests the arguments of every
+//! launch.
 
 use std::sync::Arc;
 
@@ -85,7 +86,8 @@ impl Cuda {
         &self.kernels
     }
 
-    /// Schedules of the emulator to run (natural order, and by warp priority); on a GPU, two repetitions.
+    /// Schedules of the emulator to run (natural order, and by warp priority); on a GPU, two
+    /// repetitions.
     pub fn schedules(&self) -> Vec<u64> {
         if self.is_gpu() { vec![0, 1] } else { vec![0, 2] }
     }

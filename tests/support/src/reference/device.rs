@@ -1,5 +1,6 @@
-//! The devices that ops are tested on: the CPU always, and a GPU if there is one, otherwise the CUDA kernels on
-//! the emulated device if they can be built. With `HZ_REQUIRE_GPU=1` a missing GPU is a failure.
+//! The devices that ops are tested on: the CPU always, and a GPU if there is one, otherwise the
+//! CUDA kernels on the emulated device if they can be built. With `HZ_REQUIRE_GPU=1` a missing GPU
+//! is a failure.
 
 use std::sync::Arc;
 
@@ -26,7 +27,8 @@ pub enum Device {
 pub struct Expected<'a> {
     /// The exact values.
     pub truth: &'a [f64],
-    /// The results of a naive version that stores bf16; by default the exact values rounded to bf16.
+    /// The results of a naive version that stores bf16; by default the exact values rounded to
+    /// bf16.
     pub naive: Option<&'a [f64]>,
     /// Number of elements whose errors are compared together.
     pub width: usize,
@@ -137,8 +139,8 @@ impl Device {
         }
     }
 
-    /// Runs a computation with 1, 2 and 4 threads, or under several schedules of the device, checks that all
-    /// results are bit-equal, and returns them.
+    /// Runs a computation with 1, 2 and 4 threads, or under several schedules of the device, checks
+    /// that all results are bit-equal, and returns them.
     pub fn run(&self, run: impl Fn(&dyn Kernels) -> Vec<Memory>) -> Vec<Memory> {
         match self {
             Device::Cpu => same_bits([1, 2, 4], |threads| {

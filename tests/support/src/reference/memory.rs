@@ -72,7 +72,8 @@ impl Memory {
                 // waited for them.
                 let (mut read, stream) = (vec![0u8; bytes], Stream::default_stream());
                 let to = NonNull::new(read.as_mut_ptr()).expect("a vector");
-                // SAFETY: within the memory; the vector has `bytes` bytes and is not used before the copy is done.
+                // SAFETY: within the memory; the vector has `bytes` bytes and is not used before the copy is
+                // done.
                 let copied =
                     unsafe { copy(to, self.base.add(from), bytes, Direction::DeviceToHost, &stream) };
                 copied.and_then(|()| stream.synchronize()).expect("a copy");
@@ -142,7 +143,8 @@ impl Drop for Memory {
     }
 }
 
-/// Runs a computation once per variant, checks that all results are bit-equal, and returns those of the first.
+/// Runs a computation once per variant, checks that all results are bit-equal, and returns those of
+/// the first.
 pub fn same_bits<V: Copy + std::fmt::Display>(
     variants: impl IntoIterator<Item = V>,
     run: impl Fn(V) -> Vec<Memory>,

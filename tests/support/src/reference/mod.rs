@@ -1,7 +1,8 @@
-//! References for ops: a plain f64 forward of every op, memory for kernels, sizes with reasons, comparisons.
+//! References for ops: a plain f64 forward of every op, memory for kernels, sizes with reasons,
+//! comparisons.
 //!
-//! Nothing here is fast or depends on how the kernels work. Gradients are not written down: tests take central
-//! differences of these forward functions.
+//! Nothing here is fast or depends on how the kernels work. Gradients are not written down: tests
+//! take central differences of these forward functions.
 
 pub mod compare;
 pub mod cuda;
@@ -96,7 +97,8 @@ pub fn frequencies(theta: f64, d: usize) -> Vec<f32> {
     (0..d / 2).map(|i| theta.powf(-2.0 * i as f64 / d as f64) as f32).collect()
 }
 
-/// RoPE of query and key heads, by the f32 angle position · `inv_freq`; `direction` is 1 for forward, −1 for backward.
+/// RoPE of query and key heads, by the f32 angle position · `inv_freq`; `direction` is 1 for
+/// forward, −1 for backward.
 pub fn rope(
     qkv: &[f64],
     starts: &[i32],
@@ -126,8 +128,8 @@ pub fn bias(x: &[f64], bias: &[f64]) -> Vec<f64> {
     x.iter().enumerate().map(|(i, x)| x + bias[i % bias.len()]).collect()
 }
 
-/// Returns `qkv` with normalised query and key heads, and `rstd`: `[N, H]` of query heads, followed by `[N, G]`
-/// of key heads.
+/// Returns `qkv` with normalised query and key heads, and `rstd`: `[N, H]` of query heads, followed
+/// by `[N, G]` of key heads.
 pub fn qk_norm(qkv: &[f64], weights: [&[f64]; 2], eps: f64, dims: &Dims) -> (Vec<f64>, Vec<f64>) {
     let Dims { h, g, d, .. } = *dims;
     let (mut out, mut rstd) = (qkv.to_vec(), [Vec::new(), Vec::new()]);
@@ -150,7 +152,8 @@ pub fn exact(value: f64) -> f64 {
     value
 }
 
-/// One row of one head of attention: its keys, e^(score − largest) of each, their sum, and the log-sum-exp.
+/// One row of one head of attention: its keys, e^(score − largest) of each, their sum, and the
+/// log-sum-exp.
 struct Softmax {
     keys: std::ops::Range<usize>,
     kv: usize,
@@ -208,7 +211,8 @@ fn add_scaled(out: &mut [f64], by: f64, x: &[f64]) {
     out.iter_mut().zip(x).for_each(|(out, x)| *out += by * x);
 }
 
-/// Returns the output `[N, H·D]` and the log-sum-exp `[H, N]`. Exponentials are stored before they multiply values.
+/// Returns the output `[N, H·D]` and the log-sum-exp `[H, N]`. Exponentials are stored before they
+/// multiply values.
 pub fn attention_in(
     store: Store,
     qkv: &[f64],
@@ -243,8 +247,9 @@ pub fn attention(
     attention_in(exact, qkv, starts, window, shape, dims)
 }
 
-/// The gradient `[N, (H+2G)·D]`. Only used to estimate the error of a naive version; the truth comes from
-/// central differences. Probabilities and the gradients of scores are stored before they enter a matmul.
+/// The gradient `[N, (H+2G)·D]`. Only used to estimate the error of a naive version; the truth
+/// comes from central differences. Probabilities and the gradients of scores are stored before they
+/// enter a matmul.
 pub fn attention_backward_in(
     store: Store,
     qkv: &[f64],
