@@ -8,8 +8,8 @@
 //!   weight (2), the 16-bit residual that extends it to an f32 master weight (2), a bf16 gradient
 //!   (2) and two f32 AdamW moments (8). [`Mode::Streamed`] takes 12 (clips only if gradients wait
 //!   on the GPU), [`Mode::Compact`] 10 or 8 (bf16 moments, stochastic rounding).
-//! - **Layer streaming.** Each layer is uploaded while the layer before it computes (double
-//!   buffering), and its gradient is downloaded while the next layer of backward computes.
+//! - **Layer streaming** with double buffering. Each layer is uploaded while the layer before it
+//!   computes, and its gradient is downloaded while the next layer of backward computes.
 //! - **Exact f32 master weights.** Weight and residual together are the f32 master, bit for bit.
 //!   The bf16 half is what is uploaded, so there is no second copy of the weights.
 //! - **Overlapped AdamW.** The CPU updates layer by layer under the next step's forward pass.

@@ -27,11 +27,11 @@
 //!    `check` proves them sufficient, and the list is issued to the device's lanes.
 //! 3. The lanes run the operations through the runner: uploads on `h2d`,
 //!    [passes](crate::model::Pass) on `compute`, downloads on `d2h`, AdamW on `host`. The list is
-//!    layer-major: each upload of a unit serves all micro-batches of a sweep. This is gradient
-//!    accumulation in f32 on the device; the sum is rounded and downloaded once. The weight slots
-//!    use double buffering: a unit is uploaded while another computes. By activation checkpointing
-//!    a layer keeps its input, and backward recomputes the rest as the placement says; offload of
-//!    that input to host RAM is two more copies.
+//!    layer-major: each upload of a unit serves all micro-batches of a sweep. Gradients are
+//!    summed in f32 on the device (gradient accumulation); the sum is rounded and downloaded once.
+//!    Weight slots use double buffering: a unit is uploaded while another computes. With
+//!    activation checkpointing a layer keeps its input, and backward recomputes what the placement
+//!    says; offload of that input to host RAM is two more copies.
 //! 4. When all norms have arrived, `ClipDecision` on the `host` lane computes loss, global norm and
 //!    clip factor, and decides whether to commit. Then `update` returns. The norm is the root of a
 //!    sum in f64: over blocks of 65 536 elements from each tensor's start, then over tensors in
