@@ -12,7 +12,7 @@
 //! host memory, the latter for machines whose memory grows as it is touched.
 //!
 //! Prints one line of JSON: tokens per second; useful TFLOP/s as in `train::metrics` (6 · P_matmul
-//! + causal attention per token, no recompute), and their percentage of the matmul throughput
+//! plus causal attention per token, no recompute), and their percentage of the matmul throughput
 //! measured in the same run (8192³ bf16, median); the predicted step time; the idle share of each
 //! lane in the measured steps; the bytes over the link compared with the minimum (weights up once,
 //! gradients down once, tokens); and peaks of memory. Without a device it prints why and succeeds,
