@@ -73,6 +73,10 @@
  *
  *     hz_trainer_options_t options = HZ_TRAINER_OPTIONS_INIT;
  *
+ * Languages without macros call the function of the same name, which does the same:
+ *
+ *     hz_trainer_options_init(&options, sizeof options);
+ *
  * Later versions only append fields, so programs and libraries of different versions work together:
  *   - Program older than the library (smaller struct_size): missing fields have their defaults in inputs and
  *     are not written in outputs.
@@ -133,11 +137,20 @@
 extern "C" {
 #endif
 
+/* HZ_API exports a function. HZ_CHECKED does too, and the compiler warns if the caller ignores the status.
+ * HZ_DEPRECATED marks what a later version removes; the message names the replacement. */
 #if defined(__GNUC__) || defined(__clang__)
 #define HZ_API __attribute__((visibility("default")))
+#define HZ_CHECKED HZ_API __attribute__((warn_unused_result))
+#define HZ_DEPRECATED(message) __attribute__((deprecated(message)))
 #else
 #define HZ_API
+#define HZ_CHECKED
+#define HZ_DEPRECATED(message)
 #endif
+
+/* Every enum ends in a ..._MAX_ENUM, which is not a value: it makes the type 32 bits wide with every compiler option.
+ * Functions that receive a number outside the enum fail and name the argument or field. */
 
 /* ==================================================================================================
  * Version
@@ -146,12 +159,18 @@ extern "C" {
 /* The version of the library this header belongs to. */
 #define HZ_VERSION "0.1.0"
 
+/* The same as a number to compare: 10000 * major + 100 * minor + patch. */
+#define HZ_VERSION_NUMBER 100
+
 /* Incremented when programs compiled with an older header would break: a function is removed or a meaning
  * changes. Appended fields and new functions do not change it. */
 #define HZ_ABI_VERSION 1
 
 /* Returns the version of the loaded library, e.g. "0.1.0". Static, never NULL. */
 HZ_API const char *hz_version(void);
+
+/* Returns the HZ_VERSION_NUMBER of the loaded library. */
+HZ_API uint32_t hz_version_number(void);
 
 /* Returns the HZ_ABI_VERSION of the loaded library. Programs that use dlopen() compare it with their own
  * HZ_ABI_VERSION first; otherwise the soname ensures that they match. */
@@ -163,9 +182,7 @@ HZ_API uint32_t hz_abi_version(void);
  * 1xx: caused by the caller. 2xx: this machine. 3xx: the device. 9xx: a bug in the library, please report
  * it. Numbers keep their meaning; later versions may add some, so handle an unknown one by its class.
  */
-typedef int32_t hz_status_t;
-
-enum {
+typedef enum hz_status_t {
     /* Success. */
     HZ_STATUS_OK = 0,
     /* An argument, option or field has a value that cannot be used. */
@@ -201,8 +218,9 @@ enum {
     /* An invariant of the library is violated; the trainer has failed permanently. */
     HZ_STATUS_INTERNAL = 900,
     /* A panic was caught; the trainer has failed permanently. */
-    HZ_STATUS_PANIC = 901
-};
+    HZ_STATUS_PANIC = 901,
+    HZ_STATUS_MAX_ENUM = 0x7fffffff
+} hz_status_t;
 
 /* Returns the name of a status, e.g. "HZ_STATUS_NO_TARGET", or "HZ_STATUS_UNKNOWN". Static, never NULL. */
 HZ_API const char *hz_status_name(hz_status_t status);
@@ -216,17 +234,22 @@ HZ_API const char *hz_last_error(void);
  * Log
  */
 
-enum {
+typedef enum hz_log_level_t {
+    /* Only for hz_set_log_level: no message. */
+    HZ_LOG_NONE = 0,
     /* A trainer failed permanently. The call that notices it returns the same error. */
     HZ_LOG_ERROR = 1,
     /* Something unexpected that is not an error, e.g. host_mem exceeds the free memory. */
     HZ_LOG_WARNING = 2,
-    /* A handle was opened; its size. */
-    HZ_LOG_INFO = 3
-};
+    /* A handle was opened; its size and its device. */
+    HZ_LOG_INFO = 3,
+    /* Details for a bug report: the plan of a trainer, line by line. */
+    HZ_LOG_DEBUG = 4,
+    HZ_LOG_MAX_ENUM = 0x7fffffff
+} hz_log_level_t;
 
 /* Receives one message without a newline; `message` is valid during the call only. */
-typedef void (*hz_log_callback_t)(int32_t level, const char *message, void *user);
+typedef void (*hz_log_callback_t)(hz_log_level_t level, const char *message, void *user);
 
 /* Sets the callback for log messages of the whole process. NULL, the default, discards them.
  *
@@ -236,14 +259,57 @@ typedef void (*hz_log_callback_t)(int32_t level, const char *message, void *user
  * Blocks until a running callback returns: afterwards the old callback is never called again and its `user`
  * may be freed.
  * Errors: HZ_STATUS_INVALID_STATE when called inside a callback. */
-HZ_API hz_status_t hz_set_log_callback(hz_log_callback_t callback /* or NULL */, void *user /* or NULL */);
+HZ_CHECKED hz_status_t hz_set_log_callback(hz_log_callback_t callback /* or NULL */, void *user /* or NULL */);
+
+/* Sets the highest level of the messages that the callback receives: HZ_LOG_INFO by default. */
+HZ_CHECKED hz_status_t hz_set_log_level(hz_log_level_t level);
+
+/* ==================================================================================================
+ * Devices
+ */
+
+/* The device that computes layers. */
+typedef enum hz_device_t {
+    /* The best available device that the library was built for and that supports the model. */
+    HZ_DEVICE_AUTO = 0,
+    /* The CPU, with a device memory of its own in RAM. Runs anywhere; the numerical reference. */
+    HZ_DEVICE_CPU = 1,
+    /* CUDA device number device_index, in the order of CUDA_VISIBLE_DEVICES. It becomes the calling thread's
+     * current CUDA device. If the library was built without kernels, or a driver, the device or cuBLASLt is missing,
+     * hz_trainer_open fails with HZ_STATUS_DEVICE_UNAVAILABLE and says which. */
+    HZ_DEVICE_CUDA = 2,
+    HZ_DEVICE_MAX_ENUM = 0x7fffffff
+} hz_device_t;
+
+/* A device of this machine. */
+typedef struct hz_device_info_t {
+    uint32_t struct_size;
+    hz_device_t kind;      /* HZ_DEVICE_CPU or HZ_DEVICE_CUDA */
+    uint32_t index;        /* the CUDA device number; 0 for the CPU */
+    uint32_t reserved;     /* 0 */
+    uint64_t memory;       /* device memory, bytes; for the CPU the RAM that this process may use */
+    uint64_t memory_free;  /* the part that is free now */
+    char name[128];        /* e.g. "NVIDIA H200", or the instruction set and threads of the CPU; NUL-terminated */
+} hz_device_info_t;
+
+#define HZ_DEVICE_INFO_INIT {sizeof(hz_device_info_t), HZ_DEVICE_AUTO, 0, 0, 0, 0, {0}}
+HZ_CHECKED hz_status_t hz_device_info_init(hz_device_info_t *value, size_t struct_size);
+
+/* Sets *out_count to the number of devices of a kind that can train: 1 for HZ_DEVICE_CPU. No CUDA device is a count of
+ * 0 and no error: hz_device_info then says why. */
+HZ_CHECKED hz_status_t hz_device_count(hz_device_t kind, uint32_t *out_count);
+
+/* Fills in device `index` of a kind. HZ_DEVICE_AUTO: the device that trainers open by default; `index` is ignored.
+ * Errors: HZ_STATUS_DEVICE_UNAVAILABLE, with the reason: a library without kernels, no driver, no such device, a
+ * device that is too old, cuBLASLt. */
+HZ_CHECKED hz_status_t hz_device_info(hz_device_t kind, uint32_t index, hz_device_info_t *out_info);
 
 /* ==================================================================================================
  * Model
  */
 
 /* Scaling of rotary position embeddings (RoPE). */
-enum {
+typedef enum hz_rope_t {
     /* None. */
     HZ_ROPE_PLAIN = 0,
     /* Every frequency is divided by rope_factor. */
@@ -251,8 +317,9 @@ enum {
     /* As in Llama 3.1: frequencies of wavelengths above rope_original_positions / rope_low_freq_factor are divided by
      * rope_factor, those below rope_original_positions / rope_high_freq_factor are unchanged, and those between
      * are interpolated. */
-    HZ_ROPE_LLAMA3 = 2
-};
+    HZ_ROPE_LLAMA3 = 2,
+    HZ_ROPE_MAX_ENUM = 0x7fffffff
+} hz_rope_t;
 
 /* A decoder: RMSNorm, RoPE, causal grouped-query attention (GQA), SwiGLU, and the extensions of Llama,
  * Mistral, Qwen2 and Qwen3. Fields have the names of config.json where it has them. Combinations that none of
@@ -275,7 +342,7 @@ typedef struct hz_model_config_t {
     uint32_t o_bias;                  /* 1: the attention output projection has a bias */
     uint32_t mlp_bias;                /* 1: the gate, up and down projections have biases */
     uint32_t qk_norm;                 /* 1: RMSNorm on every query and key head, before RoPE */
-    uint32_t rope_scaling;            /* HZ_ROPE_* */
+    hz_rope_t rope_scaling;            /* HZ_ROPE_* */
     uint32_t rope_original_positions; /* LLAMA3: original_max_position_embeddings; otherwise ignored */
     double rope_factor;               /* LINEAR, LLAMA3: at least 1; otherwise ignored */
     double rope_low_freq_factor;      /* LLAMA3: less than rope_high_freq_factor; otherwise ignored */
@@ -290,23 +357,24 @@ typedef struct hz_model_config_t {
 #define HZ_MODEL_CONFIG_INIT \
     {sizeof(hz_model_config_t), 0, 0, 0, 0, 0, 0, 0, 0, 0, 1e-5, 10000.0, \
      0, 0, 0, 0, HZ_ROPE_PLAIN, 0, 0.0, 0.0, 0.0, 0, {0, 0, 0, 0}}
+HZ_CHECKED hz_status_t hz_model_config_init(hz_model_config_t *value, size_t struct_size);
 
 /* Fills in a built-in model: "tiny" (0.8 M parameters) or "small" (13 M), both byte-level with V = 256; or, for
  * planning, "qwen2.5-0.5b" .. "qwen2.5-72b", "llama3.1-8b" .. "llama3.1-405b", "dense-120b", "dense-1t".
  * Errors: HZ_STATUS_NOT_FOUND, with the names that exist. */
-HZ_API hz_status_t hz_model_config_from_preset(const char *name, hz_model_config_t *out_config);
+HZ_CHECKED hz_status_t hz_model_config_from_preset(const char *name, hz_model_config_t *out_config);
 
 /* Fills in the model of a Hugging Face folder. Reads only its config.json.
  * Errors: HZ_STATUS_NOT_FOUND, HZ_STATUS_IO, HZ_STATUS_BAD_FORMAT (not JSON, or a missing field),
  * HZ_STATUS_UNSUPPORTED (an architecture or feature, by name; or windows that differ beyond layer 255). */
-HZ_API hz_status_t hz_model_config_from_hf(const char *folder, hz_model_config_t *out_config);
+HZ_CHECKED hz_status_t hz_model_config_from_hf(const char *folder, hz_model_config_t *out_config);
 
 /* ==================================================================================================
  * Options
  */
 
 /* Host memory per parameter. */
-enum {
+typedef enum hz_mode_t {
     /* 14 bytes: bf16 weight, 16-bit residual (together the exact f32 master), bf16 gradient, f32 moments.
      * 16 bytes with f32 gradients. */
     HZ_MODE_EXACT = 1,
@@ -316,17 +384,21 @@ enum {
     /* 10 bytes: as HZ_MODE_EXACT, with bf16 moments that are rounded stochastically (unbiased, reproducible).
      * 8 bytes with HZ_ADAM_UNDER_BACKWARD or grad_place = HZ_PLACE_DEVICE, where gradients pass through the
      * ring buffer. */
-    HZ_MODE_COMPACT = 3
-};
+    HZ_MODE_COMPACT = 3,
+    HZ_MODE_MAX_ENUM = 0x7fffffff
+} hz_mode_t;
 
 /* Element types. */
-enum {
+typedef enum hz_dtype_t {
+    /* Not a type: the value of a field that must be set. */
+    HZ_DTYPE_UNSET = 0,
     HZ_DTYPE_BF16 = 1,
-    HZ_DTYPE_F32 = 2
-};
+    HZ_DTYPE_F32 = 2,
+    HZ_DTYPE_MAX_ENUM = 0x7fffffff
+} hz_dtype_t;
 
 /* The time at which AdamW runs. */
-enum {
+typedef enum hz_adam_when_t {
     /* HZ_ADAM_AFTER_NORM; in HZ_MODE_STREAMED with gradients on the host HZ_ADAM_UNDER_BACKWARD. */
     HZ_ADAM_AUTO = 0,
     /* Once the loss and the norm of the whole step are known, overlapping the next step's forward. If they are not
@@ -334,32 +406,22 @@ enum {
     HZ_ADAM_AFTER_NORM = 1,
     /* As soon as a unit's gradient is on the host, overlapping backward. Needs clip = 0. A unit whose gradient is not
      * finite is not updated: see HZ_STATUS_STEP_PARTIAL. */
-    HZ_ADAM_UNDER_BACKWARD = 2
-};
-
-/* The device that computes layers. */
-enum {
-    /* The best available device that the library was built for and that supports the model. */
-    HZ_DEVICE_AUTO = 0,
-    /* The CPU, with a device memory of its own in RAM. Runs anywhere; the numerical reference. */
-    HZ_DEVICE_CPU = 1,
-    /* CUDA device number device_index, in the order of CUDA_VISIBLE_DEVICES. It becomes the calling thread's
-     * current CUDA device. If the library was built without kernels, or a driver, the device or cuBLASLt is missing,
-     * hz_trainer_open fails with HZ_STATUS_DEVICE_UNAVAILABLE and says which. */
-    HZ_DEVICE_CUDA = 2
-};
+    HZ_ADAM_UNDER_BACKWARD = 2,
+    HZ_ADAM_WHEN_MAX_ENUM = 0x7fffffff
+} hz_adam_when_t;
 
 /* Allocation of the pinned host memory of a CUDA device. The results are the same. */
-enum {
+typedef enum hz_pinning_t {
     /* Huge pages on the device's NUMA node, touched by all threads, then registered with CUDA. */
     HZ_PINNING_REGISTERED = 0,
     /* CUDA's allocator, with a memory policy for that node. */
-    HZ_PINNING_ALLOCATED = 1
-};
+    HZ_PINNING_ALLOCATED = 1,
+    HZ_PINNING_MAX_ENUM = 0x7fffffff
+} hz_pinning_t;
 
 /* Activation checkpointing: the part of a layer's forward that its backward recomputes. The other activations stay on
  * the device from forward to backward, for every micro-batch of a sweep. */
-enum {
+typedef enum hz_recompute_t {
     /* Everything, from the layer's input: least memory. */
     HZ_RECOMPUTE_FULL = 1,
     /* Norms and SwiGLU only: no matmul, no attention. */
@@ -370,27 +432,29 @@ enum {
     HZ_RECOMPUTE_LINEARS = 4,
     /* The first norm and the MLP half. As HZ_RECOMPUTE_LINEARS, but queries, keys, values and the post-attention
      * residual are kept, too. */
-    HZ_RECOMPUTE_MLP = 5
-};
+    HZ_RECOMPUTE_MLP = 5,
+    HZ_RECOMPUTE_MAX_ENUM = 0x7fffffff
+} hz_recompute_t;
 
 /* The memory that holds something until it is used. HOST offloads it. */
-enum {
+typedef enum hz_place_t {
     /* The library's choice; see each field. */
     HZ_PLACE_AUTO = 0,
     HZ_PLACE_HOST = 1,
-    HZ_PLACE_DEVICE = 2
-};
+    HZ_PLACE_DEVICE = 2,
+    HZ_PLACE_MAX_ENUM = 0x7fffffff
+} hz_place_t;
 
 /* The placement of layers first .. first + count - 1, counted from 0. */
 typedef struct hz_layer_placement_t {
     uint32_t struct_size;
-    uint32_t recompute;   /* HZ_RECOMPUTE_* */
-    uint32_t boundary;    /* HZ_PLACE_*, AUTO = DEVICE: the layer's input between its forward and backward. On the
+    hz_recompute_t recompute;   /* HZ_RECOMPUTE_* */
+    hz_place_t boundary;    /* HZ_PLACE_*, AUTO = DEVICE: the layer's input between its forward and backward. On the
                              device B*T*C activations per micro-batch of a sweep; if all layers offload theirs to
                              the host, device memory does not grow with the number of layers */
     uint32_t resident;    /* 1: the weights stay on the device during a step, in a slot of their own, and are uploaded
                              once per step instead of once or twice per sweep */
-    uint32_t accumulator; /* HZ_PLACE_*, AUTO = HOST: the layer's f32 gradient accumulator between the sweeps of a step.
+    hz_place_t accumulator; /* HZ_PLACE_*, AUTO = HOST: the layer's f32 gradient accumulator between the sweeps of a step.
                              On the device 4 bytes per parameter. Unused with one sweep */
     uint32_t reserved;    /* 0 */
     uint64_t first;
@@ -400,18 +464,19 @@ typedef struct hz_layer_placement_t {
 /* All layers, with the placement that a trainer uses by default: least memory, boundaries on the device. */
 #define HZ_LAYER_PLACEMENT_INIT \
     {sizeof(hz_layer_placement_t), HZ_RECOMPUTE_FULL, HZ_PLACE_AUTO, 0, HZ_PLACE_AUTO, 0, 0, 0}
+HZ_CHECKED hz_status_t hz_layer_placement_init(hz_layer_placement_t *value, size_t struct_size);
 
 /* Settings of a trainer. Placement never changes a bit of the results: weight_slots, slabs, sweeps, layers, grad_place,
  * threads, adam_when and the memory limits may be chosen freely. */
 typedef struct hz_trainer_options_t {
     uint32_t struct_size;
-    uint32_t device;          /* HZ_DEVICE_* */
-    uint32_t mode;            /* HZ_MODE_* */
-    uint32_t grad_dtype;      /* HZ_DTYPE_*: gradients are rounded to it, once, when they leave the device */
-    uint32_t adam_when;       /* HZ_ADAM_* */
+    hz_device_t device;          /* HZ_DEVICE_* */
+    hz_mode_t mode;            /* HZ_MODE_* */
+    hz_dtype_t grad_dtype;      /* HZ_DTYPE_*: gradients are rounded to it, once, when they leave the device */
+    hz_adam_when_t adam_when;       /* HZ_ADAM_* */
     uint32_t tracing;         /* 1: record all lanes for hz_trainer_trace; memory grows with every step */
     uint32_t device_index;    /* HZ_DEVICE_CUDA: the device number */
-    uint32_t pinning;         /* HZ_PINNING_*, for HZ_DEVICE_CUDA */
+    hz_pinning_t pinning;         /* HZ_PINNING_*, for HZ_DEVICE_CUDA */
     uint64_t sequences;       /* B, sequences per micro-batch */
     uint64_t sequence_length; /* T, tokens per sequence */
     uint64_t micros_max;      /* most micro-batches per step or evaluation (gradient accumulation steps) */
@@ -433,7 +498,7 @@ typedef struct hz_trainer_options_t {
     double eps;
     double weight_decay;      /* decoupled; for tensors of two or more dimensions */
     double clip;              /* largest global gradient norm; 0 = no clipping */
-    uint32_t grad_place;      /* HZ_PLACE_*, AUTO = HOST: where rounded gradients wait for AdamW. On the device 2 or 4
+    hz_place_t grad_place;      /* HZ_PLACE_*, AUTO = HOST: where rounded gradients wait for AdamW. On the device 2 or 4
                                  bytes per parameter, and HZ_MODE_STREAMED can clip */
     uint32_t sweeps;          /* sweeps per step: the micro-batches are divided among them, and only those of one sweep
                                  have activations on the device. 0 = 1 */
@@ -454,22 +519,29 @@ typedef struct hz_trainer_options_t {
     {sizeof(hz_trainer_options_t), HZ_DEVICE_AUTO, HZ_MODE_EXACT, HZ_DTYPE_BF16, HZ_ADAM_AUTO, 0, 0, \
      HZ_PINNING_REGISTERED, 1, 256, 1, 0, 0, 0, 0, 0, 0, 0.9, 0.999, 1e-8, 0.01, 1.0, HZ_PLACE_AUTO, 0, NULL, 0, NULL, \
      0, 0}
+HZ_CHECKED hz_status_t hz_trainer_options_init(hz_trainer_options_t *value, size_t struct_size);
+
+/* Returns the options, limits and defaults of this library as one JSON object: for every struct of this header its
+ * fields with type, default, smallest and largest value or the names of the enum, and unit; and the limits that depend
+ * on the machine. For bindings and user interfaces. Static, never NULL. */
+HZ_API const char *hz_options_json(void);
 
 /* ==================================================================================================
  * Plan: the memory and the predicted speed of a trainer, before it is opened
  */
 
 /* Lanes: ordered queues of work that run concurrently. Later versions may add some; see hz_lane_name. */
-enum {
+typedef enum hz_lane_t {
     HZ_LANE_COMPUTE = 0, /* kernels */
     HZ_LANE_H2D = 1,     /* copies from host to device */
     HZ_LANE_D2H = 2,     /* copies from device to host */
     HZ_LANE_HOST = 3,    /* AdamW */
-    HZ_LANE_DISK = 4     /* saves */
-};
+    HZ_LANE_DISK = 4,    /* saves */
+    HZ_LANE_MAX_ENUM = 0x7fffffff
+} hz_lane_t;
 
 /* Returns the name of a lane, HZ_LANE_*, as in traces; NULL above the last lane. Static. */
-HZ_API const char *hz_lane_name(uint32_t lane);
+HZ_API const char *hz_lane_name(hz_lane_t lane);
 
 /* A model, options, and every byte that they need. Immutable. */
 typedef struct hz_plan_t hz_plan_t;
@@ -477,7 +549,7 @@ typedef struct hz_plan_t hz_plan_t;
 /* Figures of a plan. */
 typedef struct hz_plan_summary_t {
     uint32_t struct_size;
-    uint32_t adam_when;              /* HZ_ADAM_AFTER_NORM or HZ_ADAM_UNDER_BACKWARD, never AUTO */
+    hz_adam_when_t adam_when;              /* HZ_ADAM_AFTER_NORM or HZ_ADAM_UNDER_BACKWARD, never AUTO */
     uint64_t parameters;             /* P; a tied tensor counts once */
     uint64_t logits_chunk;           /* rows, never 0 */
     uint64_t device_bytes;           /* device memory */
@@ -493,15 +565,16 @@ typedef struct hz_plan_summary_t {
                                         token, without recompute; otherwise 0 */
 } hz_plan_summary_t;
 
-#define HZ_PLAN_SUMMARY_INIT {sizeof(hz_plan_summary_t), 0, 0, 0, 0, 0, 0, 0, 0, 0, 0.0, 0.0, 0.0}
+#define HZ_PLAN_SUMMARY_INIT {sizeof(hz_plan_summary_t), HZ_ADAM_AUTO, 0, 0, 0, 0, 0, 0, 0, 0, 0.0, 0.0, 0.0}
+HZ_CHECKED hz_status_t hz_plan_summary_init(hz_plan_summary_t *value, size_t struct_size);
 
 /* Computes the plan that hz_trainer_open would use, for this machine or a larger one. Allocates no model memory and
  * does not check whether the plan fits: see hz_plan_admit.
  *
  * Ownership: the caller closes *out_plan with hz_plan_close.
  * Errors: HZ_STATUS_INVALID_ARGUMENT, naming the field of model or options. */
-HZ_API hz_status_t hz_plan_open(const hz_model_config_t *model, const hz_trainer_options_t *options /* or NULL */,
-                                hz_plan_t **out_plan);
+HZ_CHECKED hz_status_t hz_plan_open(const hz_model_config_t *model, const hz_trainer_options_t *options /* or NULL */,
+                                    hz_plan_t **out_plan);
 
 /* Searches the placement with the shortest simulated step that fits a machine, this one or another: resident layers,
  * offload, activation checkpointing, slots, slabs, sweeps, and where gradients wait. Simulates only; takes a second
@@ -517,21 +590,22 @@ HZ_API hz_status_t hz_plan_open(const hz_model_config_t *model, const hz_trainer
  * Errors: those of hz_plan_open; HZ_STATUS_OUT_OF_DEVICE_MEMORY or HZ_STATUS_OUT_OF_HOST_MEMORY if nothing fits, with
  * the limit, the missing bytes and the smallest change that fits; HZ_STATUS_NOT_FOUND, HZ_STATUS_IO and
  * HZ_STATUS_BAD_FORMAT for the machine. */
-HZ_API hz_status_t hz_plan_search(const hz_model_config_t *model, const hz_trainer_options_t *options /* or NULL */,
-                                  const char *machine /* or NULL */, hz_plan_t **out_plan);
+HZ_CHECKED hz_status_t hz_plan_search(const hz_model_config_t *model,
+                                      const hz_trainer_options_t *options /* or NULL */,
+                                      const char *machine /* or NULL */, hz_plan_t **out_plan);
 
 /* Checks whether the plan fits into the memory that is free now, as hz_trainer_open does: physical RAM and the
  * control group's limit, or device_mem and host_mem if they are set.
  * Errors: HZ_STATUS_OUT_OF_DEVICE_MEMORY or HZ_STATUS_OUT_OF_HOST_MEMORY, with the bytes needed, the bytes free, and
  * what would fit; HZ_STATUS_IO if the system does not report its memory. */
-HZ_API hz_status_t hz_plan_admit(const hz_plan_t *plan);
+HZ_CHECKED hz_status_t hz_plan_admit(const hz_plan_t *plan);
 
 /* Fills in the figures of the plan. */
-HZ_API hz_status_t hz_plan_summary(const hz_plan_t *plan, hz_plan_summary_t *out_summary);
+HZ_CHECKED hz_status_t hz_plan_summary(const hz_plan_t *plan, hz_plan_summary_t *out_summary);
 
 /* Sets *out_seconds to the simulated busy time of a lane, HZ_LANE_*, per step; 0 for a plan of hz_plan_open. Compare
  * with hz_trainer_busy_seconds. Errors: HZ_STATUS_INVALID_ARGUMENT for an unknown lane. */
-HZ_API hz_status_t hz_plan_busy_seconds(const hz_plan_t *plan, uint32_t lane, double *out_seconds);
+HZ_CHECKED hz_status_t hz_plan_busy_seconds(const hz_plan_t *plan, hz_lane_t lane, double *out_seconds);
 
 /* Sets *out_json to the plan as one JSON object: the fields of the summary, and "device_regions" and "host_regions",
  * arrays of {"name", "bytes"} that add up to device_bytes and host_bytes. Plans of hz_plan_search also have "placement"
@@ -539,14 +613,14 @@ HZ_API hz_status_t hz_plan_busy_seconds(const hz_plan_t *plan, uint32_t lane, do
  * "busiest_lane", "critical_lane", "with" (step times with more memory, a faster link, RAM or GPU) and
  * "better_micro_batch": the output of `horizon plan --json`.
  * Ownership: the text belongs to the plan. */
-HZ_API hz_status_t hz_plan_json(const hz_plan_t *plan, const char **out_json);
+HZ_CHECKED hz_status_t hz_plan_json(const hz_plan_t *plan, const char **out_json);
 
 /* Writes a simulated step, and the two before it, to a Chrome trace file, in the form of hz_trainer_trace. An existing
  * file is replaced, atomically.
  * Blocks for the disk.
  * Errors: HZ_STATUS_INVALID_STATE for a plan of hz_plan_open, which has no machine model; HZ_STATUS_NOT_FOUND (the
  * folder), HZ_STATUS_IO, HZ_STATUS_DISK_FULL. */
-HZ_API hz_status_t hz_plan_trace(const hz_plan_t *plan, const char *path);
+HZ_CHECKED hz_status_t hz_plan_trace(const hz_plan_t *plan, const char *path);
 
 /* Frees a plan. NULL is ignored. */
 HZ_API void hz_plan_close(hz_plan_t *plan /* or NULL */);
@@ -566,8 +640,8 @@ typedef struct hz_trainer_t hz_trainer_t;
  * Blocks until the memory is allocated: seconds for hundreds of GiB.
  * Errors: those of hz_plan_open and hz_plan_admit; HZ_STATUS_DEVICE_UNAVAILABLE; for gemm_table
  * HZ_STATUS_NOT_FOUND, HZ_STATUS_IO and HZ_STATUS_BAD_FORMAT. */
-HZ_API hz_status_t hz_trainer_open(const hz_model_config_t *model, const hz_trainer_options_t *options /* or NULL */,
-                                   hz_trainer_t **out_trainer);
+HZ_CHECKED hz_status_t hz_trainer_open(const hz_model_config_t *model,
+                                       const hz_trainer_options_t *options /* or NULL */, hz_trainer_t **out_trainer);
 
 /* Opens a trainer that follows a plan. The plan may be closed afterwards.
  *
@@ -577,7 +651,7 @@ HZ_API hz_status_t hz_trainer_open(const hz_model_config_t *model, const hz_trai
  * Ownership, blocks: as hz_trainer_open.
  * Errors: those of hz_trainer_open; HZ_STATUS_DEVICE_UNAVAILABLE, naming both devices, if the chosen one is not the
  * plan's. */
-HZ_API hz_status_t hz_trainer_open_planned(const hz_plan_t *plan, hz_trainer_t **out_trainer);
+HZ_CHECKED hz_status_t hz_trainer_open_planned(const hz_plan_t *plan, hz_trainer_t **out_trainer);
 
 /* Closes a trainer: finishes pending work, ends its threads, frees its memory. NULL is ignored. The handle is gone
  * afterwards, whatever the result, except after HZ_STATUS_INVALID_STATE: another call is running on it.
@@ -585,9 +659,13 @@ HZ_API hz_status_t hz_trainer_open_planned(const hz_plan_t *plan, hz_trainer_t *
  * Errors: the first error of a failed trainer, including work that no call had waited for. */
 HZ_API hz_status_t hz_trainer_close(hz_trainer_t *trainer /* or NULL */);
 
+/* Fills in the device of the trainer, e.g. the one that HZ_DEVICE_AUTO chose.
+ * Threads: as hz_trainer_model. */
+HZ_CHECKED hz_status_t hz_trainer_device(const hz_trainer_t *trainer, hz_device_info_t *out_info);
+
 /* Fills in the model of the trainer, with derived values in place of zeros.
  * Threads: any, concurrently with any other call. Works on a failed trainer. */
-HZ_API hz_status_t hz_trainer_model(const hz_trainer_t *trainer, hz_model_config_t *out_config);
+HZ_CHECKED hz_status_t hz_trainer_model(const hz_trainer_t *trainer, hz_model_config_t *out_config);
 
 /* --------------------------------------------------------------------------------------------------
  * Weights
@@ -603,19 +681,20 @@ typedef struct hz_tensor_t {
 } hz_tensor_t;
 
 #define HZ_TENSOR_INIT {sizeof(hz_tensor_t), 0, NULL, {0, 0, 0, 0}, 0}
+HZ_CHECKED hz_status_t hz_tensor_init(hz_tensor_t *value, size_t struct_size);
 
 /* Sets *out_count to the number of tensors. A tied LM head is not counted. Threads: as hz_trainer_model. */
-HZ_API hz_status_t hz_trainer_tensor_count(const hz_trainer_t *trainer, size_t *out_count);
+HZ_CHECKED hz_status_t hz_trainer_tensor_count(const hz_trainer_t *trainer, size_t *out_count);
 
 /* Fills in tensor `index`, 0 .. count-1, in forward order. Threads: as hz_trainer_model.
  * Errors: HZ_STATUS_INVALID_ARGUMENT above the last. */
-HZ_API hz_status_t hz_trainer_tensor(const hz_trainer_t *trainer, size_t index, hz_tensor_t *out_tensor);
+HZ_CHECKED hz_status_t hz_trainer_tensor(const hz_trainer_t *trainer, size_t index, hz_tensor_t *out_tensor);
 
 /* Initializes the weights as GPT-2 does: matrices normal with standard deviation 0.02, o_proj and down_proj with
  * 0.02/sqrt(2L), norms 1, biases 0. The values of a tensor depend only on the seed and its name. Moments and step
  * number do not change.
  * Blocks until the work in progress on each unit is done. */
-HZ_API hz_status_t hz_trainer_init(hz_trainer_t *trainer, uint64_t seed);
+HZ_CHECKED hz_status_t hz_trainer_init(hz_trainer_t *trainer, uint64_t seed);
 
 /* Loads the weights of a Hugging Face folder: model.safetensors, or shards with their index; f32, bf16 or f16. Its
  * config.json must describe the trainer's model, and every tensor must be there with its shape. Moments and step number
@@ -625,7 +704,7 @@ HZ_API hz_status_t hz_trainer_init(hz_trainer_t *trainer, uint64_t seed);
  * truncated file, or a tensor that is missing or has another shape, by name). These are checked before the first
  * tensor is read; only values that are not finite (HZ_STATUS_BAD_FORMAT) are found later and leave the weights partly
  * loaded: load or initialize them again. */
-HZ_API hz_status_t hz_trainer_load_hf(hz_trainer_t *trainer, const char *folder);
+HZ_CHECKED hz_status_t hz_trainer_load_hf(hz_trainer_t *trainer, const char *folder);
 
 /* Writes a Hugging Face folder: config.json and model.safetensors, or above 5 GB shards with an index, as
  * HZ_DTYPE_BF16 (the uploaded weights) or HZ_DTYPE_F32 (the masters). The folder appears, or replaces an earlier
@@ -634,16 +713,17 @@ HZ_API hz_status_t hz_trainer_load_hf(hz_trainer_t *trainer, const char *folder)
  * Blocks until the lanes are done, and for the disk.
  * Errors: HZ_STATUS_INVALID_ARGUMENT (the dtype, or the folder), HZ_STATUS_IO, HZ_STATUS_DISK_FULL (before anything is
  * written, where the file system reports its free space). */
-HZ_API hz_status_t hz_trainer_export_hf(hz_trainer_t *trainer, const char *folder, uint32_t dtype /* HZ_DTYPE_* */);
+HZ_CHECKED hz_status_t hz_trainer_export_hf(hz_trainer_t *trainer, const char *folder, hz_dtype_t dtype);
 
 /* Reads the f32 master of the tensor `name` into values[0 .. count-1], row-major.
  * Blocks until AdamW of the tensor's unit is done.
  * Errors: HZ_STATUS_NOT_FOUND; HZ_STATUS_INVALID_ARGUMENT unless count is the tensor's number of elements. */
-HZ_API hz_status_t hz_trainer_read_tensor(hz_trainer_t *trainer, const char *name, float *values, size_t count);
+HZ_CHECKED hz_status_t hz_trainer_read_tensor(hz_trainer_t *trainer, const char *name, float *values, size_t count);
 
 /* Writes the f32 master of a tensor, exactly. Its moments do not change.
  * Blocks until the work in progress on the tensor's unit is done. Errors: as hz_trainer_read_tensor. */
-HZ_API hz_status_t hz_trainer_write_tensor(hz_trainer_t *trainer, const char *name, const float *values, size_t count);
+HZ_CHECKED hz_status_t hz_trainer_write_tensor(hz_trainer_t *trainer, const char *name, const float *values,
+                                               size_t count);
 
 /* AdamW settings of one tensor. */
 typedef struct hz_tensor_options_t {
@@ -654,42 +734,47 @@ typedef struct hz_tensor_options_t {
 } hz_tensor_options_t;
 
 #define HZ_TENSOR_OPTIONS_INIT {sizeof(hz_tensor_options_t), 0, 1.0, -1.0}
+HZ_CHECKED hz_status_t hz_tensor_options_init(hz_tensor_options_t *value, size_t struct_size);
 
 /* Sets the AdamW settings of the tensor `name` from the next step on; NULL = defaults. Checkpoints do not store them:
  * set them again after hz_trainer_resume.
  * Blocks until AdamW of the tensor's unit is done.
  * Errors: HZ_STATUS_NOT_FOUND; HZ_STATUS_INVALID_ARGUMENT, naming the field. */
-HZ_API hz_status_t hz_trainer_set_tensor_options(hz_trainer_t *trainer, const char *name,
-                                                 const hz_tensor_options_t *options /* or NULL */);
+HZ_CHECKED hz_status_t hz_trainer_set_tensor_options(hz_trainer_t *trainer, const char *name,
+                                                     const hz_tensor_options_t *options /* or NULL */);
 
 /* Fills in the AdamW settings of a tensor. Errors: HZ_STATUS_NOT_FOUND. */
-HZ_API hz_status_t hz_trainer_tensor_options(hz_trainer_t *trainer, const char *name,
-                                             hz_tensor_options_t *out_options);
+HZ_CHECKED hz_status_t hz_trainer_tensor_options(hz_trainer_t *trainer, const char *name,
+                                                 hz_tensor_options_t *out_options);
 
 /* Reads a tensor's gradient of the last step, rounded to grad_dtype, before clipping; zeros before the first step.
  * Blocks until the gradient is on the host.
  * Errors: as hz_trainer_read_tensor; HZ_STATUS_UNSUPPORTED where the host stores no gradients: HZ_MODE_STREAMED, and
  * HZ_MODE_COMPACT in 8 bytes. */
-HZ_API hz_status_t hz_trainer_read_gradient(hz_trainer_t *trainer, const char *name, float *values, size_t count);
+HZ_CHECKED hz_status_t hz_trainer_read_gradient(hz_trainer_t *trainer, const char *name, float *values, size_t count);
 
 /* --------------------------------------------------------------------------------------------------
  * Steps
  */
 
-/* A micro-batch: B sequences of T tokens; each array is [B, T], row-major. */
+/* A micro-batch: b sequences of t tokens; each array is [b, t], row-major. b <= B and t <= T. A smaller batch is padded
+ * on the right and below with ignored targets, which changes no bit of its loss and gradients; it computes as much as
+ * a full one. */
 typedef struct hz_batch_t {
     uint32_t struct_size;
     uint32_t reserved;      /* 0 */
-    uint64_t rows;          /* N = B*T, the length of every array */
+    uint64_t rows;          /* b*t, the length of every array */
     const int32_t *tokens;  /* ids, 0 .. V-1 */
     const int32_t *targets; /* the id that follows each token, or -100 to ignore it */
     const float *weights;   /* or NULL (all 1): weight of each target in the loss, finite, >= 0 */
     const int32_t *starts;  /* or NULL (one document per sequence): for each token the position 0 .. T-1 in its
                                sequence where its document starts. Attention does not cross documents, and RoPE
                                positions count from it */
+    uint64_t sequence_length; /* t, tokens per sequence of this batch; divides rows; 0 = T */
 } hz_batch_t;
 
-#define HZ_BATCH_INIT {sizeof(hz_batch_t), 0, 0, NULL, NULL, NULL, NULL}
+#define HZ_BATCH_INIT {sizeof(hz_batch_t), 0, 0, NULL, NULL, NULL, NULL, 0}
+HZ_CHECKED hz_status_t hz_batch_init(hz_batch_t *value, size_t struct_size);
 
 /* Result of a step. */
 typedef struct hz_step_report_t {
@@ -703,6 +788,7 @@ typedef struct hz_step_report_t {
 } hz_step_report_t;
 
 #define HZ_STEP_REPORT_INIT {sizeof(hz_step_report_t), 0, 0, 0.0, 0.0, 0, 0}
+HZ_CHECKED hz_status_t hz_step_report_init(hz_step_report_t *value, size_t struct_size);
 
 /* Result of an evaluation. */
 typedef struct hz_eval_report_t {
@@ -713,11 +799,12 @@ typedef struct hz_eval_report_t {
 } hz_eval_report_t;
 
 #define HZ_EVAL_REPORT_INIT {sizeof(hz_eval_report_t), 0, 0.0, 0}
+HZ_CHECKED hz_status_t hz_eval_report_init(hz_eval_report_t *value, size_t struct_size);
 
 /* Checks a micro-batch and copies it for the next hz_trainer_update. Runs nothing.
  * Errors: HZ_STATUS_INVALID_ARGUMENT, naming array, position and value; HZ_STATUS_INVALID_STATE if micros_max
  * micro-batches are accumulated. Those accumulated before stay. */
-HZ_API hz_status_t hz_trainer_accumulate(hz_trainer_t *trainer, const hz_batch_t *batch);
+HZ_CHECKED hz_status_t hz_trainer_accumulate(hz_trainer_t *trainer, const hz_batch_t *batch);
 
 /* Names the tokens of the step after the next one: tokens[0 .. count-1], token ids in any order. Optional; changes no
  * bit. Called before the step, once or for one micro-batch after the other:
@@ -733,7 +820,7 @@ HZ_API hz_status_t hz_trainer_accumulate(hz_trainer_t *trainer, const hz_batch_t
  * HZ_PLACE_DEVICE), with HZ_ADAM_UNDER_BACKWARD, and on hz_trainer_step_with_loss.
  * Errors: HZ_STATUS_INVALID_ARGUMENT for an id outside the vocabulary, or more distinct ids than a step can have; then
  * nothing is announced. */
-HZ_API hz_status_t hz_trainer_announce(hz_trainer_t *trainer, const int32_t *tokens, size_t count);
+HZ_CHECKED hz_status_t hz_trainer_announce(hz_trainer_t *trainer, const int32_t *tokens, size_t count);
 
 /* Runs one step on all accumulated micro-batches: forward, backward, clipping, AdamW with learning rate `lr` (finite,
  * >= 0). Afterwards none are accumulated, unless `lr` or `out_report` is invalid.
@@ -741,34 +828,37 @@ HZ_API hz_status_t hz_trainer_announce(hz_trainer_t *trainer, const int32_t *tok
  * Errors: HZ_STATUS_INVALID_STATE if none is accumulated; HZ_STATUS_NO_TARGET; HZ_STATUS_NON_FINITE (weights, moments
  * and step number do not change); HZ_STATUS_STEP_PARTIAL (only HZ_ADAM_UNDER_BACKWARD: the step counts, but some
  * units were not updated). */
-HZ_API hz_status_t hz_trainer_update(hz_trainer_t *trainer, double lr, hz_step_report_t *out_report);
+HZ_CHECKED hz_status_t hz_trainer_update(hz_trainer_t *trainer, double lr, hz_step_report_t *out_report);
+
+/* Drops the accumulated micro-batches. */
+HZ_CHECKED hz_status_t hz_trainer_discard(hz_trainer_t *trainer);
 
 /* Equals hz_trainer_accumulate of batches[0 .. count-1] and hz_trainer_update, bit for bit.
  * Blocks, errors: as these; HZ_STATUS_INVALID_STATE if micro-batches are accumulated already. If a batch is invalid,
  * none stays accumulated. */
-HZ_API hz_status_t hz_trainer_step(hz_trainer_t *trainer, const hz_batch_t *batches, size_t count, double lr,
-                                   hz_step_report_t *out_report);
+HZ_CHECKED hz_status_t hz_trainer_step(hz_trainer_t *trainer, const hz_batch_t *batches, size_t count, double lr,
+                                       hz_step_report_t *out_report);
 
 /* Computes the loss of 1 .. micros_max micro-batches with the weights after the last step. Changes nothing.
  * Blocks for AdamW, unit by unit as a step does, and until the loss is known.
  * Errors: HZ_STATUS_INVALID_ARGUMENT, HZ_STATUS_NO_TARGET; HZ_STATUS_INVALID_STATE if micro-batches are accumulated. */
-HZ_API hz_status_t hz_trainer_eval(hz_trainer_t *trainer, const hz_batch_t *batches, size_t count,
-                                   hz_eval_report_t *out_report);
+HZ_CHECKED hz_status_t hz_trainer_eval(hz_trainer_t *trainer, const hz_batch_t *batches, size_t count,
+                                       hz_eval_report_t *out_report);
 
 /* Computes the logits that follow tokens[0 .. count-1], count = 1 .. T, as f32 into logits[0 .. logits_count-1],
  * logits_count = V. For occasional sampling: each call uploads the whole model.
  * Blocks until they are computed.
  * Errors: HZ_STATUS_INVALID_ARGUMENT; HZ_STATUS_INVALID_STATE if micro-batches are accumulated. */
-HZ_API hz_status_t hz_trainer_logits(hz_trainer_t *trainer, const int32_t *tokens, size_t count, float *logits,
-                                     size_t logits_count);
+HZ_CHECKED hz_status_t hz_trainer_logits(hz_trainer_t *trainer, const int32_t *tokens, size_t count, float *logits,
+                                         size_t logits_count);
 
 /* Computes the log-probabilities of the targets of 1 .. micros_max micro-batches, in nats, with the weights after the
  * last step, into logprobs[0 .. logprobs_count-1], logprobs_count = count*N: [count, B, T], 0 for ignored targets. The
  * weights of the batches are ignored. Changes nothing.
  * Blocks for AdamW, unit by unit as a step does, and until they are computed.
  * Errors: HZ_STATUS_INVALID_ARGUMENT; HZ_STATUS_INVALID_STATE if micro-batches are accumulated. */
-HZ_API hz_status_t hz_trainer_logprobs(hz_trainer_t *trainer, const hz_batch_t *batches, size_t count, float *logprobs,
-                                       size_t logprobs_count);
+HZ_CHECKED hz_status_t hz_trainer_logprobs(hz_trainer_t *trainer, const hz_batch_t *batches, size_t count,
+                                           float *logprobs, size_t logprobs_count);
 
 /* A loss function of the log-probabilities of all targets of a step. logprobs[0 .. count-1] are as in
  * hz_trainer_logprobs. Sets *out_loss, which the step reports (finite), and dlogprobs[i] = d loss / d logprobs[i]
@@ -795,12 +885,42 @@ typedef int32_t (*hz_loss_callback_t)(const float *logprobs, float *dlogprobs, s
  * step has more than one sweep; HZ_STATUS_NON_FINITE if the loss, or a gradient that counts, is not finite;
  * HZ_STATUS_CANCELLED if `loss` cancels. After the latter two, weights, moments and step number are unchanged, and
  * no micro-batch stays accumulated. */
-HZ_API hz_status_t hz_trainer_step_with_loss(hz_trainer_t *trainer, const hz_batch_t *batches, size_t count, double lr,
-                                             hz_loss_callback_t loss, void *user, hz_step_report_t *out_report);
+HZ_CHECKED hz_status_t hz_trainer_step_with_loss(hz_trainer_t *trainer, const hz_batch_t *batches, size_t count,
+                                                 double lr, hz_loss_callback_t loss, void *user,
+                                                 hz_step_report_t *out_report);
+
+/* Ends the step, evaluation, logits or log-probabilities that another thread is computing with this trainer, early:
+ * that call returns HZ_STATUS_CANCELLED. Weights, moments and step number do not change, no micro-batch stays
+ * accumulated, and the next step has the bits that it would have without the cancelled call. Too late, and without
+ * effect, once the first unit is updated; without effect if nothing is running.
+ * Threads: any, concurrently with any other call. Returns at once. */
+HZ_CHECKED hz_status_t hz_trainer_cancel(hz_trainer_t *trainer);
 
 /* --------------------------------------------------------------------------------------------------
  * Saves and checkpoints
  */
+
+/* The work of a progress callback. */
+typedef enum hz_progress_t {
+    HZ_PROGRESS_LOAD = 1,   /* hz_trainer_load_hf */
+    HZ_PROGRESS_EXPORT = 2, /* hz_trainer_export_hf */
+    HZ_PROGRESS_RESUME = 3, /* hz_trainer_resume */
+    HZ_PROGRESS_SAVE = 4,   /* hz_trainer_save_to */
+    HZ_PROGRESS_MAX_ENUM = 0x7fffffff
+} hz_progress_t;
+
+/* Receives the bytes done so far and the total. Returns 0, or another value to cancel the work: the call, or
+ * hz_trainer_save_wait, returns HZ_STATUS_CANCELLED. A cancelled export or save leaves no folder; a cancelled load
+ * leaves the weights partly loaded: load or initialize them again; a cancelled resume fails the trainer.
+ *
+ * Called on threads of the library or the caller, one at a time. Must not throw or longjmp, and must not call the
+ * trainer. */
+typedef int32_t (*hz_progress_callback_t)(hz_progress_t work, uint64_t done, uint64_t total, void *user);
+
+/* Sets the progress callback of a trainer. NULL, the default: none. A save that is running keeps its callback and
+ * `user` until hz_trainer_save_wait. */
+HZ_CHECKED hz_status_t hz_trainer_set_progress(hz_trainer_t *trainer, hz_progress_callback_t callback /* or NULL */,
+                                               void *user /* or NULL */);
 
 /* Receives the state of a unit: 0 is the embedding, then the layers, then the head. Each array has `elements` elements:
  * the unit's tensors in order, with zeros as alignment padding. `weights` is bf16, `residual` belongs to it as in
@@ -818,7 +938,7 @@ typedef int32_t (*hz_save_callback_t)(uint32_t unit, uint64_t elements, const ui
  * hz_trainer_stats returns now. One save at a time; hz_trainer_save_wait returns its result, and `user` is in use until
  * then.
  * Errors: HZ_STATUS_INVALID_STATE if a save is running or hz_trainer_save_wait was not called for the last one. */
-HZ_API hz_status_t hz_trainer_save(hz_trainer_t *trainer, hz_save_callback_t save, void *user);
+HZ_CHECKED hz_status_t hz_trainer_save(hz_trainer_t *trainer, hz_save_callback_t save, void *user);
 
 /* Starts to write a checkpoint of the state after the last step: weights, residuals, moments, step number, and the
  * settings that must be equal to resume bit for bit. Returns at once; steps, evaluations, reads and writes may follow
@@ -834,14 +954,14 @@ HZ_API hz_status_t hz_trainer_save(hz_trainer_t *trainer, hz_save_callback_t sav
  * Errors: HZ_STATUS_INVALID_STATE if a save is running or hz_trainer_save_wait was not called for the last one, or if
  * another trainer or process writes to the folder; HZ_STATUS_DISK_FULL and HZ_STATUS_IO, which
  * hz_trainer_save_wait returns, too. */
-HZ_API hz_status_t hz_trainer_save_to(hz_trainer_t *trainer, const char *folder, uint64_t keep,
-                                      const char *note /* or NULL */);
+HZ_CHECKED hz_status_t hz_trainer_save_to(hz_trainer_t *trainer, const char *folder, uint64_t keep,
+                                          const char *note /* or NULL */);
 
 /* Returns the result of a save.
  * Blocks until the save has ended.
  * Errors: HZ_STATUS_CANCELLED if `save` cancelled it, or HZ_STATUS_DISK_FULL and HZ_STATUS_IO of hz_trainer_save_to:
  * the trainer stays usable and another save may start; HZ_STATUS_INVALID_STATE if no save was started. */
-HZ_API hz_status_t hz_trainer_save_wait(hz_trainer_t *trainer);
+HZ_CHECKED hz_status_t hz_trainer_save_wait(hz_trainer_t *trainer);
 
 /* Loads the state of a checkpoint. Training then continues bit for bit as if it had not been interrupted;
  * hz_trainer_stats returns the checkpoint's step number. `folder` was given to hz_trainer_save_to or to `horizon train`
@@ -861,11 +981,11 @@ HZ_API hz_status_t hz_trainer_save_wait(hz_trainer_t *trainer);
  * checkpoint of the folder), HZ_STATUS_IO, HZ_STATUS_INVALID_STATE if micro-batches are accumulated. Errors in headers,
  * lengths and settings are found before anything changes. Damage inside a state is found while it is loaded, and
  * then the trainer has failed: close it. */
-HZ_API hz_status_t hz_trainer_resume(hz_trainer_t *trainer, const char *folder, const char *changes /* or NULL */,
-                                     const char **out_note /* or NULL */);
+HZ_CHECKED hz_status_t hz_trainer_resume(hz_trainer_t *trainer, const char *folder, const char *changes /* or NULL */,
+                                         const char **out_note /* or NULL */);
 
 /* Blocks until all lanes are done, including AdamW. */
-HZ_API hz_status_t hz_trainer_sync(hz_trainer_t *trainer);
+HZ_CHECKED hz_status_t hz_trainer_sync(hz_trainer_t *trainer);
 
 /* --------------------------------------------------------------------------------------------------
  * Statistics and traces
@@ -882,22 +1002,23 @@ typedef struct hz_stats_t {
 } hz_stats_t;
 
 #define HZ_STATS_INIT {sizeof(hz_stats_t), 0, 0, 0, 0, 0}
+HZ_CHECKED hz_status_t hz_stats_init(hz_stats_t *value, size_t struct_size);
 
 /* Fills in the totals. */
-HZ_API hz_status_t hz_trainer_stats(hz_trainer_t *trainer, hz_stats_t *out_stats);
+HZ_CHECKED hz_status_t hz_trainer_stats(hz_trainer_t *trainer, hz_stats_t *out_stats);
 
 /* Sets *out_seconds to the busy time of a lane, HZ_LANE_*, in steps and saves (not evaluations) since the trainer was
  * opened. Counted are tasks that had ended when the last step, evaluation or hz_trainer_sync returned. Lanes overlap,
  * and AdamW overlaps the next step. 0 unless measuring or tracing = 1.
  * Errors: HZ_STATUS_INVALID_ARGUMENT for an unknown lane. */
-HZ_API hz_status_t hz_trainer_busy_seconds(hz_trainer_t *trainer, uint32_t lane, double *out_seconds);
+HZ_CHECKED hz_status_t hz_trainer_busy_seconds(hz_trainer_t *trainer, hz_lane_t lane, double *out_seconds);
 
 /* Writes the recorded work of all lanes since the trainer was opened to a file in Chrome trace format, for Perfetto
  * (ui.perfetto.dev). An existing file is replaced, atomically.
  * Blocks until the lanes are done, and for the disk.
  * Errors: HZ_STATUS_INVALID_STATE unless tracing = 1; HZ_STATUS_NOT_FOUND (the folder), HZ_STATUS_IO,
  * HZ_STATUS_DISK_FULL. */
-HZ_API hz_status_t hz_trainer_trace(hz_trainer_t *trainer, const char *path);
+HZ_CHECKED hz_status_t hz_trainer_trace(hz_trainer_t *trainer, const char *path);
 
 /* ==================================================================================================
  * AdamW alone
@@ -942,20 +1063,21 @@ HZ_API hz_status_t hz_trainer_trace(hz_trainer_t *trainer, const char *path);
 typedef struct hz_adam_t hz_adam_t;
 
 /* Memory per parameter, without gradients. */
-enum {
+typedef enum hz_adam_mode_t {
     /* 12 bytes: bf16 weight and 16-bit residual (together the f32 master), f32 moments. */
     HZ_ADAM_MODE_EXACT = 1,
     /* 8 bytes: weight and residual as above, bf16 moments, rounded stochastically: unbiased, with random bits that
      * depend only on the seed, the step and the number of the element. */
     HZ_ADAM_MODE_COMPACT = 2,
     /* 12 bytes: f32 weights, f32 moments; 14 with a bf16 copy. */
-    HZ_ADAM_MODE_F32 = 3
-};
+    HZ_ADAM_MODE_F32 = 3,
+    HZ_ADAM_MODE_MAX_ENUM = 0x7fffffff
+} hz_adam_mode_t;
 
 /* Settings of an optimizer. */
 typedef struct hz_adam_options_t {
     uint32_t struct_size;
-    uint32_t mode;        /* HZ_ADAM_MODE_* */
+    hz_adam_mode_t mode;        /* HZ_ADAM_MODE_* */
     uint64_t threads;     /* CPU threads, the caller's included, at most max(1024, processors); 0 = all that
                              this process may run on */
     uint64_t state_count; /* elements whose residuals and moments the library keeps, initially zero; 0 = the caller
@@ -970,11 +1092,12 @@ typedef struct hz_adam_options_t {
 
 /* Exact mode, state kept by the caller; AdamW as in PyTorch: 0.9, 0.999, 1e-8, weight decay 0.01. */
 #define HZ_ADAM_OPTIONS_INIT {sizeof(hz_adam_options_t), HZ_ADAM_MODE_EXACT, 0, 0, 0, 0, 0.9, 0.999, 1e-8, 0.01}
+HZ_CHECKED hz_status_t hz_adam_options_init(hz_adam_options_t *value, size_t struct_size);
 
 /* The arrays of one call: `count` elements each, aligned to their elements, disjoint. */
 typedef struct hz_adam_arrays_t {
     uint32_t struct_size;
-    uint32_t gradient_dtype; /* HZ_DTYPE_*; required */
+    hz_dtype_t gradient_dtype; /* HZ_DTYPE_*; required */
     uint64_t count;          /* elements; with 0 the call does nothing */
     uint64_t first;          /* number of element 0 in the model: the position of its state if the library keeps it, and
                                 an input of the rounding in HZ_ADAM_MODE_COMPACT */
@@ -988,7 +1111,8 @@ typedef struct hz_adam_arrays_t {
                                 ties away from zero, as in the other modes */
 } hz_adam_arrays_t;
 
-#define HZ_ADAM_ARRAYS_INIT {sizeof(hz_adam_arrays_t), 0, 0, 0, NULL, NULL, NULL, NULL, NULL, NULL}
+#define HZ_ADAM_ARRAYS_INIT {sizeof(hz_adam_arrays_t), HZ_DTYPE_UNSET, 0, 0, NULL, NULL, NULL, NULL, NULL, NULL}
+HZ_CHECKED hz_status_t hz_adam_arrays_init(hz_adam_arrays_t *value, size_t struct_size);
 
 /* Opens an optimizer: allocates its state, if it keeps one, and starts its threads.
  *
@@ -996,7 +1120,7 @@ typedef struct hz_adam_arrays_t {
  * Blocks until the memory is allocated.
  * Errors: HZ_STATUS_INVALID_ARGUMENT, naming the field; HZ_STATUS_OUT_OF_HOST_MEMORY, with the bytes needed, the bytes
  * free and the limit. */
-HZ_API hz_status_t hz_adam_open(const hz_adam_options_t *options /* or NULL */, hz_adam_t **out_adam);
+HZ_CHECKED hz_status_t hz_adam_open(const hz_adam_options_t *options /* or NULL */, hz_adam_t **out_adam);
 
 /* Runs one step of AdamW on some arrays: `lr` >= 0, `step` counted from 1 (for bias correction), gradients multiplied
  * by `gradient_scale` (1, the clip factor, or 1 / loss scale), the options' weight_decay multiplied by `decay` (1; 0
@@ -1006,8 +1130,8 @@ HZ_API hz_status_t hz_adam_open(const hz_adam_options_t *options /* or NULL */, 
  * calls on the same elements, also of a state kept by the library, are undefined behaviour.
  * Blocks until it is done.
  * Errors: HZ_STATUS_INVALID_ARGUMENT, naming the argument or field. */
-HZ_API hz_status_t hz_adam_step(const hz_adam_t *adam, const hz_adam_arrays_t *arrays, double lr, uint64_t step,
-                                double gradient_scale, double decay);
+HZ_CHECKED hz_status_t hz_adam_step(const hz_adam_t *adam, const hz_adam_arrays_t *arrays, double lr, uint64_t step,
+                                    double gradient_scale, double decay);
 
 /* Returns where the library keeps the state of elements first .. first+count-1: fills in count, first, residual, m and
  * v (NULL if the mode has none), and sets the other pointers to NULL. For checkpoints, and to set residuals:
@@ -1016,8 +1140,8 @@ HZ_API hz_status_t hz_adam_step(const hz_adam_t *adam, const hz_adam_arrays_t *a
  * Ownership: the memory belongs to the handle and keeps its address until hz_adam_close. Accessing it while a step uses
  * these elements is undefined behaviour.
  * Errors: HZ_STATUS_INVALID_ARGUMENT beyond state_count, or if the caller keeps the state. */
-HZ_API hz_status_t hz_adam_state(const hz_adam_t *adam, uint64_t first, uint64_t count,
-                                 hz_adam_arrays_t *out_arrays);
+HZ_CHECKED hz_status_t hz_adam_state(const hz_adam_t *adam, uint64_t first, uint64_t count,
+                                     hz_adam_arrays_t *out_arrays);
 
 /* Ends the threads and frees the state. No other call may be running. NULL is ignored. */
 HZ_API void hz_adam_close(hz_adam_t *adam /* or NULL */);
@@ -1025,10 +1149,10 @@ HZ_API void hz_adam_close(hz_adam_t *adam /* or NULL */);
 /* Splits f32 masters: weights[i] is values[i] rounded to bf16 (to nearest, ties away from zero), residual[i] the 16
  * bits that restore it. The arrays must not overlap. Runs on the calling thread; several threads may split
  * different arrays. Errors: HZ_STATUS_INVALID_ARGUMENT. */
-HZ_API hz_status_t hz_master_split(const float *values, size_t count, uint16_t *weights, int16_t *residual);
+HZ_CHECKED hz_status_t hz_master_split(const float *values, size_t count, uint16_t *weights, int16_t *residual);
 
 /* Inverts hz_master_split, exactly for all 2^32 patterns of an f32. Threads, errors: as hz_master_split. */
-HZ_API hz_status_t hz_master_join(const uint16_t *weights, const int16_t *residual, size_t count, float *values);
+HZ_CHECKED hz_status_t hz_master_join(const uint16_t *weights, const int16_t *residual, size_t count, float *values);
 
 /* ==================================================================================================
  * Arena: large host allocations alone
@@ -1051,17 +1175,18 @@ HZ_API hz_status_t hz_master_join(const uint16_t *weights, const int16_t *residu
 typedef struct hz_arena_t hz_arena_t;
 
 /* NUMA placement. */
-enum {
+typedef enum hz_memory_t {
     /* The node of the thread that first touches a page. */
     HZ_MEMORY_PLAIN = 1,
     /* The node options.node. */
     HZ_MEMORY_NODE = 2,
     /* All nodes with memory, page by page in turn. */
-    HZ_MEMORY_INTERLEAVED = 3
-};
+    HZ_MEMORY_INTERLEAVED = 3,
+    HZ_MEMORY_MAX_ENUM = 0x7fffffff
+} hz_memory_t;
 
 /* Kinds of pages. */
-enum {
+typedef enum hz_pages_t {
     /* The best available: explicit if enough are free (only HZ_MEMORY_PLAIN), else transparent, else small. */
     HZ_PAGES_ANY = 0,
     /* The processor's small pages. */
@@ -1069,29 +1194,32 @@ enum {
     /* Transparent huge pages of 2 MiB, where the kernel finds them when memory is touched. */
     HZ_PAGES_TRANSPARENT = 2,
     /* Huge pages of 2 MiB reserved by the administrator (vm.nr_hugepages). Only HZ_MEMORY_PLAIN. */
-    HZ_PAGES_EXPLICIT = 3
-};
+    HZ_PAGES_EXPLICIT = 3,
+    HZ_PAGES_MAX_ENUM = 0x7fffffff
+} hz_pages_t;
 
 /* Settings of an arena. */
 typedef struct hz_arena_options_t {
     uint32_t struct_size;
-    uint32_t kind;     /* HZ_MEMORY_*; required */
+    hz_memory_t kind;  /* HZ_MEMORY_* */
     uint32_t node;     /* HZ_MEMORY_NODE: the system's number of the node; otherwise 0 */
-    uint32_t pages;    /* HZ_PAGES_*; opening fails if they are not available */
+    hz_pages_t pages;    /* HZ_PAGES_*; opening fails if they are not available */
     uint64_t host_mem; /* limit, bytes; 0 = the free memory */
 } hz_arena_options_t;
 
-#define HZ_ARENA_OPTIONS_INIT {sizeof(hz_arena_options_t), 0, 0, HZ_PAGES_ANY, 0}
+#define HZ_ARENA_OPTIONS_INIT {sizeof(hz_arena_options_t), HZ_MEMORY_PLAIN, 0, HZ_PAGES_ANY, 0}
+HZ_CHECKED hz_status_t hz_arena_options_init(hz_arena_options_t *value, size_t struct_size);
 
 /* Figures of an arena. */
 typedef struct hz_arena_info_t {
     uint32_t struct_size;
-    uint32_t pages; /* HZ_PAGES_*, never ANY */
+    hz_pages_t pages; /* HZ_PAGES_*, never ANY */
     void *address;  /* the first byte, page-aligned */
     uint64_t bytes; /* the size given to hz_arena_open */
 } hz_arena_info_t;
 
 #define HZ_ARENA_INFO_INIT {sizeof(hz_arena_info_t), HZ_PAGES_ANY, NULL, 0}
+HZ_CHECKED hz_status_t hz_arena_info_init(hz_arena_info_t *value, size_t struct_size);
 
 /* Allocates `bytes` zero bytes. Pages get RAM when they are first touched, see hz_arena_touch.
  *
@@ -1099,20 +1227,20 @@ typedef struct hz_arena_info_t {
  * Errors: HZ_STATUS_OUT_OF_HOST_MEMORY, with the bytes needed, the bytes free and the limit (RAM, control group, node,
  * huge pages); HZ_STATUS_INVALID_ARGUMENT (an option; or a node without memory, naming the others);
  * HZ_STATUS_UNSUPPORTED (binding is forbidden, or there are no such pages). */
-HZ_API hz_status_t hz_arena_open(const hz_arena_options_t *options, uint64_t bytes, hz_arena_t **out_arena);
+HZ_CHECKED hz_status_t hz_arena_open(const hz_arena_options_t *options, uint64_t bytes, hz_arena_t **out_arena);
 
 /* Touches every page with `threads` threads (0 = all), so that later accesses do not fault. Contents do not change; no
  * other thread may write to the memory meanwhile.
  * Blocks until it is done, and up to ten seconds for the memory of a virtual machine to grow.
  * Errors: HZ_STATUS_OUT_OF_HOST_MEMORY, with the bytes touched so far. */
-HZ_API hz_status_t hz_arena_touch(const hz_arena_t *arena, uint64_t threads);
+HZ_CHECKED hz_status_t hz_arena_touch(const hz_arena_t *arena, uint64_t threads);
 
 /* Fills in address, size and kind of pages. */
-HZ_API hz_status_t hz_arena_info(const hz_arena_t *arena, hz_arena_info_t *out_info);
+HZ_CHECKED hz_status_t hz_arena_info(const hz_arena_t *arena, hz_arena_info_t *out_info);
 
 /* Sets *out_node to the NUMA node of byte `offset`, as the kernel reports it. The byte must have been touched.
  * Errors: HZ_STATUS_INVALID_ARGUMENT beyond the end; HZ_STATUS_UNSUPPORTED if the system does not report it. */
-HZ_API hz_status_t hz_arena_node_at(const hz_arena_t *arena, uint64_t offset, uint32_t *out_node);
+HZ_CHECKED hz_status_t hz_arena_node_at(const hz_arena_t *arena, uint64_t offset, uint32_t *out_node);
 
 /* Frees the memory, which must not be in use. NULL is ignored. */
 HZ_API void hz_arena_close(hz_arena_t *arena /* or NULL */);
