@@ -186,10 +186,12 @@ impl Saving {
                     Some(complete) => format!("the checkpoint of step {complete} is kept"),
                     None => "there is no earlier one".to_owned(),
                 };
-                observer.warned(&format!(
-                    "the checkpoint of step {step} failed: {}; {earlier}, and training continues",
-                    error.message()
-                ));
+                let warning = error.map(|message| {
+                    format!(
+                        "the checkpoint of step {step} failed: {message}; {earlier}, and training continues"
+                    )
+                });
+                observer.warned(&warning.into_message());
             }
         }
     }
