@@ -141,8 +141,8 @@ impl Error {
     }
 
     /// The message for users of Rust.
-    pub fn message(&self) -> Cow<'_, str> {
-        self.message_for(Front::Rust)
+    pub fn message(&self) -> &str {
+        self.message.as_str()
     }
 
     /// Returns the message alone.

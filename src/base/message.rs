@@ -24,61 +24,76 @@ const MARKS: [char; 3] = [OPEN, NEXT, CLOSE];
 /// Returns a phrase for a [`Message`], of which each front end shows its own form. Forms may
 /// contain phrases.
 pub fn phrase(command: impl fmt::Display, c: impl fmt::Display, rust: impl fmt::Display) -> String {
-    let form = |text: String, front| Message(text).render(front).into_owned();
+    let form = |text: String, front| rendered(&text, front).into_owned();
     let command = form(command.to_string(), Front::Command);
     let (c, rust) = (form(c.to_string(), Front::C), form(rust.to_string(), Front::Rust));
     format!("{OPEN}{command}{NEXT}{c}{NEXT}{rust}{CLOSE}")
 }
 
+/// Returns a text with each phrase replaced by its form for a front end.
+fn rendered(text: &str, front: Front) -> Cow<'_, str> {
+    if !text.contains(MARKS) {
+        return Cow::Borrowed(text);
+    }
+    let mut pieces = text.split(OPEN);
+    let mut shown = pieces.next().unwrap_or_default().to_owned();
+    for piece in pieces {
+        let (forms, rest) = piece.split_once(CLOSE).unwrap_or(("", piece));
+        shown += forms.split(NEXT).nth(front as usize).unwrap_or_default();
+        shown += rest;
+    }
+    // File names can have marks, too.
+    Cow::Owned(shown.replace(MARKS, ""))
+}
+
 /// A text for users. It can contain [`phrase`]s and [`Name`](crate::base::Name)s, so it is shown
 /// only as [rendered](Message::render) for a front end; `Display` and `Debug` are for Rust.
 #[derive(Clone, PartialEq, Eq)]
-pub struct Message(String);
+pub struct Message {
+    text: String,
+    /// The text for Rust, if it differs.
+    rust: Option<String>,
+}
 
 impl Message {
     /// Returns the text for the users of a front end.
     pub fn render(&self, front: Front) -> Cow<'_, str> {
-        if !self.0.contains(MARKS) {
-            return Cow::Borrowed(&self.0);
-        }
-        let mut pieces = self.0.split(OPEN);
-        let mut text = pieces.next().unwrap_or_default().to_owned();
-        for piece in pieces {
-            let (forms, rest) = piece.split_once(CLOSE).unwrap_or(("", piece));
-            text += forms.split(NEXT).nth(front as usize).unwrap_or_default();
-            text += rest;
-        }
-        // File names can have marks, too.
-        Cow::Owned(text.replace(MARKS, ""))
+        rendered(&self.text, front)
+    }
+
+    /// Returns the text for the users of Rust.
+    pub fn as_str(&self) -> &str {
+        self.rust.as_deref().unwrap_or(&self.text)
     }
 
     /// Returns the message that `change` makes of this one's text, with its phrases.
     pub fn map(self, change: impl FnOnce(String) -> String) -> Message {
-        Message(change(self.0))
+        change(self.text).into()
     }
 }
 
 impl From<String> for Message {
     fn from(text: String) -> Self {
-        Message(text)
+        let rust = text.contains(MARKS).then(|| rendered(&text, Front::Rust).into_owned());
+        Message { text, rust }
     }
 }
 
 impl From<&str> for Message {
     fn from(text: &str) -> Self {
-        Message(text.to_owned())
+        text.to_owned().into()
     }
 }
 
 impl fmt::Display for Message {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.render(Front::Rust))
+        f.write_str(self.as_str())
     }
 }
 
 impl fmt::Debug for Message {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Debug::fmt(&self.render(Front::Rust), f)
+        fmt::Debug::fmt(self.as_str(), f)
     }
 }
 

@@ -329,7 +329,7 @@ fn tasks_after_a_failure_or_panic_are_skipped() {
         }
         for lane in Lane::ALL {
             let error = lanes.reach(lanes.last(lane)).unwrap_err();
-            assert_eq!((error.status(), &*error.message()), (Status::NonFinite, "job 12 found no number"));
+            assert_eq!((error.status(), error.message()), (Status::NonFinite, "job 12 found no number"));
         }
         drop(lanes);
         // CUDA streams run far ahead of thread lanes, whose tasks are then skipped.
