@@ -2,7 +2,7 @@
 
 use std::ffi::CString;
 
-use crate::base::format::Size;
+use crate::base::format::{Size, several};
 use crate::base::{Error, Result};
 use crate::capi::arena::limits;
 use crate::capi::argument::{Array, ArrayOut, Handle, OutPointer, Text, size};
@@ -50,12 +50,12 @@ impl hz_trainer_t {
         let trainer = Trainer::open(&config, options)?;
         let stats = trainer.stats();
         log::info(format!(
-            "trainer opened on {}: {} parameters in {} of host memory, {} of device memory, {} threads",
+            "trainer opened on {}: {} parameters in {} of host memory, {} of device memory, {}",
             trainer.device().name,
             trainer.layout().parameters(),
             Size(stats.host_bytes),
             Size(stats.device_bytes),
-            stats.threads
+            several(stats.threads, "thread")
         ));
         let tensors = trainer
             .layout()

@@ -11,6 +11,7 @@ use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
 use parking_lot::Mutex;
 
+use crate::base::format::several;
 use crate::base::{
     ChunkIndex, DType, Error, MicroIndex, MicroSlotIndex, Name, Result, Status, UnitIndex, master, phrase,
 };
@@ -464,9 +465,9 @@ impl Store {
         let (unit, tensor) = self.named(name)?;
         if tensor.elements() != len {
             return Err(Error::argument(format!(
-                "{} {len}; {name} has {} elements (shape {:?})",
+                "{} {len}; {name} has {} (shape {:?})",
                 phrase("the number of values is", "count is", "values.len() is"),
-                tensor.elements(),
+                several(tensor.elements(), "element"),
                 tensor.shape
             )));
         }

@@ -1,5 +1,6 @@
 //! The configuration of a decoder.
 
+use crate::base::format::several;
 use crate::base::{Dims, Error, Result, phrase};
 use crate::model::RopeScaling;
 
@@ -128,9 +129,9 @@ impl ModelConfig {
                 Err(Error::argument("sliding_window is 0; it must be at least 1"))
             }
             Some(Window { layers, .. }) if layers.len() != l => Err(Error::argument(format!(
-                "{} has {} layers, but num_hidden_layers is {l}",
+                "{} has {}, but num_hidden_layers is {l}",
                 phrase("layer_types", "full_attention_layers", "window.layers"),
-                layers.len()
+                several(layers.len(), "layer")
             ))),
             _ => Ok(()),
         }

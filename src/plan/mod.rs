@@ -178,9 +178,10 @@ impl Plan {
             return Err(Error::new(
                 Status::OutOfDeviceMemory,
                 format!(
-                    "the model needs {} of device memory ({device} bytes), the limit is {} ({limit} bytes): {advice}",
+                    "the model needs {} of device memory ({device} bytes), the limit is {} ({}): {advice}",
                     Size(device),
-                    Size(limit)
+                    Size(limit),
+                    several(limit, "byte")
                 ),
             ));
         }

@@ -61,7 +61,8 @@ static void test_elsewhere(const char *folder) {
     hz_plan_close(plan);
     options.device = HZ_DEVICE_CPU;
     OK(hz_plan_search(&model, &options, "h200", &plan));
-    REFUSED(HZ_STATUS_DEVICE_UNAVAILABLE, "named H200, the options choose cpu (", hz_trainer_open_planned(plan, &trainer));
+    REFUSED(HZ_STATUS_DEVICE_UNAVAILABLE, "named H200, the options choose cpu (",
+            hz_trainer_open_planned(plan, &trainer));
     hz_plan_close(plan);
     options.device = HZ_DEVICE_AUTO;
 

@@ -103,7 +103,11 @@ unsafe impl Device for CpuDevice {
             Some(limit) => limit.saturating_sub(taken),
             None => Limits::read(None).bytes,
         };
-        DeviceInfo { name: format!("cpu ({threads} threads, {isa})"), hardware: None, memory_free }
+        DeviceInfo {
+            name: format!("cpu ({}, {isa})", several(threads, "thread")),
+            hardware: None,
+            memory_free,
+        }
     }
 
     fn reserve(&self, bytes: usize) -> Result<DeviceSpan> {

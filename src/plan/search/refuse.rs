@@ -52,10 +52,11 @@ pub fn nothing_fits(question: &Question) -> Result<Error> {
             Error::new(
                 Status::OutOfDeviceMemory,
                 format!(
-                    "the model needs at least {} of device memory ({need} bytes), the limit is {} ({limit} bytes), {} \
+                    "the model needs at least {} of device memory ({need} bytes), the limit is {} ({}), {} \
                      short{advice}",
                     Size(need),
                     Size(limit),
+                    several(limit, "byte"),
                     several(need - limit, "byte")
                 ),
             )
@@ -65,9 +66,9 @@ pub fn nothing_fits(question: &Question) -> Result<Error> {
             Error::new(
                 Status::OutOfHostMemory,
                 format!(
-                    "the model needs at least {} of host memory ({need} bytes); {host}: {} bytes, {} short{advice}",
+                    "the model needs at least {} of host memory ({need} bytes); {host}: {}, {} short{advice}",
                     Size(need),
-                    host.bytes,
+                    several(host.bytes, "byte"),
                     several(need - host.bytes, "byte")
                 ),
             )
