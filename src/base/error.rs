@@ -165,3 +165,20 @@ impl fmt::Display for Error {
 }
 
 impl std::error::Error for Error {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::base::Name;
+
+    #[test]
+    fn a_longer_message_keeps_the_names_of_each_front_end() {
+        let error = Error::argument(format!("{} is 5", Name::HostMem)).within("here");
+        let error = error.map(|message| format!("{message}; call {}", Name::Update));
+        assert_eq!(error.message_for(Front::Command), "here: --host-mem is 5; call update");
+        assert_eq!(error.message_for(Front::C), "here: host_mem is 5; call hz_trainer_update");
+        assert_eq!(error.message(), "here: host_mem is 5; call Trainer::update");
+        assert_eq!(error.to_string(), error.message());
+        assert!(format!("{error:?}").contains(error.message()), "{error:?}");
+    }
+}

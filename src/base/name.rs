@@ -5,7 +5,7 @@ use std::fmt;
 use crate::base::message::phrase;
 
 macro_rules! names {
-    ($($name:ident: $command:literal $c:literal $rust:literal $($c_prefix:literal $rust_prefix:literal)?,)*) => {
+    ($($name:ident: $command:literal $c:literal $rust:literal,)*) => {
         /// A setting or function that messages name. Its `Display` form is a [`phrase`] for a
         /// [`Message`](crate::base::Message).
         #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -24,29 +24,21 @@ macro_rules! names {
                     $(Name::$name => [$command, $c, $rust],)*
                 }
             }
-
-            /// The prefixes of the setting's values in C and Rust.
-            const fn prefixes(self) -> Option<[&'static str; 2]> {
-                match self {
-                    $($(Name::$name => Some([$c_prefix, $rust_prefix]),)?)*
-                    _ => None,
-                }
-            }
         }
     };
 }
 
 names! {
-    // name         command             C                       Rust                      values in C, Rust
-    Device:         "--device"          "device"                "device"                  "HZ_DEVICE_" "DeviceChoice::",
+    // name         command             C                       Rust
+    Device:         "--device"          "device"                "device",
     DeviceMem:      "--device-mem"      "device_mem"            "device_mem",
     HostMem:        "--host-mem"        "host_mem"              "host_mem",
-    Pinning:        "--pinning"         "pinning"               "pinning"                 "HZ_PINNING_" "Pinning::",
+    Pinning:        "--pinning"         "pinning"               "pinning",
     Threads:        "--threads"         "threads"               "threads",
     GemmTable:      "--gemm-table"      "gemm_table"            "gemm_table",
     Tracing:        "--trace"           "tracing"               "tracing",
-    Mode:           "--mode"            "mode"                  "mode"                    "HZ_MODE_" "Mode::",
-    GradDtype:      "--grad-dtype"      "grad_dtype"            "grad_dtype"              "HZ_DTYPE_" "DType::",
+    Mode:           "--mode"            "mode"                  "mode",
+    GradDtype:      "--grad-dtype"      "grad_dtype"            "grad_dtype",
     Sequences:      "--micro-batch"     "sequences"             "shape.b",
     SequenceLength: "--seq-len"         "sequence_length"       "shape.t",
     MicrosMax:      "--grad-accum"      "micros_max"            "micros_max",
@@ -54,8 +46,8 @@ names! {
     WeightSlots:    "--slots"           "weight_slots"          "weight_slots",
     Slabs:          "--slabs"           "slabs"                 "slabs",
     Sweeps:         "--sweeps"          "sweeps"                "sweeps",
-    GradPlace:      "--grad-place"      "grad_place"            "grad_wait"               "HZ_PLACE_" "GradWait::",
-    AdamWhen:       "AdamW"             "adam_when"             "adam_when"               "HZ_ADAM_" "AdamWhen::",
+    GradPlace:      "--grad-place"      "grad_place"            "grad_wait",
+    AdamWhen:       "AdamW"             "adam_when"             "adam_when",
     Layers:         "layers"            "layers"                "layers",
     Recompute:      "--recompute"       "layers[].recompute"    "layers[].recompute",
     Boundary:       "--spill"           "layers[].boundary"     "layers[].boundary",
@@ -88,6 +80,19 @@ impl Name {
     pub fn find(spelling: &str) -> Option<Name> {
         let spelled = |name: &&Name| name.key() == spelling || name.spellings().contains(&spelling);
         Name::ALL.iter().find(spelled).copied()
+    }
+
+    /// The prefixes of the setting's values in C and Rust.
+    const fn prefixes(self) -> Option<[&'static str; 2]> {
+        match self {
+            Name::Device => Some(["HZ_DEVICE_", "DeviceChoice::"]),
+            Name::Pinning => Some(["HZ_PINNING_", "Pinning::"]),
+            Name::Mode => Some(["HZ_MODE_", "Mode::"]),
+            Name::GradDtype => Some(["HZ_DTYPE_", "DType::"]),
+            Name::GradPlace => Some(["HZ_PLACE_", "GradWait::"]),
+            Name::AdamWhen => Some(["HZ_ADAM_", "AdamWhen::"]),
+            _ => None,
+        }
     }
 
     /// Returns the phrase for a value of the setting. Words of a named value are separated by

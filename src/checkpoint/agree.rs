@@ -23,9 +23,9 @@ impl Changes {
         Changes::default()
     }
 
-    /// Allows the named values to differ. A name is the field's of
-    /// [`TrainerOptions`](crate::TrainerOptions) (`mode`, `shape.b`, `grad_dtype`) or AdamW's (`beta2`), or
-    /// as in C or the command.
+    /// Allows the named values to differ. A name is that of the field in
+    /// [`TrainerOptions`](crate::TrainerOptions) or [`AdamOptions`] (`mode`, `shape.b`, `beta2`),
+    /// in C (`sequences`) or in the command (`micro-batch`).
     pub fn of<S: Into<String>>(names: impl IntoIterator<Item = S>) -> Changes {
         let key = |name: String| Name::find(&name).map_or(name, |name| name.key().to_owned());
         Changes(names.into_iter().map(|name| key(name.into())).collect())

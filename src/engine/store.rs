@@ -466,7 +466,7 @@ impl Store {
         if tensor.elements() != len {
             return Err(Error::argument(format!(
                 "{} {len}; {name} has {} (shape {:?})",
-                phrase("the number of values is", "count is", "values.len() is"),
+                phrase("values.len() is", "count is", "values.len() is"),
                 several(tensor.elements(), "element"),
                 tensor.shape
             )));

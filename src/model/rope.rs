@@ -132,12 +132,12 @@ mod tests {
             original_positions,
         };
         for (scaling, word) in [
-            (RopeScaling::Linear { factor: 0.5 }, "factor 0.5"),
-            (RopeScaling::Linear { factor: f64::NAN }, "factor NaN"),
-            (llama3(0.0, 1.0, 4.0, 64), "factor 0"),
-            (llama3(8.0, 4.0, 4.0, 64), "low_freq_factor 4"),
-            (llama3(8.0, 0.0, 4.0, 64), "low_freq_factor 0"),
-            (llama3(8.0, 1.0, 4.0, 0), "original_max_position_embeddings"),
+            (RopeScaling::Linear { factor: 0.5 }, "rope_scaling.factor is 0.5"),
+            (RopeScaling::Linear { factor: f64::NAN }, "rope_scaling.factor is NaN"),
+            (llama3(0.0, 1.0, 4.0, 64), "rope_scaling.factor is 0"),
+            (llama3(8.0, 4.0, 4.0, 64), "rope_scaling.low is 4"),
+            (llama3(8.0, 0.0, 4.0, 64), "rope_scaling.low is 0"),
+            (llama3(8.0, 1.0, 4.0, 0), "rope_scaling.original_positions is 0"),
         ] {
             let error = scaling.validate().unwrap_err();
             assert!(error.message().contains(word), "{error}");

@@ -23,8 +23,8 @@ static int checks = 0;
 
 #define OK(call) CHECK((call) == HZ_STATUS_OK)
 
-/* The call fails with this status and a message that contains `word`. Prints the message, whose names tests/capi/main.rs
- * checks. */
+/* The call fails with this status and a message that contains `word`. Prints the message; tests/capi/main.rs checks its
+ * names. */
 #define REFUSED(status, word, call) \
     do { \
         hz_status_t got = (call); \

@@ -10,7 +10,7 @@
 /* ---- log ---- */
 
 typedef struct {
-    int messages, infos;
+    int messages, infos, warnings;
     hz_status_t inner;
 } log_t;
 
@@ -18,6 +18,8 @@ static void on_message(int32_t level, const char *message, void *user) {
     log_t *log = user;
     log->messages++;
     log->infos += level == HZ_LOG_INFO && strstr(message, "parameters") != NULL;
+    log->warnings += level == HZ_LOG_WARNING && strstr(message, "(host_mem; the machine reports") != NULL;
+    printf("message: %s\n", message);
     log->inner = hz_set_log_callback(NULL, NULL);
 }
 
@@ -28,11 +30,16 @@ static void test_names_and_log(void) {
     CHECK(strcmp(hz_status_name(12), "HZ_STATUS_UNKNOWN") == 0);
     CHECK(strcmp(hz_last_error(), "") == 0);
 
-    log_t seen = {0, 0, HZ_STATUS_OK};
+    log_t seen = {0, 0, 0, HZ_STATUS_OK};
+    hz_model_config_t model = small_model();
+    hz_trainer_options_t options = small_options();
+    hz_trainer_t *trainer = NULL;
+    options.host_mem = UINT64_C(1) << 50;
     OK(hz_set_log_callback(on_message, &seen));
-    OK(hz_trainer_close(open_small()));
+    OK(hz_trainer_open(&model, &options, &trainer));
+    OK(hz_trainer_close(trainer));
     OK(hz_set_log_callback(NULL, NULL));
-    CHECK(seen.infos == 1 && seen.inner == HZ_STATUS_INVALID_STATE);
+    CHECK(seen.infos == 1 && seen.warnings == 1 && seen.inner == HZ_STATUS_INVALID_STATE);
     int before = seen.messages;
     OK(hz_trainer_close(open_small()));
     CHECK(seen.messages == before);
@@ -293,7 +300,8 @@ static void test_misuse(void) {
     REFUSED(HZ_STATUS_INVALID_STATE, "1 micro-batch is accumulated", hz_trainer_step(trainer, &good, 1, 1e-3, &report));
     REFUSED(HZ_STATUS_INVALID_STATE, "call hz_trainer_update", hz_trainer_eval(trainer, &good, 1, &eval));
     OK(hz_trainer_accumulate(trainer, &good));
-    REFUSED(HZ_STATUS_INVALID_STATE, "micros_max is 2", hz_trainer_accumulate(trainer, &good));
+    REFUSED(HZ_STATUS_INVALID_STATE, "2 micro-batches are accumulated, the most that micros_max allows",
+            hz_trainer_accumulate(trainer, &good));
     CHECK(report.loss == -1.0);
     OK(hz_trainer_update(trainer, 1e-3, &report));
     CHECK(report.step == 1 && report.micros == 2 && report.loss > 0.0);

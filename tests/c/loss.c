@@ -129,7 +129,8 @@ static void test_placements(void) {
     CASE("layers[1].accumulator is 7", layers[1].accumulator = 7);
     CASE("layers[0].reserved is 1", layers[0].reserved = 1);
     CASE("layers[0].first is 2 and layers[0].count is 0; num_hidden_layers is 2", layers[0].first = 2);
-    CASE("layers[1].first is 1 and layers[1].count is 2; num_hidden_layers is 2", (layers[1].first = 1, layers[1].count = 2));
+    CASE("layers[1].first is 1 and layers[1].count is 2; num_hidden_layers is 2",
+         (layers[1].first = 1, layers[1].count = 2));
     CASE("layers[1].struct_size", layers[1].struct_size = 0);
     CASE("layers is NULL", options.layers = NULL);
     CHECK(trainer == NULL);

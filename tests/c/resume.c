@@ -92,7 +92,7 @@ static void test_resuming(const char *folder) {
     free(two);
 
     /* The first trainer locks the folder until it is closed; the newest two checkpoints are kept. */
-    REFUSED(HZ_STATUS_INVALID_STATE, "resume that run (hz_trainer_resume)", hz_trainer_save_to(other, folder, 2, NULL));
+    REFUSED(HZ_STATUS_INVALID_STATE, "another run", hz_trainer_save_to(other, folder, 2, NULL));
     OK(hz_trainer_close(whole));
     for (int i = 0; i < 2; i++) {
         small_step(other);

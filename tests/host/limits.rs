@@ -4,7 +4,7 @@ use std::fs;
 use std::path::Path;
 
 use horizon::base::format::Size;
-use horizon::base::{Front, Status};
+use horizon::base::{Front, Message, Status};
 use horizon::host::{Limit, Limits};
 
 #[test]
@@ -14,7 +14,8 @@ fn host_limits_of_this_machine() {
     assert_eq!((limits.bytes, limits.limit), (limits.reported_bytes, limits.reported_limit));
     let stated = Limits::read(Some(12345 << 20));
     assert_eq!((stated.bytes, stated.limit), (12345 << 20, Limit::Stated));
-    assert!(stated.to_string().contains("--host-mem") && stated.to_string().contains("reports"), "{stated}");
+    let shown = Message::from(stated.to_string()).to_string();
+    assert!(shown.contains("(host_mem; the machine reports"), "{shown}");
 }
 
 /// Writes the files of a recorded machine.

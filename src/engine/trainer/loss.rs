@@ -124,7 +124,7 @@ impl Trainer {
 /// Refuses a loss that is not finite, or such a gradient of a target that is not ignored.
 fn all_finite(loss: f64, targets: &[&[i32]], dlogprobs: &[f32], shape: Shape) -> Result<()> {
     let refuse = |what: String| {
-        let message = format!("custom loss: {what}; it must be finite; nothing was updated");
+        let message = format!("custom loss: {what}; it must be finite. Nothing was updated");
         Err(Error::new(Status::NonFinite, message))
     };
     if !loss.is_finite() {

@@ -1,6 +1,7 @@
 //! Steps, evaluations and logits.
 
 use super::{EvalReport, StepReport, Trainer};
+use crate::base::format::several;
 use crate::base::{Error, IGNORED_TARGET, MicroIndex, Name, Result, Status, phrase};
 use crate::engine::batch::{Batch, BatchSums, check_tokens};
 use crate::engine::step_state::Inputs;
@@ -40,9 +41,9 @@ impl Trainer {
             return Err(Error::new(
                 Status::InvalidState,
                 format!(
-                    "{} is {}, and so many micro-batches are accumulated: call {} first",
+                    "{}, the most that {} allows: call {} first",
+                    self.accumulated(),
                     Name::MicrosMax,
-                    plan.micros_max,
                     Name::Update
                 ),
             ));
@@ -211,17 +212,13 @@ impl Trainer {
         if self.staged.is_empty() {
             return Ok(());
         }
-        Err(Error::new(
-            Status::InvalidState,
-            format!(
-                "{} accumulated for an update: call {} first",
-                match self.staged.len() {
-                    1 => "1 micro-batch is".to_owned(),
-                    staged => format!("{staged} micro-batches are"),
-                },
-                Name::Update
-            ),
-        ))
+        Err(Error::new(Status::InvalidState, format!("{}: call {} first", self.accumulated(), Name::Update)))
+    }
+
+    /// For messages.
+    fn accumulated(&self) -> String {
+        let verb = if self.staged.len() == 1 { "is" } else { "are" };
+        format!("{} {verb} accumulated", several(self.staged.len(), "micro-batch"))
     }
 
     pub(super) fn stage_all(&mut self, batches: &[Batch]) -> Result<()> {

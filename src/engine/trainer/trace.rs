@@ -4,7 +4,7 @@ use std::io::{self, BufWriter};
 use std::time::Instant;
 
 use super::Trainer;
-use crate::base::{Error, Result, Status, phrase};
+use crate::base::{Error, Name, Result, Status};
 use crate::device::TaskSpan;
 use crate::engine::record::Record;
 use crate::engine::runner::Runner;
@@ -49,8 +49,8 @@ impl Trainer {
 
     fn record(&self) -> Result<&Record> {
         self.record.as_ref().ok_or_else(|| {
-            let on = phrase("--trace", "tracing = 1", "tracing = true");
-            Error::new(Status::InvalidState, format!("nothing was recorded: open the trainer with {on}"))
+            let message = format!("nothing was recorded: the trainer was opened without {}", Name::Tracing);
+            Error::new(Status::InvalidState, message)
         })
     }
 

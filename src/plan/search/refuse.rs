@@ -151,9 +151,9 @@ fn combined(question: &Question) -> Result<String> {
         let mode = mode_name(least.mode, least.clips, question);
         let need = Size(need);
         let with =
-            if *question.fixed == without_placement(question.fixed) { "" } else { " with these options" };
+            if *question.fixed == without_placement(question.fixed) { "" } else { " and these options" };
         return Ok(format!(
-            "; even {mode}{with} needs {need} of {memory} memory for a step of 1 × {shortest} tokens"
+            "; even with {mode}{with}, a step of 1 × {shortest} tokens needs {need} of {memory} memory"
         ));
     }
     for t in halves(t, shortest) {
