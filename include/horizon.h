@@ -112,8 +112,8 @@
  * ERRORS
  *
  * Functions that can fail return an hz_status_t; 0 is success. hz_last_error returns a message: what was
- * expected, what was found, what to do. A failed call writes no output parameter and, unless stated
- * otherwise, changes nothing.
+ * expected, what was found, what to do. It names arguments, fields and functions as this header does. A failed
+ * call writes no output parameter and, unless stated otherwise, changes nothing.
  *
  * A trainer fails permanently on HZ_STATUS_DEVICE_FAILED, on status 9xx (a bug in the library), and when
  * hz_trainer_resume cannot read a state to its end: its contents may be wrong. From then on every call that
@@ -968,7 +968,8 @@ HZ_CHECKED hz_status_t hz_trainer_save_wait(hz_trainer_t *trainer);
  * (its latest checkpoint is loaded), or is one checkpoint (folder/step-00000042).
  *
  * The model must be the same, and so must the settings that change bits, unless `changes` lists them, as in
- * "clip, beta2": device, mode, micro-batch, seq-len, logits-chunk, grad-dtype, clip, weight-decay, beta1, beta2, eps.
+ * "clip, beta2": device, mode, sequences, sequence_length, logits_chunk, grad_dtype, clip, weight_decay, beta1, beta2,
+ * eps. `horizon train` has other names for some of them (micro-batch, seq-len, grad-dtype), which mean the same here.
  * If the mode changes, moments are kept, rounded to bf16 for HZ_MODE_COMPACT. Placement (weight_slots, slabs, sweeps,
  * layers, grad_place, threads, adam_when, memory limits) may differ: it changes no bit.
  *

@@ -1,7 +1,10 @@
 //! The error type of the library: a status for programs and a message for users.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::path::Path;
+
+use crate::base::{Front, Message};
 
 /// An error code. Classes: 1xx caller, 2xx host machine, 3xx device, 9xx bug in the library.
 ///
@@ -74,10 +77,12 @@ impl Status {
 }
 
 /// A [`Status`] and a message that says what was expected, what was found, and what to do.
+///
+/// `Display` shows the message for users of Rust.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Error {
     status: Status,
-    message: String,
+    message: Message,
 }
 
 /// The result type of fallible functions.
@@ -85,17 +90,17 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 impl Error {
     /// An error of the given status.
-    pub fn new(status: Status, message: impl Into<String>) -> Self {
+    pub fn new(status: Status, message: impl Into<Message>) -> Self {
         Error { status, message: message.into() }
     }
 
     /// An `InvalidArgument` error.
-    pub fn argument(message: impl Into<String>) -> Self {
+    pub fn argument(message: impl Into<Message>) -> Self {
         Error::new(Status::InvalidArgument, message)
     }
 
     /// An `Internal` error: an invariant of the library does not hold.
-    pub fn internal(message: impl Into<String>) -> Self {
+    pub fn internal(message: impl Into<Message>) -> Self {
         Error::new(Status::Internal, message)
     }
 
@@ -120,9 +125,14 @@ impl Error {
     }
 
     /// Returns the error with `place:` in front of its message.
-    pub fn within(mut self, place: impl fmt::Display) -> Self {
-        self.message = format!("{place}: {}", self.message);
-        self
+    pub fn within(self, place: impl fmt::Display) -> Self {
+        self.map(|message| format!("{place}: {message}"))
+    }
+
+    /// Returns the error with the message that `change` makes of its own.
+    #[doc(hidden)]
+    pub fn map(self, change: impl FnOnce(String) -> String) -> Self {
+        Error { message: self.message.map(change), ..self }
     }
 
     /// The error code.
@@ -130,16 +140,45 @@ impl Error {
         self.status
     }
 
-    /// The message for users.
+    /// The message for users of Rust.
     pub fn message(&self) -> &str {
-        &self.message
+        self.message.as_str()
+    }
+
+    /// Returns the message alone.
+    #[doc(hidden)]
+    pub fn into_message(self) -> Message {
+        self.message
+    }
+
+    /// The message for users of a front end.
+    #[doc(hidden)]
+    pub fn message_for(&self, front: Front) -> Cow<'_, str> {
+        self.message.render(front)
     }
 }
 
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.message)
+        fmt::Display::fmt(&self.message, f)
     }
 }
 
 impl std::error::Error for Error {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::base::Name;
+
+    #[test]
+    fn a_longer_message_keeps_the_names_of_each_front_end() {
+        let error = Error::argument(format!("{} is 5", Name::HostMem)).within("here");
+        let error = error.map(|message| format!("{message}; call {}", Name::Update));
+        assert_eq!(error.message_for(Front::Command), "here: --host-mem is 5; call update");
+        assert_eq!(error.message_for(Front::C), "here: host_mem is 5; call hz_trainer_update");
+        assert_eq!(error.message(), "here: host_mem is 5; call Trainer::update");
+        assert_eq!(error.to_string(), error.message());
+        assert!(format!("{error:?}").contains(error.message()), "{error:?}");
+    }
+}

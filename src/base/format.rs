@@ -57,9 +57,14 @@ pub fn parse_size(text: &str) -> Result<usize, String> {
     Ok(bytes as usize)
 }
 
-/// A number and a noun, with a plural `s` unless the number is 1: `1 layer`, `2 layers`.
+/// A number and a noun, in the plural unless the number is 1: `1 layer`, `2 micro-batches`.
 pub fn several(number: usize, what: &str) -> String {
-    format!("{number} {what}{}", if number == 1 { "" } else { "s" })
+    let ending = match number {
+        1 => "",
+        _ if what.ends_with("ch") => "es",
+        _ => "s",
+    };
+    format!("{number} {what}{ending}")
 }
 
 /// A count with three significant digits: `950`, `12.3k`, `1.20M`.
@@ -134,6 +139,15 @@ mod tests {
     fn malformed_sizes_are_refused() {
         for text in ["", "G", "8X", "-1G", "1..5G", "8GiBs", "nan", "1e3", "9000000T", "8ib"] {
             assert!(parse_size(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn nouns_agree_with_their_number() {
+        for (number, what, text) in
+            [(0, "row", "0 rows"), (1, "micro-batch", "1 micro-batch"), (2, "micro-batch", "2 micro-batches")]
+        {
+            assert_eq!(several(number, what), text);
         }
     }
 

@@ -1,5 +1,5 @@
-//! L0: types shared by all levels (errors, indices, sizes, dtypes, number formats, the split
-//! master).
+//! L0: types shared by all levels (errors and messages, indices, sizes, dtypes, number formats, the
+//! split master).
 //!
 //! No operating system, no device, no `unsafe`.
 #![forbid(unsafe_code)]
@@ -11,6 +11,8 @@ pub mod format;
 pub mod hash;
 mod index;
 pub mod master;
+mod message;
+mod name;
 mod position;
 mod progress;
 
@@ -18,6 +20,8 @@ pub use dims::{Dims, Shape};
 pub use dtype::DType;
 pub use error::{Error, Result, Status};
 pub use index::{ChunkIndex, MicroIndex, MicroSlotIndex, SlabIndex, SlotIndex, SpillIndex, UnitIndex};
+pub use message::{Front, Message, phrase};
+pub use name::Name;
 pub use position::Position;
 pub use progress::{Progress, unwatched};
 

@@ -56,7 +56,7 @@ fn pages_number(pages: Pages) -> u32 {
 pub(super) fn limits(stated: Option<usize>) -> Limits {
     let limits = Limits::read(stated);
     if let Some(warning) = limits.warning() {
-        log::warning(&warning);
+        log::warning(warning);
     }
     limits
 }
@@ -88,7 +88,7 @@ impl hz_arena_t {
             Kind::Interleaved => MemoryKind::Interleaved,
         };
         let arena = Arena::take_under(Path::new("/"), bytes, kind, wanted)?;
-        log::info(&format!("arena opened: {}, {}", Size(bytes), arena.pages()));
+        log::info(format!("arena opened: {}, {}", Size(bytes), arena.pages()));
         Ok(hz_arena_t(arena))
     }
 }

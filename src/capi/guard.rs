@@ -70,7 +70,7 @@ fn set_panic_hook() {
                 return previous(info);
             }
             let location = info.location().map(ToString::to_string);
-            log::error(&format!(
+            log::error(format!(
                 "panic at {}: {}",
                 location.as_deref().unwrap_or("an unknown location"),
                 text(info.payload())
@@ -113,7 +113,7 @@ impl<T> Guarded<T> {
         if let Err(error) = &outcome
             && breaks(error.status())
         {
-            log::error(&format!("the trainer has failed permanently: {error}"));
+            log::error(error.clone().within("the trainer has failed permanently").into_message());
             state.failed = Some(error.clone());
         }
         Some(outcome)

@@ -5,7 +5,7 @@ use std::ffi::c_char;
 
 use parking_lot::Mutex;
 
-use crate::base::{Error, Status};
+use crate::base::{Error, Front, Message, Status};
 use crate::capi::argument::User;
 use crate::capi::guard::guard;
 use crate::capi::status::{c_string, hz_status_t};
@@ -38,27 +38,27 @@ thread_local! {
 }
 
 /// Logs a failure that the caller may miss in a status.
-pub fn error(message: &str) {
-    send(ERROR, message);
+pub fn error(message: impl Into<Message>) {
+    send(ERROR, &message.into());
 }
 
 /// Logs something unexpected that is not an error.
-pub fn warning(message: &str) {
-    send(WARNING, message);
+pub fn warning(message: impl Into<Message>) {
+    send(WARNING, &message.into());
 }
 
 /// Logs that a handle was opened.
-pub fn info(message: &str) {
-    send(INFO, message);
+pub fn info(message: impl Into<Message>) {
+    send(INFO, &message.into());
 }
 
-fn send(level: i32, message: &str) {
+fn send(level: i32, message: &Message) {
     if INSIDE.try_with(Cell::get).unwrap_or(true) {
         return;
     }
     let callback = CALLBACK.lock();
     if let Some(callback) = &*callback {
-        let text = c_string(message);
+        let text = c_string(&message.render(Front::C));
         INSIDE.set(true);
         // SAFETY: horizon.h requires that the caller's function is callable until it is replaced, which
         // waits for the lock held here. The text outlives the call.

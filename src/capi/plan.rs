@@ -113,7 +113,11 @@ fn choice(asked: DeviceChoice, machine: &Description) -> DeviceChoice {
 /// Checks that a device has the kind and the name of the machine's. `found` describes the device of
 /// `choice`.
 fn check_device(machine: &Description, choice: DeviceChoice, found: Result<DeviceInfo>) -> Result<()> {
-    let why = match found {
+    let Description { name, about, .. } = machine;
+    let refused = |why: String| {
+        format!("the plan is for the machine {name} ({about}): {why}; search a plan for this machine")
+    };
+    match found {
         Ok(device) => {
             let is_cpu = choice == DeviceChoice::Cpu;
             let named = device.hardware.as_ref().is_none_or(|hardware| machine.has(hardware));
@@ -125,15 +129,11 @@ fn check_device(machine: &Description, choice: DeviceChoice, found: Result<Devic
                 Some(wanted) => format!("a CUDA device named {wanted}"),
                 None => "a CUDA device".to_owned(),
             };
-            format!("it needs {wanted}, the options choose {}", device.name)
+            let why = format!("it needs {wanted}, the options choose {}", device.name);
+            Err(Error::new(Status::DeviceUnavailable, refused(why)))
         }
-        Err(error) => error.message().to_owned(),
-    };
-    let Description { name, about, .. } = machine;
-    Err(Error::new(
-        Status::DeviceUnavailable,
-        format!("the plan is for the machine {name} ({about}): {why}; search a plan for this machine"),
-    ))
+        Err(error) => Err(error.map(refused)),
+    }
 }
 
 fn summary(plan: &Plan, parameters: usize) -> hz_plan_summary_t {

@@ -98,6 +98,11 @@ macro_rules! sized_struct {
 }
 pub(super) use sized_struct;
 
+/// The text before the names of a struct's fields: `what` is a pointer, or an element of an array.
+fn fields_of(what: &str) -> String {
+    format!("{what}{}", if what.ends_with(']') { "." } else { "->" })
+}
+
 /// Reads and checks the `struct_size` of a caller's struct. `what` is the parameter's name.
 fn stated_size<T: SizedStruct>(pointer: *const T, what: &str) -> Result<usize> {
     if pointer.is_null() {
@@ -111,8 +116,9 @@ fn stated_size<T: SizedStruct>(pointer: *const T, what: &str) -> Result<usize> {
     let known = size_of::<T>();
     if size > SIZE_MAX || (size < known && !T::FIELDS.iter().any(|field| field.end() == size)) {
         return Err(Error::argument(format!(
-            "{what}->struct_size is {size}; a {} of this library has {known}: initialize the struct with its \
+            "{}struct_size is {size}; a {} of this library has {known}: initialize the struct with its \
              HZ_..._INIT macro",
+            fields_of(what),
             T::NAME
         )));
     }

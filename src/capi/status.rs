@@ -3,7 +3,7 @@
 use std::cell::RefCell;
 use std::ffi::{CStr, CString, c_char};
 
-use crate::base::{Error, Status};
+use crate::base::{Error, Front, Status};
 
 /// A [`Status`] in C.
 pub type hz_status_t = i32;
@@ -70,7 +70,7 @@ thread_local! {
 
 /// Stores the message of a call that failed on this thread.
 pub(super) fn remember(error: &Error) {
-    let text = c_string(error.message());
+    let text = c_string(&error.message_for(Front::C));
     // Fails while the thread ends; the caller still has the status.
     let _ = LAST.try_with(|last| last.replace(text));
 }

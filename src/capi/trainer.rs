@@ -2,7 +2,7 @@
 
 use std::ffi::CString;
 
-use crate::base::format::Size;
+use crate::base::format::{Size, several};
 use crate::base::{Error, Result};
 use crate::capi::arena::limits;
 use crate::capi::argument::{Array, ArrayOut, Handle, OutPointer, Text, size};
@@ -49,13 +49,13 @@ impl hz_trainer_t {
         let folder = FolderConfig::of(config.clone())?;
         let trainer = Trainer::open(&config, options)?;
         let stats = trainer.stats();
-        log::info(&format!(
-            "trainer opened on {}: {} parameters in {} of host memory, {} of device memory, {} threads",
+        log::info(format!(
+            "trainer opened on {}: {} parameters in {} of host memory, {} of device memory, {}",
             trainer.device().name,
             trainer.layout().parameters(),
             Size(stats.host_bytes),
             Size(stats.device_bytes),
-            stats.threads
+            several(stats.threads, "thread")
         ));
         let tensors = trainer
             .layout()
@@ -132,15 +132,15 @@ pub extern "C" fn hz_trainer_model(
     })
 }
 
-/// A micro-batch with its arrays. `what` is the parameter's name.
-fn batch<'a>(raw: &'a hz_batch_t, what: &str) -> Result<Batch<'a>> {
-    reserved(raw.reserved, &format!("{what}->reserved"))?;
-    let rows = size(raw.rows, &format!("{what}->rows"))?;
+/// A micro-batch with its arrays. `name` is the text before the fields' names.
+fn batch<'a>(raw: &'a hz_batch_t, name: &str) -> Result<Batch<'a>> {
+    reserved(raw.reserved, &format!("{name}reserved"))?;
+    let rows = size(raw.rows, &format!("{name}rows"))?;
     Ok(Batch {
-        tokens: raw.tokens.get(rows, &format!("{what}->tokens"))?,
-        targets: raw.targets.get(rows, &format!("{what}->targets"))?,
-        weights: raw.weights.optional(rows, &format!("{what}->weights"))?,
-        starts: raw.starts.optional(rows, &format!("{what}->starts"))?,
+        tokens: raw.tokens.get(rows, &format!("{name}tokens"))?,
+        targets: raw.targets.get(rows, &format!("{name}targets"))?,
+        weights: raw.weights.optional(rows, &format!("{name}weights"))?,
+        starts: raw.starts.optional(rows, &format!("{name}starts"))?,
     })
 }
 
@@ -153,7 +153,7 @@ pub(super) fn raw_batches(batches: In<hz_batch_t>, count: usize) -> Result<Vec<h
 }
 
 pub(super) fn all_batches(raw: &[hz_batch_t]) -> Result<Vec<Batch<'_>>> {
-    raw.iter().enumerate().map(|(index, raw)| batch(raw, &format!("batches[{index}]"))).collect()
+    raw.iter().enumerate().map(|(index, raw)| batch(raw, &format!("batches[{index}]."))).collect()
 }
 
 pub(super) fn step_report(report: StepReport, trainer: &Trainer) -> hz_step_report_t {
@@ -169,7 +169,7 @@ pub extern "C" fn hz_trainer_accumulate(
 ) -> hz_status_t {
     with(&trainer, |_, state| {
         let raw = micro_batch.read("batch")?;
-        state.trainer.accumulate(&batch(&raw, "batch")?)
+        state.trainer.accumulate(&batch(&raw, "batch->")?)
     })
 }
 

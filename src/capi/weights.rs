@@ -7,6 +7,7 @@ use crate::capi::guard::guard;
 use crate::capi::sized::{Out, SizedStruct};
 use crate::capi::status::hz_status_t;
 use crate::capi::trainer::{State, hz_trainer_t, with};
+use crate::checkpoint::same_model_as;
 use crate::hf::{ExportTarget, FolderConfig, SHARD_BYTES, Weights, export, export_bytes};
 
 #[unsafe(no_mangle)]
@@ -62,15 +63,11 @@ pub extern "C" fn hz_trainer_load_hf(trainer: Handle<hz_trainer_t>, folder: Text
     with(&trainer, |handle, state| {
         let folder = folder.path("folder")?;
         let config = FolderConfig::open(folder)?;
-        if config.model != handle.model {
-            return Err(Error::argument(format!(
-                "{} has another model ({:?}) than the trainer ({:?}): open the trainer with the result of \
-                 hz_model_config_from_hf",
-                folder.display(),
-                config.model,
-                handle.model
-            )));
-        }
+        same_model_as(&handle.model, &config.model, folder.display()).map_err(|error| {
+            error.map(|message| {
+                format!("{message}; open the trainer with the result of hz_model_config_from_hf")
+            })
+        })?;
         let weights = Weights::open(folder, state.trainer.layout())?;
         weights.load(&mut state.trainer, &unwatched)?;
         state.folder = config;

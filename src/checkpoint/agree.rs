@@ -1,11 +1,12 @@
 //! Compares a resumed run's model and options with the checkpoint's.
 
 use std::collections::BTreeSet;
+use std::fmt;
 
 use serde_json::{Map, Value, json};
 
 use crate::base::format::shortest;
-use crate::base::{Error, Result};
+use crate::base::{Error, Name, Result, phrase};
 use crate::checkpoint::manifest::Manifest;
 use crate::engine::{AdamOptions, Trainer};
 use crate::model::{ModelConfig, RopeScaling};
@@ -22,17 +23,21 @@ impl Changes {
         Changes::default()
     }
 
-    /// Allows the named values to differ.
+    /// Allows the named values to differ. A name is that of the field in
+    /// [`TrainerOptions`](crate::TrainerOptions) or [`AdamOptions`] (`mode`, `shape.b`, `beta2`),
+    /// in C (`sequences`) or in the command (`micro-batch`).
     pub fn of<S: Into<String>>(names: impl IntoIterator<Item = S>) -> Changes {
-        Changes(names.into_iter().map(Into::into).collect())
+        let key = |name: String| Name::find(&name).map_or(name, |name| name.key().to_owned());
+        Changes(names.into_iter().map(|name| key(name.into())).collect())
     }
 
     /// Refuses a name that the checkpoint does not have.
-    pub(super) fn check(&self, manifest: &Manifest) -> Result<()> {
-        match self.0.iter().find(|name| !manifest.numeric.contains_key(*name)) {
-            Some(name) => Err(Error::argument(format!(
-                "`{name}` cannot change when a run is resumed; these can: {}",
-                manifest.numeric.keys().cloned().collect::<Vec<_>>().join(", ")
+    pub(super) fn check(&self, manifest: &Manifest, given: &Map<String, Value>) -> Result<()> {
+        match self.0.iter().find(|key| !manifest.numeric.contains_key(*key)) {
+            Some(key) => Err(Error::argument(format!(
+                "`{}` cannot change when a run is resumed; these can: {}",
+                spelled(key),
+                given.keys().map(|key| spelled(key)).collect::<Vec<_>>().join(", ")
             ))),
             None => Ok(()),
         }
@@ -41,43 +46,88 @@ impl Changes {
     /// Refuses values that differ from the checkpoint's without being allowed to; the error names
     /// all of them.
     pub(super) fn agree(&self, stored: &Map<String, Value>, given: &Map<String, Value>) -> Result<()> {
-        let (names, sentences): (Vec<&str>, Vec<String>) =
-            differences(stored, given).into_iter().filter(|(name, _)| !self.0.contains(*name)).unzip();
+        let (names, sentences): (Vec<String>, Vec<String>) = differences(stored, given)
+            .filter(|it| !self.0.contains(it.key))
+            .map(|it| (spelled(it.key), it.sentence()))
+            .unzip();
         if names.is_empty() {
             return Ok(());
         }
         Err(Error::argument(format!(
-            "options differ from the checkpoint's: {}; use the checkpoint's values, or allow the change \
-             (--resume-change {})",
+            "options differ from the checkpoint's: {}; use the checkpoint's values, or allow the change ({})",
             sentences.join("; "),
-            names.join(",")
+            phrase(
+                format!("--resume-change {}", names.join(",")),
+                format!("changes = \"{}\"", names.join(", ")),
+                format!("Changes::of([\"{}\"])", names.join("\", \""))
+            )
         )))
     }
 }
 
 /// Refuses a model that differs from the checkpoint's; the error names every field that differs.
 pub fn same_model(stored: &Map<String, Value>, given: &Map<String, Value>) -> Result<()> {
-    let differing: Vec<String> =
-        differences(stored, given).into_iter().map(|(_, sentence)| sentence).collect();
+    let differing: Vec<String> = differences(stored, given).map(|it| it.sentence()).collect();
     if differing.is_empty() {
         return Ok(());
     }
     Err(Error::argument(format!("the checkpoint holds another model: {}", differing.join("; "))))
 }
 
-/// Returns the names in `given` whose values differ from `stored`, each with a sentence for the
-/// error.
-fn differences<'a>(stored: &Map<String, Value>, given: &'a Map<String, Value>) -> Vec<(&'a str, String)> {
+/// Refuses another model than the trainer's; `place` has it. The error names every field that
+/// differs.
+pub fn same_model_as(trainer: &ModelConfig, given: &ModelConfig, place: impl fmt::Display) -> Result<()> {
+    let (trainer, given) = (model_fields(trainer), model_fields(given));
+    let sentence =
+        |Difference { key, given, stored }| format!("{} is {given}, the trainer's is {stored}", spelled(key));
+    let differing: Vec<String> = differences(&trainer, &given).map(sentence).collect();
+    if differing.is_empty() {
+        return Ok(());
+    }
+    Err(Error::argument(format!("{place} has another model than the trainer: {}", differing.join("; "))))
+}
+
+/// Returns a setting or a model's field, by its key in a manifest, for a message.
+fn spelled(key: &str) -> String {
+    match (key, Name::find(key)) {
+        ("attention_bias", _) => phrase(key, "qkv_bias, o_bias", "biases.qkv, biases.o"),
+        ("sliding_layers", _) => phrase(key, "full_attention_layers", "window.layers"),
+        (_, Some(name)) => {
+            let [_, c, rust] = name.spellings();
+            phrase(key, c, rust)
+        }
+        (_, None) => key.to_owned(),
+    }
+}
+
+/// A value that differs, as text.
+struct Difference<'a> {
+    key: &'a str,
+    given: String,
+    stored: String,
+}
+
+impl Difference<'_> {
+    fn sentence(&self) -> String {
+        format!("{} is {}, and was {}", spelled(self.key), self.given, self.stored)
+    }
+}
+
+/// Returns the values in `given` that differ from `stored`.
+fn differences<'a>(
+    stored: &Map<String, Value>,
+    given: &'a Map<String, Value>,
+) -> impl Iterator<Item = Difference<'a>> {
     let shown = |value: &Value| match value {
         Value::String(text) => text.clone(),
         other => other.to_string(),
     };
-    let differing = given.iter().filter(|(name, value)| stored.get(*name) != Some(value));
-    let sentence = |(name, value): (&'a String, &Value)| {
-        let was = stored.get(name).map_or("not stored in the checkpoint".to_owned(), shown);
-        (name.as_str(), format!("{name} is {}, and was {was}", shown(value)))
-    };
-    differing.map(sentence).collect()
+    let differing = given.iter().filter(|(key, value)| stored.get(*key) != Some(value));
+    differing.map(move |(key, value)| Difference {
+        key,
+        given: shown(value),
+        stored: stored.get(key).map_or("not stored in the checkpoint".to_owned(), shown),
+    })
 }
 
 /// Returns the values of a trainer that change bits: those of [`planned`], and its
@@ -85,28 +135,28 @@ fn differences<'a>(stored: &Map<String, Value>, given: &'a Map<String, Value>) -
 /// rates.
 pub fn numeric(trainer: &Trainer) -> Map<String, Value> {
     let mut fields = planned(trainer.plan(), &trainer.adam(), trainer.clip());
-    fields.insert("device".to_owned(), trainer.arithmetic().into());
+    fields.insert(Name::Device.key().to_owned(), trainer.arithmetic().into());
     fields
 }
 
-/// Returns the values that change bits and are known before a trainer is opened, under the names of
-/// the command's options: `mode`, `micro-batch`, `seq-len`, `logits-chunk`, `grad-dtype`, `clip`,
+/// Returns the values that change bits and are known before a trainer is opened, under their
+/// [keys](Name::key): `mode`, `micro-batch`, `seq-len`, `logits-chunk`, `grad-dtype`, `clip`,
 /// `weight-decay`, `beta1`, `beta2`, `eps`.
 pub fn planned(plan: &Plan, adam: &AdamOptions, clip: f64) -> Map<String, Value> {
     let numeric = &plan.policy.numeric;
-    let fields = json!({
-        "mode": plan.policy.mode.name(),
-        "micro-batch": numeric.shape.b,
-        "seq-len": numeric.shape.t,
-        "logits-chunk": numeric.logits_chunk,
-        "grad-dtype": numeric.grad_dtype.name(),
-        "clip": clip,
-        "weight-decay": adam.weight_decay,
-        "beta1": adam.beta1,
-        "beta2": adam.beta2,
-        "eps": adam.eps,
-    });
-    object(fields)
+    let fields: [(Name, Value); 10] = [
+        (Name::Mode, plan.policy.mode.name().into()),
+        (Name::Sequences, numeric.shape.b.into()),
+        (Name::SequenceLength, numeric.shape.t.into()),
+        (Name::LogitsChunk, numeric.logits_chunk.into()),
+        (Name::GradDtype, numeric.grad_dtype.name().into()),
+        (Name::Clip, clip.into()),
+        (Name::WeightDecay, adam.weight_decay.into()),
+        (Name::Beta1, adam.beta1.into()),
+        (Name::Beta2, adam.beta2.into()),
+        (Name::Eps, adam.eps.into()),
+    ];
+    fields.into_iter().map(|(name, value)| (name.key().to_owned(), value)).collect()
 }
 
 /// Returns the fields of a model under the names of `config.json`.

@@ -5,7 +5,7 @@ use std::io;
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 
-use crate::base::{Error, Result, Status};
+use crate::base::{Error, Name, Result, Status};
 use crate::checkpoint::manifest::Checksum;
 use crate::checkpoint::read::Checkpoint;
 use crate::host::folder::replace_file;
@@ -179,8 +179,9 @@ impl Checkpoints {
         Err(Error::new(
             Status::InvalidState,
             format!(
-                "{} has checkpoints of another run; resume that run (--resume), or give another folder",
-                self.folder.display()
+                "{} has checkpoints of another run; resume that run ({}), or give another folder",
+                self.folder.display(),
+                Name::Resume
             ),
         ))
     }

@@ -8,7 +8,7 @@ use serde_json::value::RawValue;
 use serde_json::{Map, Value};
 use xxhash_rust::xxh3::xxh3_64;
 
-use crate::base::{DType, Error, Position, Result, Status};
+use crate::base::{DType, Error, Message, Position, Result, Status};
 use crate::engine::StateSpan;
 use crate::optim::Optimizer;
 
@@ -283,6 +283,6 @@ fn sealed(manifest: &str) -> Vec<u8> {
     format!("{{\n\"checksum\": \"{checksum}\",\n\"manifest\": {manifest}\n}}\n").into_bytes()
 }
 
-fn bad(message: impl Into<String>) -> Error {
+fn bad(message: impl Into<Message>) -> Error {
     Error::new(Status::BadFormat, message)
 }

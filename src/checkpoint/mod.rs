@@ -40,7 +40,7 @@ mod write;
 
 pub use agree::Changes;
 #[doc(hidden)]
-pub use agree::{numeric, planned};
+pub use agree::{numeric, planned, same_model_as};
 pub use folder::Checkpoints;
 #[doc(hidden)]
 pub use manifest::{Manifest, SpanChecksums, StoredFile, UnitFile};

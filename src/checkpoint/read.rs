@@ -84,10 +84,7 @@ fn newest(folder: &Path, excluded: Option<&Path>) -> Option<Checkpoint> {
 fn with_alternative(error: Error, complete: Option<Checkpoint>) -> Error {
     let Some(complete) = complete else { return error };
     let (step, folder) = (complete.manifest.step, complete.folder.display());
-    Error::new(
-        error.status(),
-        format!("{error}. The checkpoint of step {step} is complete; resume from {folder}"),
-    )
+    error.map(|message| format!("{message}. The checkpoint of step {step} is complete; resume from {folder}"))
 }
 
 impl Checkpoint {
@@ -120,7 +117,7 @@ impl Checkpoint {
     ///
     /// Errors: `InvalidArgument`, with every field that differs, its value and the checkpoint's.
     pub fn agrees(&self, model: &ModelConfig, given: &Map<String, Value>, changes: &Changes) -> Result<()> {
-        changes.check(&self.manifest)?;
+        changes.check(&self.manifest, given)?;
         same_model(&self.manifest.model, &model_fields(model))?;
         changes.agree(&self.manifest.numeric, given)
     }

@@ -19,7 +19,7 @@
 
 use serde_json::{Map, Value, json};
 
-use crate::base::{Error, IGNORED_TARGET, Result, Status};
+use crate::base::{Error, IGNORED_TARGET, Message, Result, Status};
 use crate::data::chat::Conversation;
 
 /// A parsed line, not yet tokenized.
@@ -90,7 +90,7 @@ fn alpaca(instruction: &str, input: &str) -> String {
     )
 }
 
-fn bad(message: impl Into<String>) -> Error {
+fn bad(message: impl Into<Message>) -> Error {
     Error::new(Status::BadFormat, message)
 }
 

@@ -5,7 +5,7 @@ use std::fmt;
 use std::str::FromStr;
 use std::sync::Arc;
 
-use crate::base::{DType, Error, Result, Shape};
+use crate::base::{DType, Error, Message, Name, Result, Shape};
 use crate::device::cpu::CpuDevice;
 use crate::device::cuda::{CudaDevice, CudaOptions};
 use crate::device::{Device, DeviceInfo, DeviceSpan};
@@ -104,7 +104,7 @@ pub fn device_info(choice: DeviceChoice) -> Result<DeviceInfo> {
 }
 
 /// Missing requirements of CUDA, one sentence each, with the remedy; empty if there are none.
-pub fn missing_for_cuda() -> Vec<String> {
+pub fn missing_for_cuda() -> Vec<Message> {
     cuda::missing()
 }
 
@@ -118,8 +118,9 @@ pub fn missing_for_cuda() -> Vec<String> {
 pub fn autotune(config: &ModelConfig, options: &TrainerOptions, note: &mut dyn FnMut(&str)) -> Result<Table> {
     let DeviceChoice::Cuda(ordinal) = options.device else {
         return Err(Error::argument(format!(
-            "a GEMM autotune table needs a CUDA device, not `{}`: use --device cuda or cuda:N",
-            options.device
+            "a GEMM autotune table needs a CUDA device, not `{}`: use {} or cuda:N",
+            options.device,
+            Name::Device.is("cuda")
         )));
     };
     config.validate()?;
@@ -212,7 +213,7 @@ mod cuda {
     use std::path::Path;
 
     use super::{Backend, CudaOptions, DeviceInfo, KernelsSetting, MakeKernels};
-    use crate::base::{Dims, Result, Shape, Status};
+    use crate::base::{Dims, Error, Message, Result, Shape, Status};
     use crate::device::cuda::CudaDevice;
     use crate::device::{Device, Lane};
     use crate::ops::cuda::table::{Attention, Table};
@@ -251,12 +252,12 @@ mod cuda {
         devices.map(|device| device.info()).collect()
     }
 
-    pub fn missing() -> Vec<String> {
+    pub fn missing() -> Vec<Message> {
         let errors = match api() {
             Err(error) => [Some(error), None],
             Ok(_) => [CudaDevice::open(0, CudaOptions::default()).err(), CublasLt::open().err()],
         };
-        errors.into_iter().flatten().map(|error| error.message().to_string()).collect()
+        errors.into_iter().flatten().map(Error::into_message).collect()
     }
 
     pub fn open(ordinal: usize, options: CudaOptions, gemm_table: Option<&Path>) -> Result<Backend> {

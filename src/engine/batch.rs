@@ -1,6 +1,6 @@
 //! Micro-batches as callers pass them, and their checks.
 
-use crate::base::{Error, IGNORED_TARGET, Result, Shape, Status};
+use crate::base::{Error, IGNORED_TARGET, Name, Result, Shape, Status, phrase};
 
 /// One micro-batch: B sequences of T tokens, row-major `[B, T]`.
 #[derive(Clone, Copy, Debug)]
@@ -46,11 +46,12 @@ impl BatchSums {
 }
 
 impl Batch<'_> {
-    /// Checks every value against shape and vocabulary.
+    /// Checks every value against shape and vocabulary. `batch` is the text before the fields'
+    /// names, e.g. `batches[1].`.
     ///
-    /// Errors name field, position and value.
+    /// Errors name field, index and value.
     #[doc(hidden)]
-    pub fn check(&self, shape: Shape, vocabulary: usize) -> Result<BatchSums> {
+    pub fn check(&self, batch: &str, shape: Shape, vocabulary: usize) -> Result<BatchSums> {
         let n = shape.n();
         let lengths = [
             ("tokens", self.tokens.len()),
@@ -60,41 +61,46 @@ impl Batch<'_> {
         ];
         for (field, len) in lengths {
             if len != n {
+                let found = format!("{field}.len()");
                 return Err(Error::argument(format!(
-                    "{field} has {len} values; a micro-batch of {} × {} tokens has {n}",
-                    shape.b, shape.t
+                    "{batch}{} is {len}; it must be {} × {}, {} × {} = {n}",
+                    phrase(&found, "rows", &found),
+                    Name::Sequences,
+                    Name::SequenceLength,
+                    shape.b,
+                    shape.t
                 )));
             }
         }
-        let known = |id: i32| (0..vocabulary as i64).contains(&i64::from(id));
-        let at = |n: usize| format!("sequence {}, position {}", n / shape.t, n % shape.t);
-        if let Some(n) = self.tokens.iter().position(|&id| !known(id)) {
+        let at = |field: &str, n: usize| {
+            format!("{batch}{field}[{n}] (sequence {}, position {})", n / shape.t, n % shape.t)
+        };
+        check_tokens(self.tokens, vocabulary, |n| at("tokens", n))?;
+        let known = |id: i32| id == IGNORED_TARGET || in_vocabulary(id, vocabulary);
+        if let Some(n) = self.targets.iter().position(|&id| !known(id)) {
             return Err(Error::argument(format!(
-                "token {} ({}) is not in the vocabulary of {vocabulary}",
-                self.tokens[n],
-                at(n)
-            )));
-        }
-        if let Some(n) = self.targets.iter().position(|&id| id != IGNORED_TARGET && !known(id)) {
-            return Err(Error::argument(format!(
-                "target {} ({}) is neither in the vocabulary of {vocabulary} nor {IGNORED_TARGET} (ignored)",
+                "{} is {}; it must be 0 … {} (vocab_size - 1), or {IGNORED_TARGET} to be ignored",
+                at("targets", n),
                 self.targets[n],
-                at(n)
+                vocabulary - 1
             )));
         }
         if let Some(weights) = self.weights
             && let Some(n) = weights.iter().position(|w| !(w.is_finite() && *w >= 0.0))
         {
-            return Err(Error::argument(format!("weight {} ({}) must be finite and ≥ 0", weights[n], at(n))));
+            let at = at("weights", n);
+            return Err(Error::argument(format!("{at} is {}; it must be finite and ≥ 0", weights[n])));
         }
         if let Some(starts) = self.starts {
             for (n, &start) in starts.iter().enumerate() {
                 let t = n % shape.t;
                 let continues = t > 0 && start == starts[n - 1];
                 if start != t as i32 && !continues {
+                    let before =
+                        if t > 0 { format!(" or {}, as before", starts[n - 1]) } else { String::new() };
                     return Err(Error::argument(format!(
-                        "document start {start} ({}) must be this position or the start of the position before",
-                        at(n)
+                        "{} is {start}; it must be {t}{before}",
+                        at("starts", n)
                     )));
                 }
             }
@@ -105,5 +111,22 @@ impl Batch<'_> {
             sums.targets += 1;
         }
         Ok(sums)
+    }
+}
+
+fn in_vocabulary(id: i32, vocabulary: usize) -> bool {
+    (0..vocabulary as i64).contains(&i64::from(id))
+}
+
+/// Refuses tokens outside the vocabulary. `at` names one by its index.
+pub fn check_tokens(tokens: &[i32], vocabulary: usize, at: impl Fn(usize) -> String) -> Result<()> {
+    match tokens.iter().position(|&id| !in_vocabulary(id, vocabulary)) {
+        None => Ok(()),
+        Some(n) => Err(Error::argument(format!(
+            "{} is {}; it must be 0 … {} (vocab_size - 1)",
+            at(n),
+            tokens[n],
+            vocabulary - 1
+        ))),
     }
 }

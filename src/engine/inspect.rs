@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use serde::Serialize;
 
-use crate::base::Result;
+use crate::base::{Front, Message, Result};
 use crate::device::Device;
 use crate::device::cuda::{CudaDevice, CudaOptions};
 use crate::engine::missing_for_cuda;
@@ -27,7 +27,7 @@ pub struct CudaReport {
     pub cublaslt: Option<Library>,
     /// The usable devices.
     pub devices: Vec<CudaDeviceReport>,
-    /// Missing requirements, each with its remedy.
+    /// Missing requirements, each with its remedy, for users of the command.
     pub missing: Vec<String>,
 }
 
@@ -65,13 +65,18 @@ impl CudaReport {
     pub fn read() -> CudaReport {
         let version = |number: i32| (number > 0).then(|| format!("{}.{}", number / 1000, number % 1000 / 10));
         let versions = versions().ok();
-        let mut missing = missing_for_cuda();
+        let shown = |message: Message| message.render(Front::Command).into_owned();
+        let mut missing: Vec<String> = missing_for_cuda().into_iter().map(shown).collect();
         let mut devices = Vec::new();
         for ordinal in 0..device_count().unwrap_or(0) {
             match CudaDeviceReport::read(ordinal) {
                 Ok(device) => devices.push(device),
-                Err(error) if missing.iter().any(|known| known == error.message()) => {}
-                Err(error) => missing.push(error.message().to_owned()),
+                Err(error) => {
+                    let message = shown(error.into_message());
+                    if !missing.contains(&message) {
+                        missing.push(message);
+                    }
+                }
             }
         }
         CudaReport {

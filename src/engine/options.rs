@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use crate::base::{DType, Error, Result, Shape};
+use crate::base::{DType, Error, Name, Result, Shape};
 use crate::engine::DeviceChoice;
 use crate::host::Pinning;
 use crate::model::{Layout, ModelConfig};
@@ -104,7 +104,8 @@ impl TrainerOptions {
         self.adam.check()?;
         if !(self.clip.is_finite() && self.clip >= 0.0) {
             return Err(Error::argument(format!(
-                "clip is {}; it must be finite and ≥ 0 (0 = off)",
+                "{} is {}; it must be finite and ≥ 0 (0 = off)",
+                Name::Clip,
                 self.clip
             )));
         }
@@ -131,11 +132,22 @@ impl TrainerOptions {
         let numeric = self.numeric(layout, activation_dtype)?;
         let adam = self.adam_when.unwrap_or(AdamWhen::of(self.mode, self.grad_wait));
         if self.clip > 0.0 && adam == AdamWhen::UnderBackward {
+            let (mode, adam) = (Name::Mode, Name::AdamWhen);
+            let (early, instead) = match self.adam_when {
+                Some(_) => (adam.is("under backward"), adam.is("after norm")),
+                None => {
+                    let on_device = Name::GradPlace.is("device");
+                    (
+                        mode.is("streamed"),
+                        format!("{}, {}, or {on_device}", mode.is("exact"), mode.is("compact")),
+                    )
+                }
+            };
             return Err(Error::argument(format!(
-                "clip {} needs the norm of all gradients before the first update, but {} updates before: \
-                 use clip 0, mode exact or compact, or let gradients wait on the device",
-                self.clip,
-                if self.mode == Mode::Streamed { "mode streamed" } else { "AdamW under backward" }
+                "{} needs the norm of all gradients before the first update, but {early} updates before: use {}, or \
+                 {instead}",
+                Name::Clip.is(self.clip),
+                Name::Clip.is(0)
             )));
         }
         Ok(Policy {

@@ -11,7 +11,10 @@ use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
 use parking_lot::Mutex;
 
-use crate::base::{ChunkIndex, DType, Error, MicroIndex, MicroSlotIndex, Result, Status, UnitIndex, master};
+use crate::base::format::several;
+use crate::base::{
+    ChunkIndex, DType, Error, MicroIndex, MicroSlotIndex, Name, Result, Status, UnitIndex, master, phrase,
+};
 use crate::device::Device;
 use crate::engine::Batch;
 use crate::engine::derived::Derived;
@@ -384,8 +387,14 @@ impl Store {
         }
         Err(Error::new(
             Status::Unsupported,
-            "this mode does not store gradients (they pass through a ring buffer); mode exact stores them, and \
-             so does mode compact when they wait for the norm on the host",
+            format!(
+                "this mode does not store gradients (they pass through a ring buffer); {} stores them, and so does \
+                 {} with {} and {}",
+                Name::Mode.is("exact"),
+                Name::Mode.is("compact"),
+                Name::GradPlace.is("host"),
+                Name::AdamWhen.is("after norm")
+            ),
         ))
     }
 
@@ -456,8 +465,9 @@ impl Store {
         let (unit, tensor) = self.named(name)?;
         if tensor.elements() != len {
             return Err(Error::argument(format!(
-                "{name} has {} elements (shape {:?}); {len} were given",
-                tensor.elements(),
+                "{} {len}; {name} has {} (shape {:?})",
+                phrase("values.len() is", "count is", "values.len() is"),
+                several(tensor.elements(), "element"),
                 tensor.shape
             )));
         }

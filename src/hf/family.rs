@@ -8,7 +8,7 @@
 
 use serde_json::{Map, Value};
 
-use crate::base::{Error, Result, Status};
+use crate::base::{Error, Result, Status, phrase};
 use crate::model::{Biases, ModelConfig};
 
 /// A model family.
@@ -150,15 +150,17 @@ impl Family {
     pub fn of(model: &ModelConfig) -> Result<&'static Family> {
         FAMILIES.iter().find(|family| family.can_describe(model)).ok_or_else(|| {
             let Biases { qkv, o, mlp } = model.biases;
-            let switch = |on: bool| if on { "on" } else { "off" };
+            let switch = |c: &str, rust: &str, on: bool| {
+                let rust = format!("{rust} = {on}");
+                phrase(&rust, format!("{c} = {}", u8::from(on)), &rust)
+            };
             unsupported(format!(
-                "no family of Hugging Face models combines these features: bias of q, k, v {}, of o {}, of the \
-                 MLP {}; QK norm {}; sliding window {}",
-                switch(qkv),
-                switch(o),
-                switch(mlp),
-                switch(model.qk_norm),
-                model.window.as_ref().map_or("none".to_owned(), |window| window.size.to_string())
+                "no family of Hugging Face models combines {}, {}, {}, {} and a sliding window of {}",
+                switch("qkv_bias", "biases.qkv", qkv),
+                switch("o_bias", "biases.o", o),
+                switch("mlp_bias", "biases.mlp", mlp),
+                switch("qk_norm", "qk_norm", model.qk_norm),
+                model.window.as_ref().map_or(0, |window| window.size)
             ))
         })
     }

@@ -6,7 +6,7 @@ use std::path::{Component, Path, PathBuf};
 
 use serde::Deserialize;
 
-use crate::base::{Error, Result, Status};
+use crate::base::{Error, Name, Result, Status};
 use crate::hf::{INDEX, SINGLE};
 
 /// A parsed `model.safetensors.index.json` with checked file names.
@@ -87,8 +87,9 @@ fn no_weights(folder: &Path) -> Error {
         None => Error::new(
             Status::NotFound,
             format!(
-                "{} has neither {SINGLE} nor {INDEX}; to start from random weights, use `horizon train --init`",
-                folder.display()
+                "{} has neither {SINGLE} nor {INDEX}; to start from random weights, use {}",
+                folder.display(),
+                Name::Fresh
             ),
         ),
     }

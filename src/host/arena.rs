@@ -14,7 +14,7 @@ use parking_lot::Mutex;
 use super::pages::HUGE;
 use super::{HostSpan, HugePages, Limits, Pages, Pin, Pinning, Pool, Topology};
 use crate::base::format::Size;
-use crate::base::{Error, Result, Status};
+use crate::base::{Error, Name, Result, Status};
 use crate::sys::linux::{self, NodePolicy};
 
 /// The kind of an arena's memory. A required argument, so that memory is never pinned or bound by
@@ -257,10 +257,11 @@ fn touch_in_chunks(
                     Status::OutOfHostMemory,
                     format!(
                         "touched {} of {} of host memory, then too little was left for {} s: {limits}; another process \
-                         took it, or the machine has less than --host-mem states",
+                         took it, or the machine has less than {} states",
                         Size(start),
                         Size(bytes),
-                        patience.as_secs()
+                        patience.as_secs(),
+                        Name::HostMem
                     ),
                 ));
             }

@@ -9,7 +9,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use crate::base::format::Size;
-use crate::base::{Error, Result, Status};
+use crate::base::{Error, Message, Name, Result, Status};
 
 /// The source of a limit on host memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -18,20 +18,21 @@ pub enum Limit {
     Available,
     /// The memory limit of the process's control group.
     Cgroup,
-    /// The user's `--host-mem`.
+    /// [`Name::HostMem`], which the user has set.
     Stated,
     /// The memory of the machine that a plan is for.
     Machine,
 }
 
+/// For a [`Message`].
 impl fmt::Display for Limit {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Limit::Available => "available RAM",
-            Limit::Cgroup => "cgroup limit",
-            Limit::Stated => "--host-mem",
-            Limit::Machine => "the described machine's memory",
-        })
+        match self {
+            Limit::Available => f.write_str("available RAM"),
+            Limit::Cgroup => f.write_str("cgroup limit"),
+            Limit::Stated => Name::HostMem.fmt(f),
+            Limit::Machine => f.write_str("the described machine's memory"),
+        }
     }
 }
 
@@ -52,7 +53,7 @@ pub struct Limits {
 }
 
 impl Limits {
-    /// The current limits of this machine. A stated number (`--host-mem`) overrides the reported
+    /// The current limits of this machine. A stated number overrides the reported
     /// limit; the displayed limits then show both.
     pub fn read(stated: Option<usize>) -> Limits {
         Limits::read_under(Path::new("/"), stated)
@@ -98,9 +99,10 @@ impl Limits {
 
     /// A warning if the user stated more than the machine reports. The stated number is used
     /// anyway, because the memory of a virtual machine may grow on use.
-    pub fn warning(&self) -> Option<String> {
+    pub fn warning(&self) -> Option<Message> {
         let more = self.limit == Limit::Stated && self.bytes > self.reported_bytes;
-        more.then(|| format!("host memory: {self}; opening fails if the machine does not provide it"))
+        let text = || format!("host memory: {self}; opening fails if the machine does not provide it");
+        more.then(|| text().into())
     }
 
     /// Checks that `need` bytes fit. `what` names their use, e.g. "the model".
@@ -136,6 +138,7 @@ impl Limits {
     }
 }
 
+/// For a [`Message`].
 impl fmt::Display for Limits {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "limit {} ({}", Size(self.bytes), self.limit)?;

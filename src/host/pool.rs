@@ -25,7 +25,7 @@ use crossbeam_channel::bounded;
 use parking_lot::Mutex;
 
 use super::{Doorbell, Topology};
-use crate::base::{Error, Result};
+use crate::base::{Error, Name, Result};
 use crate::sys::linux;
 
 /// Concurrent calls that can share the workers. The engine has two callers: the compute lane and
@@ -36,15 +36,20 @@ const THREADS_MAX: usize = 1024;
 /// The bit of an entry word that lets workers enter; the lower bits count the workers inside.
 const OPEN: u32 = 1 << 31;
 
-/// Checks that `threads` is at most 1024, or the number of processors if that is larger.
+/// Returns the most threads of a pool: 1024, or the number of processors if that is larger.
+pub fn threads_max() -> usize {
+    thread::available_parallelism().map_or(1, |cores| cores.get()).max(THREADS_MAX)
+}
+
+/// Checks that `threads` is at most [`threads_max`].
 ///
 /// Errors: it is larger (`InvalidArgument`).
 pub fn check_threads(threads: usize) -> Result<()> {
-    let most = thread::available_parallelism().map_or(1, |cores| cores.get()).max(THREADS_MAX);
+    let most = threads_max();
     if threads <= most {
         return Ok(());
     }
-    Err(Error::argument(format!("threads is {threads}; it must be at most {most}")))
+    Err(Error::argument(format!("{} is {threads}; it must be at most {most}", Name::Threads)))
 }
 
 type Job<'a> = dyn Fn(usize, usize) + Sync + 'a;

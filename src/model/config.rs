@@ -1,6 +1,7 @@
 //! The configuration of a decoder.
 
-use crate::base::{Dims, Error, Result};
+use crate::base::format::several;
+use crate::base::{Dims, Error, Result, phrase};
 use crate::model::RopeScaling;
 
 /// A pre-norm decoder: RMSNorm, RoPE, causal grouped-query attention (GQA), SwiGLU, and the options
@@ -128,8 +129,9 @@ impl ModelConfig {
                 Err(Error::argument("sliding_window is 0; it must be at least 1"))
             }
             Some(Window { layers, .. }) if layers.len() != l => Err(Error::argument(format!(
-                "layer_types names {} layers, but num_hidden_layers is {l}",
-                layers.len()
+                "{} has {}, but num_hidden_layers is {l}",
+                phrase("layer_types", "full_attention_layers", "window.layers"),
+                several(layers.len(), "layer")
             ))),
             _ => Ok(()),
         }

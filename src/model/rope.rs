@@ -1,6 +1,6 @@
 //! RoPE frequencies (Su et al. 2021), computed like transformers: in f32, step by step.
 
-use crate::base::{Error, Result};
+use crate::base::{Error, Result, phrase};
 
 /// RoPE scaling for sequences longer than those of pre-training.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -31,22 +31,31 @@ pub enum RopeScaling {
 impl RopeScaling {
     /// Refuses invalid values (`InvalidArgument`), naming them.
     pub fn validate(&self) -> Result<()> {
+        let key = |config: &str, rust: &str| {
+            phrase(format!("rope_scaling.{config}"), format!("rope_{config}"), format!("rope_scaling.{rust}"))
+        };
         let factor_ok = |factor: f64| factor.is_finite() && factor >= 1.0;
         match *self {
-            RopeScaling::Linear { factor } | RopeScaling::Llama3 { factor, .. } if !factor_ok(factor) => {
-                Err(Error::argument(format!("rope_scaling has factor {factor}; it must be finite, ≥ 1")))
-            }
+            RopeScaling::Linear { factor } | RopeScaling::Llama3 { factor, .. } if !factor_ok(factor) => Err(
+                Error::argument(format!("{} is {factor}; it must be finite, ≥ 1", key("factor", "factor"))),
+            ),
             RopeScaling::Llama3 { low, high, .. }
                 if !(low.is_finite() && high.is_finite() && 0.0 < low && low < high) =>
             {
                 Err(Error::argument(format!(
-                    "rope_scaling has low_freq_factor {low} and high_freq_factor {high}; they must be finite, > 0, and low_freq_factor \
-                                         must be smaller"
+                    "{} is {low} and {} is {high}; they must be finite, > 0, and the first must be smaller",
+                    key("low_freq_factor", "low"),
+                    key("high_freq_factor", "high")
                 )))
             }
-            RopeScaling::Llama3 { original_positions: 0, .. } => Err(Error::argument(
-                "rope_scaling has original_max_position_embeddings 0; it must be at least 1",
-            )),
+            RopeScaling::Llama3 { original_positions: 0, .. } => {
+                let name = phrase(
+                    "rope_scaling.original_max_position_embeddings",
+                    "rope_original_positions",
+                    "rope_scaling.original_positions",
+                );
+                Err(Error::argument(format!("{name} is 0; it must be at least 1")))
+            }
             _ => Ok(()),
         }
     }
@@ -123,12 +132,12 @@ mod tests {
             original_positions,
         };
         for (scaling, word) in [
-            (RopeScaling::Linear { factor: 0.5 }, "factor 0.5"),
-            (RopeScaling::Linear { factor: f64::NAN }, "factor NaN"),
-            (llama3(0.0, 1.0, 4.0, 64), "factor 0"),
-            (llama3(8.0, 4.0, 4.0, 64), "low_freq_factor 4"),
-            (llama3(8.0, 0.0, 4.0, 64), "low_freq_factor 0"),
-            (llama3(8.0, 1.0, 4.0, 0), "original_max_position_embeddings"),
+            (RopeScaling::Linear { factor: 0.5 }, "rope_scaling.factor is 0.5"),
+            (RopeScaling::Linear { factor: f64::NAN }, "rope_scaling.factor is NaN"),
+            (llama3(0.0, 1.0, 4.0, 64), "rope_scaling.factor is 0"),
+            (llama3(8.0, 4.0, 4.0, 64), "rope_scaling.low is 4"),
+            (llama3(8.0, 0.0, 4.0, 64), "rope_scaling.low is 0"),
+            (llama3(8.0, 1.0, 4.0, 0), "rope_scaling.original_positions is 0"),
         ] {
             let error = scaling.validate().unwrap_err();
             assert!(error.message().contains(word), "{error}");

@@ -27,8 +27,8 @@ pub use search::{Explanation, Fixed, Found, Gain, MemoryLimits, Question, RING};
 use std::fmt;
 use std::sync::Arc;
 
-use crate::base::format::Size;
-use crate::base::{DType, Error, Result, Status};
+use crate::base::format::{Size, several};
+use crate::base::{DType, Error, Name, Result, Status};
 use crate::host::{Limits, Pinning};
 use crate::model::{Layout, ModelConfig, Passes, Sizes};
 use crate::schedule::{Geometry, Policy};
@@ -78,29 +78,32 @@ impl Plan {
     ) -> Result<Plan> {
         config.validate()?;
         let shape = policy.numeric.shape;
-        if shape.b == 0 || shape.t == 0 || micros_max == 0 {
-            return Err(Error::argument(format!(
-                "a step of {micros_max} micro-batches of {} × {} tokens is empty; each must be at least 1",
-                shape.b, shape.t
-            )));
+        let counts = [
+            (Name::Sequences, shape.b),
+            (Name::SequenceLength, shape.t),
+            (Name::MicrosMax, micros_max),
+            (Name::LogitsChunk, policy.numeric.logits_chunk),
+            (Name::Sweeps, policy.placement.sweeps),
+        ];
+        if let Some((name, _)) = counts.into_iter().find(|(_, count)| *count == 0) {
+            return Err(Error::argument(format!("{name} is 0; it must be at least 1")));
         }
         if shape.b.checked_mul(shape.t).is_none_or(|tokens| tokens > TOKENS_MAX) {
             return Err(Error::argument(format!(
-                "a micro-batch of {} × {} tokens is too large; it must have at most {TOKENS_MAX} tokens",
-                shape.b, shape.t
+                "{} × {} is {} × {}; a micro-batch has at most {TOKENS_MAX} tokens",
+                Name::Sequences,
+                Name::SequenceLength,
+                shape.b,
+                shape.t
             )));
         }
         if shape.t > config.positions_max {
             return Err(Error::argument(format!(
-                "sequences of {} tokens are longer than max_position_embeddings, {}; use shorter sequences",
-                shape.t, config.positions_max
+                "{} is {}; it must be at most max_position_embeddings, {}",
+                Name::SequenceLength,
+                shape.t,
+                config.positions_max
             )));
-        }
-        if policy.numeric.logits_chunk == 0 {
-            return Err(Error::argument("a logits chunk of 0 rows is empty; it must be at least 1"));
-        }
-        if policy.placement.sweeps == 0 {
-            return Err(Error::argument("a step of 0 sweeps does nothing; it must have at least 1"));
         }
         let logits_chunk = policy.numeric.logits_chunk;
         let passes = Arc::new(Passes::new(config, layout, Sizes { shape, logits_chunk, activation_dtype }));
@@ -154,7 +157,7 @@ impl Plan {
         self.pinning.is_none()
     }
 
-    /// Checks that the plan fits. `device_limit` bounds device memory (`--device-mem`); `shared` is
+    /// Checks that the plan fits. `device_limit` bounds device memory (`device_mem`); `shared` is
     /// true if device memory is host memory, as on the CPU device.
     ///
     /// Errors: device memory ([`OutOfDeviceMemory`](Status)) or host memory
@@ -166,7 +169,7 @@ impl Plan {
         if let Some(limit) = device_limit.filter(|&limit| device > limit) {
             let fits = |micros: &usize| self.device.bytes_for(*micros) <= limit;
             let advice = match (1..self.micros_max).rev().find(fits) {
-                Some(fitting) => format!("{fitting} micro-batches a step would fit"),
+                Some(fitting) => format!("{} a step would fit", several(fitting, "micro-batch")),
                 None => format!(
                     "with one micro-batch a step it needs {}; shorter sequences or a smaller micro-batch need less",
                     Size(self.device.bytes_for(1))
@@ -175,9 +178,10 @@ impl Plan {
             return Err(Error::new(
                 Status::OutOfDeviceMemory,
                 format!(
-                    "needs {} of device memory ({device} bytes), the limit is {} ({limit} bytes): {advice}",
+                    "the model needs {} of device memory ({device} bytes), the limit is {} ({}): {advice}",
                     Size(device),
-                    Size(limit)
+                    Size(limit),
+                    several(limit, "byte")
                 ),
             ));
         }

@@ -16,7 +16,7 @@ use super::operation::{
     AccumulatorBuffer, BoundaryBuffer, EndUnit, GradientBuffer, Guard, Operation, RowSet, WeightBuffer,
 };
 use super::policy::{Accumulator, AdamWhen, Extent, Geometry, GradWait, Policy, SPILL_BUFFERS};
-use crate::base::{ChunkIndex, Error, MicroIndex, Result, SlabIndex, SlotIndex, SpillIndex, UnitIndex};
+use crate::base::{ChunkIndex, Error, MicroIndex, Name, Result, SlabIndex, SlotIndex, SpillIndex, UnitIndex};
 use crate::model::Recompute;
 
 #[cfg(test)]
@@ -90,10 +90,10 @@ pub fn train_with_loss(policy: &Policy, geometry: &Geometry, micros: usize) -> R
     let mut sweeps = builder.sweeps();
     let (Some(sweep), None) = (sweeps.next(), sweeps.next()) else {
         return Err(Error::argument(format!(
-            "found sweeps = {} for its {micros} micro-batches, but a step with a custom loss needs one sweep: the \
-             loss follows the forward of all micro-batches; open the trainer with 1 sweep, or step with fewer \
-             micro-batches",
-            policy.placement.sweeps
+            "with {} the {micros} micro-batches of this step run in several sweeps, but a custom loss needs one: it \
+             follows the forward of all micro-batches; open the trainer with {}, or step with fewer micro-batches",
+            Name::Sweeps.is(policy.placement.sweeps),
+            Name::Sweeps.is(1)
         )));
     };
     builder.forward(Purpose::Train, &sweep);

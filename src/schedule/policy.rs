@@ -1,10 +1,12 @@
 //! The input of a schedule: the policy (numeric and placement), the model's geometry, and their
 //! validation.
 
+use std::fmt;
 use std::ops::Range;
 
+use crate::base::format::several;
 use crate::base::{
-    ChunkIndex, DType, Error, MicroIndex, MicroSlotIndex, Result, Shape, SlabIndex, UnitIndex,
+    ChunkIndex, DType, Error, MicroIndex, MicroSlotIndex, Name, Result, Shape, SlabIndex, UnitIndex,
 };
 use crate::model::{Layout, Recompute};
 use crate::optim::Optimizer;
@@ -303,13 +305,13 @@ impl Policy {
     /// limits.
     pub fn validate_counts(&self, geometry: &Geometry, micros: usize) -> Result<()> {
         let Placement { weight_slots, slabs, sweeps, .. } = self.placement;
-        counted(1, "layers", geometry.layers)?;
-        counted(1, "chunks of the embedding's gradient", geometry.embedding_chunks)?;
-        counted(1, "chunks of the head's gradient", geometry.head_chunks)?;
-        counted(1, "micro-batches", micros)?;
-        counted(2, "weight slots (one computes while the other is filled)", weight_slots)?;
-        counted(2, "gradient slabs (one is written while the other leaves)", slabs)?;
-        counted(1, "sweeps", sweeps)
+        counted(1, "num_hidden_layers", "", geometry.layers)?;
+        counted(1, "the number of chunks of the embedding's gradient", "", geometry.embedding_chunks)?;
+        counted(1, "the number of chunks of the head's gradient", "", geometry.head_chunks)?;
+        counted(1, Name::MicrosMax, "", micros)?;
+        counted(2, Name::WeightSlots, " (one computes while the other is filled)", weight_slots)?;
+        counted(2, Name::Slabs, " (one is written while the other leaves)", slabs)?;
+        counted(1, Name::Sweeps, "", sweeps)
     }
 
     /// Checks that a list of `micros` micro-batches can be built from this policy. The plan checks
@@ -322,24 +324,35 @@ impl Policy {
         let Placement { ring, adam, grad_wait, ref layers, .. } = self.placement;
         if layers.len() > geometry.layers {
             return Err(Error::argument(format!(
-                "found placements for {1} layers, but the model has {0}; give at most one per layer",
-                geometry.layers,
-                layers.len()
+                "{} has placements for {}, but num_hidden_layers is {}; give at most one per layer",
+                Name::Layers,
+                several(layers.len(), "layer"),
+                geometry.layers
             )));
         }
         if grad_wait == GradWait::Device && adam == AdamWhen::UnderBackward {
-            return Err(Error::argument(
-                "found AdamW under backward with gradients that wait on the device, where they wait for the clip \
-                 decision; run AdamW after the norm or let gradients wait on the host",
-            ));
+            return Err(Error::argument(format!(
+                "{} needs gradients on the host, and with {} they wait on the device for the global norm: use {} or \
+                 {}",
+                Name::AdamWhen.is("under backward"),
+                Name::GradPlace.is("device"),
+                Name::AdamWhen.is("after norm"),
+                Name::GradPlace.is("host")
+            )));
         }
         if self.streams_gradients() {
-            counted(2, "ring slabs (one is filled while the other is used)", ring)?;
+            counted(2, "the number of ring slabs", " (one is filled while the other is used)", ring)?;
             if adam == AdamWhen::AfterNorm && grad_wait == GradWait::Host {
-                return Err(Error::argument(
-                    "found AdamW after the norm, but this mode keeps no gradient until the global norm is known; \
-                     run AdamW under backward (without clipping), let gradients wait on the device, or use exact mode",
-                ));
+                return Err(Error::argument(format!(
+                    "{} needs gradients that are stored until the global norm is known, and {} does not store them \
+                     on the host: use {} with {}, {}, or {}",
+                    Name::AdamWhen.is("after norm"),
+                    Name::Mode.is(self.mode.name()),
+                    Name::AdamWhen.is("under backward"),
+                    Name::Clip.is(0),
+                    Name::GradPlace.is("device"),
+                    Name::Mode.is("exact")
+                )));
             }
         }
         Ok(())
@@ -350,11 +363,11 @@ impl Policy {
 /// operations.
 const COUNT_MAX: usize = 1 << 13;
 
-fn counted(least: usize, what: &str, found: usize) -> Result<()> {
+fn counted(least: usize, what: impl fmt::Display, why: &str, found: usize) -> Result<()> {
     if (least..=COUNT_MAX).contains(&found) {
         return Ok(());
     }
-    Err(Error::argument(format!("a schedule needs {least} to {COUNT_MAX} {what}, found {found}")))
+    Err(Error::argument(format!("{what} is {found}; it must be {least} … {COUNT_MAX}{why}")))
 }
 
 impl Geometry {

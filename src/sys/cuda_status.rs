@@ -3,7 +3,7 @@
 
 use std::fmt;
 
-use crate::base::{Error, Result, Status};
+use crate::base::{Error, Name, Result, Status};
 
 /// `cudaSuccess`.
 pub const SUCCESS: u32 = 0;
@@ -58,11 +58,14 @@ pub fn pinning_error(code: u32, what: impl fmt::Display, text: impl fmt::Display
         NOT_PERMITTED | NOT_SUPPORTED | HOST_MEMORY_REGISTERED => Status::Unsupported,
         _ => return error(code, what, text),
     };
+    let pinning = Name::Pinning;
     Error::new(
         status,
         format!(
             "cannot {what}: {text}; free host memory, raise the limit on locked memory (ulimit -l, the container's \
-             limit), or use the other --pinning (registered, allocated)"
+             limit), or use the other {pinning} ({}, {})",
+            pinning.value("registered"),
+            pinning.value("allocated")
         ),
     )
 }
@@ -164,7 +167,10 @@ impl Presence {
         };
         Err(Error::new(
             Status::DeviceUnavailable,
-            format!("device cuda:{device} is not available: {found}; --device cpu runs without a GPU"),
+            format!(
+                "device cuda:{device} is not available: {found}; {} runs without a GPU",
+                Name::Device.is("cpu")
+            ),
         ))
     }
 }

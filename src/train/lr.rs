@@ -18,6 +18,7 @@
 //! would be reached by update N, one after the last. The decay of `wsd` is "1 − sqrt" of Hägele et
 //! al. 2024 (arXiv 2405.18392).
 
+use crate::base::format::several;
 use crate::base::{Error, Result};
 
 /// Decay of the learning rate after the warmup.
@@ -78,8 +79,9 @@ impl LrSchedule {
         }
         if self.warmup > self.steps {
             return Err(Error::argument(format!(
-                "the warmup of {} steps is longer than the run of {} steps; shorten it",
-                self.warmup, self.steps
+                "the warmup of {} is longer than the run of {}; shorten it",
+                several(self.warmup as usize, "step"),
+                several(self.steps as usize, "step")
             )));
         }
         Ok(())

@@ -263,7 +263,7 @@ impl Planned {
         writeln!(
             f,
             "step       {} × {} × {t} = {} tokens; mode {}, {} gradients",
-            several_micro_batches(plan.micros_max),
+            several(plan.micros_max, "micro-batch"),
             several(b, "sequence"),
             self.tokens,
             plan.policy.mode.name(),
@@ -300,7 +300,7 @@ impl fmt::Display for Planned {
             writeln!(
                 f,
                 "better     {} of {} × {}: {} per step",
-                several_micro_batches(*micros),
+                several(*micros, "micro-batch"),
                 shape.b,
                 shape.t,
                 time(*step_ns)
@@ -308,10 +308,6 @@ impl fmt::Display for Planned {
         }
         self.plan().fmt(f)
     }
-}
-
-fn several_micro_batches(number: usize) -> String {
-    format!("{number} micro-batch{}", if number == 1 { "" } else { "es" })
 }
 
 /// Describes what limits a step. `longest` is the lane with the largest share of the critical path.

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
-use crate::base::{DType, Error, IGNORED_TARGET, Position, Progress, Result, Status};
+use crate::base::{DType, Error, IGNORED_TARGET, Message, Position, Progress, Result, Status};
 use crate::data::{Data, Feeder, Loader, Micro, StepData};
 use crate::device::Lane;
 use crate::engine::{Batch, EvalReport, Trainer, TrainerOptions};
@@ -74,7 +74,7 @@ pub trait Observer: Sync {
     /// `done` of `total` bytes of weights have been exported. Called by any thread.
     fn exporting(&self, _done: u64, _total: u64) {}
     /// An error that does not end the run.
-    fn warned(&mut self, message: &str);
+    fn warned(&mut self, message: &Message);
 }
 
 /// The result of a run.
@@ -232,21 +232,17 @@ impl Run {
                 // No viewer opens an incomplete trace.
                 let _ = std::fs::remove_file(&path);
                 let path = path.display();
-                observer.warned(&format!("{path}: {}; this run has no trace", error.message()));
+                let warning = error.map(|message| format!("{path}: {message}; this run has no trace"));
+                observer.warned(&warning.into_message());
             }
         }
         let exported = self.export(observer)?;
         match ended {
             Ok(stopped) => Ok(Outcome { steps, times: times.mean(), stopped, exported, saved }),
             Err(error) => Err(match exported {
-                Some(folder) => Error::new(
-                    error.status(),
-                    format!(
-                        "{}; the weights after step {steps} are in {}",
-                        error.message(),
-                        folder.display()
-                    ),
-                ),
+                Some(folder) => error.map(|message| {
+                    format!("{message}; the weights after step {steps} are in {}", folder.display())
+                }),
                 None => error,
             }),
         }
@@ -319,7 +315,8 @@ impl Run {
             };
             clock = Instant::now();
             if let Some(Err(error)) = log.as_mut().map(|log| log.write(&record)) {
-                observer.warned(&format!("{}; training continues without a log", error.message()));
+                let warning = error.map(|message| format!("{message}; training continues without a log"));
+                observer.warned(&warning.into_message());
                 *log = None;
             }
             observer.stepped(&record, steps, pace.remaining(steps - *done));

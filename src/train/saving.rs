@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use serde_json::{Map, Value, json};
 
+use crate::base::format::several;
 use crate::base::{DType, Error, Position, Result};
 use crate::checkpoint::{self, Changes, Checkpoint, Checkpoints, Note};
 use crate::data::{Data, Loader};
@@ -84,8 +85,9 @@ impl Resume {
         let manifest = self.checkpoint.manifest();
         if manifest.step > lr_schedule.steps {
             return Err(Error::argument(format!(
-                "the checkpoint is of step {}, but the run has only {} steps; give more steps (--steps)",
-                manifest.step, lr_schedule.steps
+                "the checkpoint is of step {}, but the run has only {}; give more steps (--steps)",
+                manifest.step,
+                several(lr_schedule.steps as usize, "step")
             )));
         }
         let from = manifest.position.ok_or_else(|| {
@@ -186,10 +188,12 @@ impl Saving {
                     Some(complete) => format!("the checkpoint of step {complete} is kept"),
                     None => "there is no earlier one".to_owned(),
                 };
-                observer.warned(&format!(
-                    "the checkpoint of step {step} failed: {}; {earlier}, and training continues",
-                    error.message()
-                ));
+                let warning = error.map(|message| {
+                    format!(
+                        "the checkpoint of step {step} failed: {message}; {earlier}, and training continues"
+                    )
+                });
+                observer.warned(&warning.into_message());
             }
         }
     }

@@ -240,7 +240,7 @@ static void test_refused_options(void) {
         {"beta1 is 1", 1, 1, 0, 1.0, 0.999, 1e-8, 0.0},
         {"beta2 is -0.5", 1, 1, 0, 0.9, -0.5, 1e-8, 0.0},
         {"eps is 0", 1, 1, 0, 0.9, 0.999, 0.0, 0.0},
-        {"weight decay is -1", 1, 1, 0, 0.9, 0.999, 1e-8, -1.0},
+        {"weight_decay is -1", 1, 1, 0, 0.9, 0.999, 1e-8, -1.0},
     };
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
         hz_adam_options_t options = HZ_ADAM_OPTIONS_INIT;

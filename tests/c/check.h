@@ -23,7 +23,8 @@ static int checks = 0;
 
 #define OK(call) CHECK((call) == HZ_STATUS_OK)
 
-/* The call fails with this status and a message that contains `word`. */
+/* The call fails with this status and a message that contains `word`. Prints the message; tests/capi/main.rs checks its
+ * names. */
 #define REFUSED(status, word, call) \
     do { \
         hz_status_t got = (call); \
@@ -33,6 +34,7 @@ static int checks = 0;
                     hz_status_name(status), (word), hz_status_name(got), hz_last_error()); \
             exit(1); \
         } \
+        printf("message: %s\n", hz_last_error()); \
     } while (0)
 
 #endif

@@ -10,7 +10,7 @@
 /* ---- log ---- */
 
 typedef struct {
-    int messages, infos;
+    int messages, infos, warnings;
     hz_status_t inner;
 } log_t;
 
@@ -18,6 +18,8 @@ static void on_message(int32_t level, const char *message, void *user) {
     log_t *log = user;
     log->messages++;
     log->infos += level == HZ_LOG_INFO && strstr(message, "parameters") != NULL;
+    log->warnings += level == HZ_LOG_WARNING && strstr(message, "(host_mem; the machine reports") != NULL;
+    printf("message: %s\n", message);
     log->inner = hz_set_log_callback(NULL, NULL);
 }
 
@@ -28,11 +30,16 @@ static void test_names_and_log(void) {
     CHECK(strcmp(hz_status_name(12), "HZ_STATUS_UNKNOWN") == 0);
     CHECK(strcmp(hz_last_error(), "") == 0);
 
-    log_t seen = {0, 0, HZ_STATUS_OK};
+    log_t seen = {0, 0, 0, HZ_STATUS_OK};
+    hz_model_config_t model = small_model();
+    hz_trainer_options_t options = small_options();
+    hz_trainer_t *trainer = NULL;
+    options.host_mem = UINT64_C(1) << 50;
     OK(hz_set_log_callback(on_message, &seen));
-    OK(hz_trainer_close(open_small()));
+    OK(hz_trainer_open(&model, &options, &trainer));
+    OK(hz_trainer_close(trainer));
     OK(hz_set_log_callback(NULL, NULL));
-    CHECK(seen.infos == 1 && seen.inner == HZ_STATUS_INVALID_STATE);
+    CHECK(seen.infos == 1 && seen.warnings == 1 && seen.inner == HZ_STATUS_INVALID_STATE);
     int before = seen.messages;
     OK(hz_trainer_close(open_small()));
     CHECK(seen.messages == before);
@@ -153,7 +160,7 @@ static void test_opening(void) {
         const char *word;
         hz_model_config_t model;
         hz_trainer_options_t options;
-    } cases[16];
+    } cases[20];
     size_t count = 0;
 #define CASE(status_, word_, change) \
     do { \
@@ -173,16 +180,20 @@ static void test_opening(void) {
     CASE(HZ_STATUS_INVALID_ARGUMENT, "num_hidden_layers", model.num_hidden_layers = UINT64_MAX);
     CASE(HZ_STATUS_INVALID_ARGUMENT, "rope_theta", model.rope_theta = NAN);
     CASE(HZ_STATUS_INVALID_ARGUMENT, "tie_word_embeddings", model.tie_word_embeddings = 2);
-    CASE(HZ_STATUS_INVALID_ARGUMENT, "0 micro-batches", options.micros_max = 0);
-    CASE(HZ_STATUS_INVALID_ARGUMENT, "257", options.sequence_length = 257);
+    CASE(HZ_STATUS_INVALID_ARGUMENT, "micros_max is 0", options.micros_max = 0);
+    CASE(HZ_STATUS_INVALID_ARGUMENT, "sequence_length is 257", options.sequence_length = 257);
     CASE(HZ_STATUS_INVALID_ARGUMENT, "mode", options.mode = 4);
     CASE(HZ_STATUS_INVALID_ARGUMENT, "grad_dtype", options.grad_dtype = 0);
     CASE(HZ_STATUS_INVALID_ARGUMENT, "device", options.device = 9);
-    CASE(HZ_STATUS_INVALID_ARGUMENT, "clip", options.clip = -1.0);
-    CASE(HZ_STATUS_INVALID_ARGUMENT, "clip", options.mode = HZ_MODE_STREAMED);
+    CASE(HZ_STATUS_INVALID_ARGUMENT, "clip is -1", options.clip = -1.0);
+    CASE(HZ_STATUS_INVALID_ARGUMENT, "clip = 1 needs", options.mode = HZ_MODE_STREAMED);
     CASE(HZ_STATUS_INVALID_ARGUMENT, "beta1", options.beta1 = 1.5);
     CASE(HZ_STATUS_OUT_OF_DEVICE_MEMORY, "1000 bytes", options.device_mem = 1000);
-    CASE(HZ_STATUS_OUT_OF_HOST_MEMORY, "host memory", options.host_mem = 1000);
+    CASE(HZ_STATUS_OUT_OF_HOST_MEMORY, "(host_mem; the machine", options.host_mem = 1000);
+    CASE(HZ_STATUS_INVALID_ARGUMENT, "sequences × sequence_length", options.sequences = UINT64_MAX);
+    CASE(HZ_STATUS_INVALID_ARGUMENT, "weight_slots is 1", options.weight_slots = 1);
+    CASE(HZ_STATUS_INVALID_ARGUMENT, "adam_when = HZ_ADAM_AFTER_NORM", options.adam_when = HZ_ADAM_UNDER_BACKWARD);
+    CASE(HZ_STATUS_INVALID_ARGUMENT, "threads is 1000000", options.threads = 1000000);
 #undef CASE
     for (size_t i = 0; i < count; i++) {
         REFUSED(cases[i].status, cases[i].word, hz_trainer_open(&cases[i].model, &cases[i].options, &trainer));
@@ -203,46 +214,51 @@ static void test_misuse(void) {
 
     bad = good;
     bad.rows = N - 1;
-    REFUSED(HZ_STATUS_INVALID_ARGUMENT, "191", hz_trainer_accumulate(trainer, &bad));
+    REFUSED(HZ_STATUS_INVALID_ARGUMENT, "batch->rows is 191; it must be sequences × sequence_length, 4 × 48 = 192",
+            hz_trainer_accumulate(trainer, &bad));
     bad = good;
     bad.rows = UINT64_MAX;
-    REFUSED(HZ_STATUS_INVALID_ARGUMENT, "tokens", hz_trainer_accumulate(trainer, &bad));
+    REFUSED(HZ_STATUS_INVALID_ARGUMENT, "batch->tokens cannot have", hz_trainer_accumulate(trainer, &bad));
     bad = good;
     bad.tokens = NULL;
-    REFUSED(HZ_STATUS_INVALID_ARGUMENT, "tokens is NULL", hz_trainer_accumulate(trainer, &bad));
+    REFUSED(HZ_STATUS_INVALID_ARGUMENT, "batch->tokens is NULL", hz_trainer_accumulate(trainer, &bad));
     bad = good;
     bad.targets = NULL;
-    REFUSED(HZ_STATUS_INVALID_ARGUMENT, "targets is NULL", hz_trainer_accumulate(trainer, &bad));
+    REFUSED(HZ_STATUS_INVALID_ARGUMENT, "batch->targets is NULL", hz_trainer_accumulate(trainer, &bad));
     bad = good;
     bad.reserved = 1;
-    REFUSED(HZ_STATUS_INVALID_ARGUMENT, "reserved", hz_trainer_accumulate(trainer, &bad));
+    REFUSED(HZ_STATUS_INVALID_ARGUMENT, "batch->reserved is 1", hz_trainer_accumulate(trainer, &bad));
     bad = good;
     bad.struct_size = 9;
-    REFUSED(HZ_STATUS_INVALID_ARGUMENT, "struct_size is 9", hz_trainer_accumulate(trainer, &bad));
+    REFUSED(HZ_STATUS_INVALID_ARGUMENT, "batch->struct_size is 9", hz_trainer_accumulate(trainer, &bad));
     REFUSED(HZ_STATUS_INVALID_ARGUMENT, "batch is NULL", hz_trainer_accumulate(trainer, NULL));
 
     int32_t token = rows.tokens[50], target = rows.targets[50];
     rows.tokens[50] = V;
-    REFUSED(HZ_STATUS_INVALID_ARGUMENT, "sequence 1, position 2", hz_trainer_accumulate(trainer, &good));
+    REFUSED(HZ_STATUS_INVALID_ARGUMENT, "batch->tokens[50] (sequence 1, position 2) is 256",
+            hz_trainer_accumulate(trainer, &good));
     rows.tokens[50] = token;
     rows.targets[50] = -1;
-    REFUSED(HZ_STATUS_INVALID_ARGUMENT, "target -1", hz_trainer_accumulate(trainer, &good));
+    REFUSED(HZ_STATUS_INVALID_ARGUMENT, "batch->targets[50] (sequence 1, position 2) is -1",
+            hz_trainer_accumulate(trainer, &good));
     rows.targets[50] = target;
     bad = good;
     bad.weights = rows.weights;
     rows.weights[3] = -1.0f;
-    REFUSED(HZ_STATUS_INVALID_ARGUMENT, "weight -1", hz_trainer_accumulate(trainer, &bad));
+    REFUSED(HZ_STATUS_INVALID_ARGUMENT, "batch->weights[3] (sequence 0, position 3) is -1",
+            hz_trainer_accumulate(trainer, &bad));
     bad = good;
     bad.starts = rows.starts;
     rows.starts[5] = 3;
-    REFUSED(HZ_STATUS_INVALID_ARGUMENT, "start 3", hz_trainer_accumulate(trainer, &bad));
+    REFUSED(HZ_STATUS_INVALID_ARGUMENT, "batch->starts[5] (sequence 0, position 5) is 3; it must be 5 or 0",
+            hz_trainer_accumulate(trainer, &bad));
 
     static const int32_t announced[] = {1, -100};
-    REFUSED(HZ_STATUS_INVALID_ARGUMENT, "token -100 (position 1)", hz_trainer_announce(trainer, announced, 2));
+    REFUSED(HZ_STATUS_INVALID_ARGUMENT, "tokens[1] is -100", hz_trainer_announce(trainer, announced, 2));
     REFUSED(HZ_STATUS_INVALID_ARGUMENT, "tokens is NULL", hz_trainer_announce(trainer, NULL, 2));
     OK(hz_trainer_announce(trainer, announced, 0));
 
-    REFUSED(HZ_STATUS_INVALID_STATE, "accumulate", hz_trainer_update(trainer, 1e-3, &report));
+    REFUSED(HZ_STATUS_INVALID_STATE, "call hz_trainer_accumulate", hz_trainer_update(trainer, 1e-3, &report));
     REFUSED(HZ_STATUS_INVALID_ARGUMENT, "at least one", hz_trainer_step(trainer, &good, 0, 1e-3, &report));
     REFUSED(HZ_STATUS_INVALID_ARGUMENT, "batches is NULL", hz_trainer_step(trainer, NULL, 1, 1e-3, &report));
     REFUSED(HZ_STATUS_INVALID_ARGUMENT, "out_report is NULL", hz_trainer_step(trainer, &good, 1, 1e-3, NULL));
@@ -250,9 +266,19 @@ static void test_misuse(void) {
     REFUSED(HZ_STATUS_INVALID_ARGUMENT, "out_report is NULL", hz_trainer_eval(trainer, &good, 1, NULL));
     hz_batch_t mixed[2] = {good, good};
     mixed[1].struct_size = 4;
-    REFUSED(HZ_STATUS_INVALID_ARGUMENT, "batches[1]", hz_trainer_step(trainer, mixed, 2, 1e-3, &report));
+    REFUSED(HZ_STATUS_INVALID_ARGUMENT, "batches[1].struct_size is 4",
+            hz_trainer_step(trainer, mixed, 2, 1e-3, &report));
+    rows_t other = rows;
+    other.targets[37] = 300;
+    hz_batch_t second[2] = {good, batch_of(&other)};
+    REFUSED(HZ_STATUS_INVALID_ARGUMENT, "batches[1].targets[37] (sequence 0, position 37) is 300; it must be 0 … 255",
+            hz_trainer_step(trainer, second, 2, 1e-3, &report));
+    REFUSED(HZ_STATUS_INVALID_ARGUMENT, "batches[1].targets[37]", hz_trainer_eval(trainer, second, 2, &eval));
+    second[1].tokens = NULL;
+    REFUSED(HZ_STATUS_INVALID_ARGUMENT, "batches[1].tokens is NULL", hz_trainer_eval(trainer, second, 2, &eval));
     hz_batch_t three[3] = {good, good, good};
-    REFUSED(HZ_STATUS_INVALID_STATE, "2 micro-batches", hz_trainer_step(trainer, three, 3, 1e-3, &report));
+    REFUSED(HZ_STATUS_INVALID_STATE, "count is 3; it must be at most micros_max, 2",
+            hz_trainer_step(trainer, three, 3, 1e-3, &report));
 
     /* A step without targets; afterwards nothing is accumulated. */
     static rows_t none;
@@ -266,28 +292,29 @@ static void test_misuse(void) {
 
     /* After an invalid learning rate or report, micro-batches stay accumulated; then other calls fail. */
     OK(hz_trainer_accumulate(trainer, &good));
-    REFUSED(HZ_STATUS_INVALID_ARGUMENT, "learning rate", hz_trainer_update(trainer, NAN, &report));
+    REFUSED(HZ_STATUS_INVALID_ARGUMENT, "lr is NaN", hz_trainer_update(trainer, NAN, &report));
     REFUSED(HZ_STATUS_INVALID_ARGUMENT, "out_report is NULL", hz_trainer_update(trainer, 1e-3, NULL));
     hz_step_report_t unset = HZ_STEP_REPORT_INIT;
     unset.struct_size = 1;
     REFUSED(HZ_STATUS_INVALID_ARGUMENT, "struct_size is 1", hz_trainer_update(trainer, 1e-3, &unset));
-    REFUSED(HZ_STATUS_INVALID_STATE, "update first", hz_trainer_step(trainer, &good, 1, 1e-3, &report));
-    REFUSED(HZ_STATUS_INVALID_STATE, "update first", hz_trainer_eval(trainer, &good, 1, &eval));
+    REFUSED(HZ_STATUS_INVALID_STATE, "1 micro-batch is accumulated", hz_trainer_step(trainer, &good, 1, 1e-3, &report));
+    REFUSED(HZ_STATUS_INVALID_STATE, "call hz_trainer_update", hz_trainer_eval(trainer, &good, 1, &eval));
     OK(hz_trainer_accumulate(trainer, &good));
-    REFUSED(HZ_STATUS_INVALID_STATE, "update first", hz_trainer_accumulate(trainer, &good));
+    REFUSED(HZ_STATUS_INVALID_STATE, "2 micro-batches are accumulated, the most that micros_max allows",
+            hz_trainer_accumulate(trainer, &good));
     CHECK(report.loss == -1.0);
     OK(hz_trainer_update(trainer, 1e-3, &report));
     CHECK(report.step == 1 && report.micros == 2 && report.loss > 0.0);
 
     float logits[V];
     int32_t prompt[T + 1] = {0};
-    REFUSED(HZ_STATUS_INVALID_ARGUMENT, "0 tokens", hz_trainer_logits(trainer, prompt, 0, logits, V));
-    REFUSED(HZ_STATUS_INVALID_ARGUMENT, "49 tokens", hz_trainer_logits(trainer, prompt, T + 1, logits, V));
+    REFUSED(HZ_STATUS_INVALID_ARGUMENT, "count is 0", hz_trainer_logits(trainer, prompt, 0, logits, V));
+    REFUSED(HZ_STATUS_INVALID_ARGUMENT, "count is 49", hz_trainer_logits(trainer, prompt, T + 1, logits, V));
     REFUSED(HZ_STATUS_INVALID_ARGUMENT, "logits_count is 255", hz_trainer_logits(trainer, prompt, 1, logits, V - 1));
     REFUSED(HZ_STATUS_INVALID_ARGUMENT, "logits is NULL", hz_trainer_logits(trainer, prompt, 1, NULL, V));
     REFUSED(HZ_STATUS_INVALID_ARGUMENT, "tokens is NULL", hz_trainer_logits(trainer, NULL, 1, logits, V));
     prompt[0] = -7;
-    REFUSED(HZ_STATUS_INVALID_ARGUMENT, "-7", hz_trainer_logits(trainer, prompt, 1, logits, V));
+    REFUSED(HZ_STATUS_INVALID_ARGUMENT, "tokens[0] is -7", hz_trainer_logits(trainer, prompt, 1, logits, V));
     prompt[0] = 7;
     OK(hz_trainer_logits(trainer, prompt, T, logits, V));
 

@@ -49,7 +49,7 @@ static void train(hz_trainer_options_t options, float *out) {
         saved_t saved = {0};
         saved.end_at = step == 1 ? 2 : 0; /* the callback cancels the second save */
         OK(hz_trainer_save(trainer, save_unit, &saved));
-        REFUSED(HZ_STATUS_INVALID_STATE, "a save is in progress", hz_trainer_save(trainer, save_unit, &saved));
+        REFUSED(HZ_STATUS_INVALID_STATE, "call hz_trainer_save_wait", hz_trainer_save(trainer, save_unit, &saved));
         OK(hz_trainer_read_tensor(trainer, "model.embed_tokens.weight", embedding, V * 64));
         OK(hz_trainer_read_tensor(trainer, "model.layers.0.input_layernorm.weight", norm, 64));
         OK(hz_trainer_eval(trainer, batches, 1, &held_out));
@@ -63,7 +63,7 @@ static void train(hz_trainer_options_t options, float *out) {
         }
         CHECK(saved.units == (saved.end_at > 0 ? saved.end_at : 4) && saved.first == embedding[0]);
     }
-    REFUSED(HZ_STATUS_INVALID_STATE, "no save was begun", hz_trainer_save_wait(trainer));
+    REFUSED(HZ_STATUS_INVALID_STATE, "hz_trainer_save_wait has returned its result", hz_trainer_save_wait(trainer));
     REFUSED(HZ_STATUS_INVALID_ARGUMENT, "save is NULL", hz_trainer_save(trainer, NULL, NULL));
     OK(hz_trainer_read_tensor(trainer, NAME, out, ELEMENTS));
     OK(hz_trainer_close(trainer));
@@ -128,9 +128,10 @@ static void test_placements(void) {
     CASE("layers[0].resident is 2", layers[0].resident = 2);
     CASE("layers[1].accumulator is 7", layers[1].accumulator = 7);
     CASE("layers[0].reserved is 1", layers[0].reserved = 1);
-    CASE("layers 2 .. 2; the model has layers 0 .. 2", layers[0].first = 2);
-    CASE("layers 1 .. 3; the model has layers 0 .. 2", (layers[1].first = 1, layers[1].count = 2));
-    CASE("layers[1]->struct_size", layers[1].struct_size = 0);
+    CASE("layers[0].first is 2 and layers[0].count is 0; num_hidden_layers is 2", layers[0].first = 2);
+    CASE("layers[1].first is 1 and layers[1].count is 2; num_hidden_layers is 2",
+         (layers[1].first = 1, layers[1].count = 2));
+    CASE("layers[1].struct_size", layers[1].struct_size = 0);
     CASE("layers is NULL", options.layers = NULL);
     CHECK(trainer == NULL);
 }
@@ -216,7 +217,7 @@ static void test_losses(void) {
             hz_trainer_step_with_loss(ours, batches, MICROS, 1e-2, NULL, NULL, &a));
     REFUSED(HZ_STATUS_INVALID_ARGUMENT, "out_report",
             hz_trainer_step_with_loss(ours, batches, MICROS, 1e-2, mean_loss, &mean, NULL));
-    REFUSED(HZ_STATUS_INVALID_ARGUMENT, "learning rate",
+    REFUSED(HZ_STATUS_INVALID_ARGUMENT, "lr is ",
             hz_trainer_step_with_loss(ours, batches, MICROS, -1.0, mean_loss, &mean, &a));
     REFUSED(HZ_STATUS_INVALID_ARGUMENT, "logprobs_count is 191",
             hz_trainer_logprobs(ours, batches, 1, logprobs, N - 1));

@@ -27,6 +27,7 @@ static void test_elsewhere(const char *folder) {
     OK(hz_plan_search(&model, &options, "h200", &plan));
     OK(hz_plan_summary(plan, &summary));
     OK(hz_plan_json(plan, &json));
+    printf("message: %s\n", json);
     printf("8B on an H200: %.2f s a step, %.0f tokens/s, %.1f GiB of device memory\n", summary.step_seconds,
            summary.tokens_per_second, (double)summary.device_bytes / (1 << 30));
     CHECK(summary.parameters == 8030261248u && summary.ram_bytes == summary.host_bytes);
@@ -61,7 +62,8 @@ static void test_elsewhere(const char *folder) {
     hz_plan_close(plan);
     options.device = HZ_DEVICE_CPU;
     OK(hz_plan_search(&model, &options, "h200", &plan));
-    REFUSED(HZ_STATUS_DEVICE_UNAVAILABLE, "named H200, the options choose cpu (", hz_trainer_open_planned(plan, &trainer));
+    REFUSED(HZ_STATUS_DEVICE_UNAVAILABLE, "named H200, the options choose cpu (",
+            hz_trainer_open_planned(plan, &trainer));
     hz_plan_close(plan);
     options.device = HZ_DEVICE_AUTO;
 

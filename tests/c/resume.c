@@ -59,7 +59,7 @@ static void test_resuming(const char *folder) {
     for (int i = 0; i < STEPS; i++) {
         if (i == STOP) {
             save(whole, folder, 0);
-            REFUSED(HZ_STATUS_INVALID_STATE, "a save is in progress", hz_trainer_save_to(whole, folder, 0, NULL));
+            REFUSED(HZ_STATUS_INVALID_STATE, "call hz_trainer_save_wait", hz_trainer_save_to(whole, folder, 0, NULL));
         }
         small_step(whole); /* while the checkpoint is written */
     }
@@ -120,6 +120,10 @@ static void test_errors(const char *folder) {
     REFUSED(HZ_STATUS_INVALID_ARGUMENT, "beta2 is 0.95, and was 0.999",
             hz_trainer_resume(trainer, folder, "clip", &note));
     REFUSED(HZ_STATUS_INVALID_ARGUMENT, "`lr` cannot change", hz_trainer_resume(trainer, folder, "lr", &note));
+    REFUSED(HZ_STATUS_INVALID_ARGUMENT, "logits_chunk, mode, sequence_length, sequences, weight_decay",
+            hz_trainer_resume(trainer, folder, "host_mem", &note));
+    REFUSED(HZ_STATUS_INVALID_ARGUMENT, "allow the change (changes = \"beta2, clip\")",
+            hz_trainer_resume(trainer, folder, "sequences, micro-batch, grad_dtype", &note));
     REFUSED(HZ_STATUS_NOT_FOUND, "nowhere", hz_trainer_resume(trainer, in(folder, "nowhere"), NULL, &note));
     REFUSED(HZ_STATUS_INVALID_ARGUMENT, "folder", hz_trainer_resume(trainer, NULL, NULL, &note));
     REFUSED(HZ_STATUS_INVALID_ARGUMENT, "folder", hz_trainer_save_to(trainer, "", 0, NULL));

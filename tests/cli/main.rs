@@ -11,6 +11,7 @@ mod run;
 use std::path::Path;
 use std::process::{Child, Command, Output};
 
+use horizon::base::Name;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
@@ -39,15 +40,25 @@ struct Ran {
 
 impl From<Output> for Ran {
     fn from(output: Output) -> Ran {
-        Ran {
-            code: output.status.code(),
-            out: String::from_utf8_lossy(&output.stdout).into_owned(),
-            err: String::from_utf8_lossy(&output.stderr).into_owned(),
-        }
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        let ran = Ran { code: output.status.code(), out: text(&output.stdout), err: text(&output.stderr) };
+        ran.has_names_of_the_command();
+        ran
     }
 }
 
 impl Ran {
+    /// Asserts that messages have no names of the library, and no output has marks.
+    fn has_names_of_the_command(&self) {
+        assert!(!(self.out.clone() + &self.err).contains(|c| ('\u{fdd0}'..='\u{fdef}').contains(&c)));
+        assert!(!self.err.contains("hz_") && !self.err.contains("::"), "{}", self.err);
+        for name in Name::ALL {
+            let [command, of_library @ ..] = name.spellings();
+            let foreign = |name: &&str| name.contains(['_', '.']) && self.err.contains(name);
+            assert!(!of_library.iter().any(|name| foreign(&name)), "{command} in: {}", self.err);
+        }
+    }
+
     /// Asserts success.
     fn well(self) -> Ran {
         assert_eq!(self.code, Some(0), "{}", self.err);

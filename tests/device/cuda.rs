@@ -407,7 +407,7 @@ fn memory_is_limited_zeroed_and_reserved_once() {
     assert_eq!(device.info().name, format!("cuda:{} (fake CUDA)", calls.ordinal()));
     let error = device.reserve((1 << 19) + 1).unwrap_err();
     assert_eq!(error.status(), Status::OutOfDeviceMemory);
-    assert!(error.message().contains("(--device-mem): 1 bytes too many"), "{error}");
+    assert!(error.message().contains("(device_mem): 1 byte too many"), "{error}");
     let span = device.reserve(1 << 18).unwrap();
     // SAFETY: the fake CUDA's device memory is memory of this process.
     let bytes = unsafe { std::slice::from_raw_parts(span.address(), span.bytes()) };
@@ -528,7 +528,7 @@ fn every_error_names_its_remedy() {
         (
             opened(Setting { compute_capability: (7, 5), ..Setting::default() }),
             unavailable,
-            &["7.5", "8.0 or later", "--device cpu"],
+            &["7.5", "8.0 or later", "device = DeviceChoice::Cpu"],
         ),
         (
             failing("cudaSetDevice", codes::DEVICES_UNAVAILABLE),
@@ -542,9 +542,17 @@ fn every_error_names_its_remedy() {
         ),
         (lost(codes::ECC_UNCORRECTABLE), Status::DeviceFailed, &["job 2", "lost", "checkpoint", "Xid"]),
         (lost(codes::UNKNOWN), Status::DeviceFailed, &["job 2", "lost to this process"]),
-        (pinned(Pinning::Registered, 2), Status::OutOfHostMemory, &["ulimit -l", "use the other --pinning"]),
+        (
+            pinned(Pinning::Registered, 2),
+            Status::OutOfHostMemory,
+            &["ulimit -l", "use the other pinning (Pinning::Registered, "],
+        ),
         (pinned(Pinning::Allocated, 2), Status::OutOfHostMemory, &["free host memory"]),
-        (pinned(Pinning::Registered, 801), Status::Unsupported, &["use the other --pinning"]),
+        (
+            pinned(Pinning::Registered, 801),
+            Status::Unsupported,
+            &["use the other pinning (Pinning::Registered, "],
+        ),
     ] {
         assert_eq!(error.status(), status, "{error}");
         words.iter().for_each(|word| assert!(error.message().contains(word), "`{word}` is not in: {error}"));

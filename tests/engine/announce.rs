@@ -131,7 +131,7 @@ fn invalid_announcements_are_refused() {
         for token in [-1, 67, i32::MIN] {
             let error = trainer.announce(&[3, token]).unwrap_err();
             assert_eq!(error.status(), Status::InvalidArgument);
-            let words = format!("token {token} (position 1) is not in the vocabulary of 67");
+            let words = format!("tokens[1] is {token}; it must be 0 … 66");
             assert!(error.message().contains(&words), "{error}");
         }
     }

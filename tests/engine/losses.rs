@@ -285,7 +285,7 @@ fn a_custom_loss_needs_one_sweep() {
     let batches: Vec<Batch> = data.iter().map(Data::batch).collect();
     let error = trainer.step_with_loss(&batches, 1e-2, &mut plain_loss(&data)).unwrap_err();
     assert_eq!(error.status(), Status::InvalidArgument);
-    assert!(error.message().contains("sweeps = 2 for its 3 micro-batches"), "{error}");
+    assert!(error.message().contains("with sweeps = 2 the 3 micro-batches"), "{error}");
     // One micro-batch is one sweep.
     trainer.step_with_loss(&batches[..1], 1e-2, &mut plain_loss(&data[..1])).unwrap();
     let ignored = Batch { targets: &[-100; 42], ..data[0].batch() };

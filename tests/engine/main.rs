@@ -293,12 +293,28 @@ fn bad_batches_are_refused_by_name_and_nothing_is_staged() {
             assert!(error.message().contains(word), "`{word}` is missing in: {error}");
         }
     };
-    refused(&mut trainer, &|d| d.tokens[22] = 67, &["token 67", "sequence 1, position 1", "67"]);
-    refused(&mut trainer, &|d| d.targets[3] = -1, &["target -1", "position 3", "-100"]);
-    refused(&mut trainer, &|d| d.weights[0] = f32::NAN, &["weight NaN"]);
-    refused(&mut trainer, &|d| d.weights[0] = -1.0, &["weight -1"]);
-    refused(&mut trainer, &|d| d.starts[5] = 6, &["document start 6", "position 5"]);
-    refused(&mut trainer, &|d| d.tokens.truncate(41), &["tokens has 41 values", "42"]);
+    refused(
+        &mut trainer,
+        &|d| d.tokens[22] = 67,
+        &["batches[1].tokens[22] (sequence 1, position 1) is 67", "0 … 66"],
+    );
+    refused(
+        &mut trainer,
+        &|d| d.targets[3] = -1,
+        &["batches[1].targets[3] (sequence 0, position 3) is -1", "-100"],
+    );
+    refused(&mut trainer, &|d| d.weights[0] = f32::NAN, &["batches[1].weights[0]", "is NaN"]);
+    refused(&mut trainer, &|d| d.weights[0] = -1.0, &["batches[1].weights[0]", "is -1"]);
+    refused(
+        &mut trainer,
+        &|d| d.starts[5] = 6,
+        &["batches[1].starts[5] (sequence 0, position 5) is 6", "5 or "],
+    );
+    refused(
+        &mut trainer,
+        &|d| d.tokens.truncate(41),
+        &["batches[1].tokens.len() is 41; it must be shape.b × shape.t, 2 × 21 = 42"],
+    );
     let error = trainer.update(1e-3).unwrap_err();
     assert_eq!(error.status(), Status::InvalidState, "nothing is staged");
     assert_eq!(trainer.update(f64::NAN).unwrap_err().status(), Status::InvalidArgument);

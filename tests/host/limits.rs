@@ -3,8 +3,8 @@
 use std::fs;
 use std::path::Path;
 
-use horizon::base::Status;
 use horizon::base::format::Size;
+use horizon::base::{Front, Message, Status};
 use horizon::host::{Limit, Limits};
 
 #[test]
@@ -14,7 +14,8 @@ fn host_limits_of_this_machine() {
     assert_eq!((limits.bytes, limits.limit), (limits.reported_bytes, limits.reported_limit));
     let stated = Limits::read(Some(12345 << 20));
     assert_eq!((stated.bytes, stated.limit), (12345 << 20, Limit::Stated));
-    assert!(stated.to_string().contains("--host-mem") && stated.to_string().contains("reports"), "{stated}");
+    let shown = Message::from(stated.to_string()).to_string();
+    assert!(shown.contains("(host_mem; the machine reports"), "{shown}");
 }
 
 /// Writes the files of a recorded machine.
@@ -108,8 +109,10 @@ fn host_limits_refuse_with_needed_and_available_bytes_and_the_limit() {
     let stated = |gib: usize| Limits::read_under(root.path(), Some(gib * GIB));
     stated(64).admit("the model", 60 * GIB).unwrap();
     let warning = stated(64).warning().unwrap();
-    let part = "limit 64.0 GiB (--host-mem; the machine reports 48.0 GiB, available RAM)";
-    assert!(warning.contains(part), "{warning}");
+    for (front, name) in [(Front::Command, "--host-mem"), (Front::C, "host_mem"), (Front::Rust, "host_mem")] {
+        let part = format!("limit 64.0 GiB ({name}; the machine reports 48.0 GiB, available RAM)");
+        assert!(warning.render(front).contains(&part), "{warning}");
+    }
     assert_eq!((stated(48).warning(), limits.warning()), (None, None));
 }
 

@@ -104,7 +104,7 @@ fn a_missing_device_is_refused_with_the_reason() {
         assert_eq!(error.status(), Status::DeviceUnavailable);
         let message = error.message();
         assert!(message.contains(&format!("cuda:{count} is not available")), "{message}");
-        assert!(message.contains("--device cpu"), "{message}");
+        assert!(message.contains("device = DeviceChoice::Cpu runs without a GPU"), "{message}");
         if versions.driver == 0 {
             assert!(message.contains("there is no driver") && message.contains("cudaErr"), "{message}");
         }

@@ -6,7 +6,7 @@ use std::fs;
 use std::path::Path;
 use std::sync::atomic::AtomicBool;
 
-use horizon::base::{DType, Shape, Status, unwatched};
+use horizon::base::{DType, Message, Shape, Status, unwatched};
 use horizon::data::{Data, Documents, Encoder};
 use horizon::engine::{Trainer, TrainerOptions};
 use horizon::hf::{ExportTarget, SHARD_BYTES, export};
@@ -69,7 +69,7 @@ impl Observer for Records {
 
     fn saved(&mut self, _step: u64, _folder: &Path) {}
 
-    fn warned(&mut self, message: &str) {
+    fn warned(&mut self, message: &Message) {
         panic!("unexpected warning: {message}");
     }
 }

@@ -5,7 +5,7 @@ use std::num::NonZeroUsize;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use horizon::base::{Error, Status, unwatched};
+use horizon::base::{Error, Message, Status, unwatched};
 use horizon::checkpoint::{Changes, open};
 use horizon::data::tokenizer::TokenizerSource;
 use horizon::data::{BadLines, Data, DataOptions, DataPath, EncoderSource, Packing};
@@ -75,8 +75,8 @@ impl Observer for Stopper<'_> {
         self.0.saved.push(step);
     }
 
-    fn warned(&mut self, message: &str) {
-        self.0.warnings.push(message.to_owned());
+    fn warned(&mut self, message: &Message) {
+        self.0.warnings.push(message.to_string());
     }
 }
 

@@ -1,7 +1,7 @@
 //! `horizon info`.
 
 use horizon::base::Result;
-use horizon::base::format::{Size, bandwidth, count};
+use horizon::base::format::{Size, bandwidth, count, several};
 use horizon::checkpoint::{Checkpoint, open};
 use horizon::engine::calibrate::measure_ram;
 use horizon::engine::{CudaReport, devices};
@@ -84,9 +84,9 @@ pub fn info(options: &InfoOptions) -> Result<()> {
     text += &format!("cores         {cores}, instructions {instructions}\n");
     for node in nodes {
         text += &format!(
-            "node {:<8} {} cores, {} of memory, {} available\n",
+            "node {:<8} {}, {} of memory, {} available\n",
             node.index,
-            node.cpus.len(),
+            several(node.cpus.len(), "core"),
             Size(node.memory_bytes),
             Size(node.available_bytes)
         );
@@ -116,13 +116,13 @@ pub fn info(options: &InfoOptions) -> Result<()> {
     for (name, parameters, config) in models {
         let dims = &config.dims;
         text += &format!(
-            "model {name:<7} {} parameters: {} layers, hidden size {}, {} heads, {} KV heads (GQA), MLP {}, \
+            "model {name:<7} {} parameters: {}, hidden size {}, {}, {} (GQA), MLP {}, \
              byte tokens\n",
             count(parameters as f64),
-            dims.l,
+            several(dims.l, "layer"),
             dims.c,
-            dims.h,
-            dims.g,
+            several(dims.h, "head"),
+            several(dims.g, "KV head"),
             dims.f
         );
     }

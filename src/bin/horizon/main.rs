@@ -24,7 +24,7 @@ mod train;
 use std::io::{self, Write};
 use std::process::ExitCode;
 
-use horizon::base::{Error, Result};
+use horizon::base::{Error, Front, Result};
 use horizon::plan::MemoryLimits;
 
 use crate::options::Command;
@@ -48,7 +48,7 @@ fn main() -> ExitCode {
         Command::Completions(options) => pages::completions(&options).map(|()| ExitCode::SUCCESS),
     };
     ended.unwrap_or_else(|error| {
-        eprintln!("error: {error}");
+        eprintln!("error: {}", error.message_for(Front::Command));
         ExitCode::FAILURE
     })
 }
@@ -64,6 +64,6 @@ fn print(bytes: &[u8]) -> Result<()> {
 /// Warns if `--host-mem` states more memory than the system reports.
 fn warn_of_memory(limits: &MemoryLimits) {
     if let Some(warning) = limits.host.warning() {
-        eprintln!("warning: {warning}");
+        eprintln!("warning: {}", warning.render(Front::Command));
     }
 }

@@ -38,10 +38,10 @@ impl Opening {
         );
         let held_out = self.held_out.map_or(String::new(), |windows| format!(", {windows} held out"));
         text += &format!(
-            "data       {}: {} tokens, {} windows of {}{held_out}\n",
+            "data       {}: {} tokens, {} of {}{held_out}\n",
             self.data,
             count(self.report.tokens as f64),
-            self.windows,
+            several(self.windows as usize, "window"),
             shape.t
         );
         self.report.to_string().lines().for_each(|line| text += &format!("           {line}\n"));

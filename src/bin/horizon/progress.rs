@@ -4,6 +4,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use horizon::base::format::{count, duration};
+use horizon::base::{Front, Message};
 use horizon::engine::calibrate;
 use horizon::train::Observer;
 use horizon::train::metrics::StepRecord;
@@ -178,7 +179,8 @@ impl Observer for Progress {
         }
     }
 
-    fn warned(&mut self, message: &str) {
+    fn warned(&mut self, message: &Message) {
+        let message = message.render(Front::Command);
         match &self.kind {
             Kind::Bar(bar) => bar.suspend(|| eprintln!("warning: {message}")),
             Kind::Quiet | Kind::Lines(_) => eprintln!("warning: {message}"),

@@ -278,7 +278,7 @@ fn with_advice(error: Error, checkpoints: Option<&Path>) -> Error {
         let folder = checkpoint.folder().display();
         format!("resume from the last checkpoint: --resume {folder} --resume-change lr,min-lr,warmup")
     });
-    Error::new(error.status(), format!("{}; lower --lr or lengthen --warmup, and {again}", error.message()))
+    error.map(|message| format!("{message}; lower --lr or lengthen --warmup, and {again}"))
 }
 
 /// The folder and interval of checkpoints. They note the options given, and the values of those

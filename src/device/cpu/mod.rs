@@ -17,8 +17,8 @@ use std::time::Instant;
 use parking_lot::Mutex;
 
 use super::{Device, DeviceInfo, DeviceSpan, Lane, Lanes, Work};
-use crate::base::format::Size;
-use crate::base::{Error, Result, Status};
+use crate::base::format::{Size, several};
+use crate::base::{Error, Name, Result, Status};
 use crate::host::{Arena, HostSpan, Isa, Limits, MemoryKind};
 
 /// A device that uses this machine's cores and a part of its RAM.
@@ -83,10 +83,10 @@ impl CpuDevice {
     }
 
     /// The largest arena in bytes, and the source of the limit.
-    fn capacity(&self) -> (usize, &'static str) {
+    fn capacity(&self) -> (usize, String) {
         match self.memory_limit {
-            Some(bytes) => (bytes, "--device-mem"),
-            None => (Limits::read(None).bytes, "free host memory"),
+            Some(bytes) => (bytes, Name::DeviceMem.to_string()),
+            None => (Limits::read(None).bytes, "free host memory".to_owned()),
         }
     }
 }
@@ -103,7 +103,11 @@ unsafe impl Device for CpuDevice {
             Some(limit) => limit.saturating_sub(taken),
             None => Limits::read(None).bytes,
         };
-        DeviceInfo { name: format!("cpu ({threads} threads, {isa})"), hardware: None, memory_free }
+        DeviceInfo {
+            name: format!("cpu ({}, {isa})", several(threads, "thread")),
+            hardware: None,
+            memory_free,
+        }
     }
 
     fn reserve(&self, bytes: usize) -> Result<DeviceSpan> {
@@ -119,10 +123,10 @@ unsafe impl Device for CpuDevice {
             return Err(Error::new(
                 Status::OutOfDeviceMemory,
                 format!(
-                    "{} of device memory are needed, {} may be taken ({limit}): {} bytes too many",
+                    "{} of device memory are needed, {} may be taken ({limit}): {} too many",
                     Size(bytes),
                     Size(have),
-                    bytes - have
+                    several(bytes - have, "byte")
                 ),
             ));
         }

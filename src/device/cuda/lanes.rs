@@ -168,7 +168,7 @@ impl Shared {
         if running.is_empty() {
             return error;
         }
-        Error::new(error.status(), format!("{}; {} ran meanwhile", error.message(), running.join(", ")))
+        error.map(|message| format!("{message}; {} ran meanwhile", running.join(", ")))
     }
 }
 

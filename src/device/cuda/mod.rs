@@ -46,8 +46,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use parking_lot::Mutex;
 
 use super::{Device, DeviceInfo, DeviceSpan, Lane, Lanes, Work};
-use crate::base::format::Size;
-use crate::base::{Error, Result, Status};
+use crate::base::format::{Size, several};
+use crate::base::{Error, Name, Result, Status};
 use crate::host::{HostSpan, MemoryKind, Pin, Pinning, Topology, node_of_pci};
 use crate::sys::cuda::{
     DeviceMemory, Direction, Driver, Stream, compute_capability, copy, fill, memory_info, need_device,
@@ -131,8 +131,9 @@ impl CudaDevice {
                 Status::DeviceUnavailable,
                 format!(
                     "cuda:{ordinal} ({}) has compute capability {major}.{minor}; bf16 GEMMs need \
-                     {major_min}.{minor_min} or later: choose another device, or --device cpu",
-                    properties.name
+                     {major_min}.{minor_min} or later: choose another device, or {}",
+                    properties.name,
+                    Name::Device.is("cpu")
                 ),
             ));
         }
@@ -231,18 +232,17 @@ unsafe impl Device for CudaDevice {
         let have = self.capacity()?;
         if bytes > have {
             let limit = match self.options.memory_limit {
-                Some(limit) if limit == have => "--device-mem",
-                _ => {
-                    "free device memory less a margin for kernels; nvidia-smi shows which processes use the rest"
-                }
+                Some(limit) if limit == have => Name::DeviceMem.to_string(),
+                _ => "free device memory less a margin for kernels; nvidia-smi shows which processes use the rest"
+                    .to_owned(),
             };
             return Err(Error::new(
                 Status::OutOfDeviceMemory,
                 format!(
-                    "{} of device memory are needed, {} may be taken ({limit}): {} bytes too many",
+                    "{} of device memory are needed, {} may be taken ({limit}): {} too many",
                     Size(bytes),
                     Size(have),
-                    bytes - have
+                    several(bytes - have, "byte")
                 ),
             ));
         }

@@ -4,7 +4,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 
 use super::steps::{Staged, check_lr};
 use super::{StepReport, Trainer};
-use crate::base::{Error, IGNORED_TARGET, MicroIndex, Result, Status};
+use crate::base::{Error, IGNORED_TARGET, MicroIndex, Result, Shape, Status, phrase};
 use crate::device::Lane;
 use crate::engine::Batch;
 use crate::engine::record::Issued;
@@ -109,9 +109,10 @@ impl Trainer {
 
     /// Checks and stores the results of [`Operation::Loss`].
     fn store_loss(&self, loss: f64, targets: &[&[i32]], dlogprobs: &[f32]) -> Result<()> {
-        all_finite(loss, targets, dlogprobs)?;
+        let shape = self.runner.plan.policy.numeric.shape;
+        all_finite(loss, targets, dlogprobs, shape)?;
         let store = &self.runner.store;
-        let n = self.runner.plan.policy.numeric.shape.n();
+        let n = shape.n();
         for (micro, rows) in dlogprobs.chunks_exact(n).enumerate() {
             store.write_logprobs(MicroIndex::from(micro), rows);
         }
@@ -121,20 +122,22 @@ impl Trainer {
 }
 
 /// Refuses a loss that is not finite, or such a gradient of a target that is not ignored.
-fn all_finite(loss: f64, targets: &[&[i32]], dlogprobs: &[f32]) -> Result<()> {
+fn all_finite(loss: f64, targets: &[&[i32]], dlogprobs: &[f32], shape: Shape) -> Result<()> {
     let refuse = |what: String| {
-        let message = format!("custom loss: {what} must be finite; nothing was updated");
+        let message = format!("custom loss: {what}; it must be finite. Nothing was updated");
         Err(Error::new(Status::NonFinite, message))
     };
     if !loss.is_finite() {
-        return refuse(format!("loss {loss}"));
+        return refuse(format!("{} is {loss}", phrase("the loss", "*out_loss", "the loss")));
     }
-    let rows = targets.iter().enumerate().flat_map(|(micro, targets)| {
-        targets.iter().enumerate().map(move |(row, target)| (micro, row, *target))
-    });
-    for ((micro, row, target), d) in rows.zip(dlogprobs) {
-        if target != IGNORED_TARGET && !d.is_finite() {
-            return refuse(format!("the gradient {d} of row {row} of micro-batch {micro}"));
+    for (index, (target, d)) in targets.iter().copied().flatten().zip(dlogprobs).enumerate() {
+        if *target != IGNORED_TARGET && !d.is_finite() {
+            let (micro, row) = (index / shape.n(), index % shape.n());
+            return refuse(format!(
+                "dlogprobs[{index}] (batch {micro}, sequence {}, position {}) is {d}",
+                row / shape.t,
+                row % shape.t
+            ));
         }
     }
     Ok(())

@@ -1,7 +1,7 @@
 //! Saving during training, and restoring.
 
 use super::Trainer;
-use crate::base::{Error, Result, Status};
+use crate::base::{Error, Name, Result, Status};
 use crate::engine::slices::each;
 use crate::engine::task::Purpose;
 use crate::engine::{Sink, StateJob, StateSpan};
@@ -36,7 +36,10 @@ impl Trainer {
         if self.saving {
             return Err(Error::new(
                 Status::InvalidState,
-                "a save is in progress, or its outcome was not taken: wait for it before the next save",
+                format!(
+                    "a save is running, or its result was not fetched: call {} before the next save",
+                    Name::SaveWait
+                ),
             ));
         }
         Ok(())
@@ -52,7 +55,7 @@ impl Trainer {
         if !self.saving {
             return Err(Error::new(
                 Status::InvalidState,
-                "no save was begun, or its outcome was taken before",
+                format!("no save was started, or {} has returned its result already", Name::SaveWait),
             ));
         }
         let units = self.layout().units.len() as u32;

@@ -1,8 +1,9 @@
 //! Steps, evaluations and logits.
 
 use super::{EvalReport, StepReport, Trainer};
-use crate::base::{Error, IGNORED_TARGET, MicroIndex, Result, Status};
-use crate::engine::batch::{Batch, BatchSums};
+use crate::base::format::several;
+use crate::base::{Error, IGNORED_TARGET, MicroIndex, Name, Result, Status, phrase};
+use crate::engine::batch::{Batch, BatchSums, check_tokens};
 use crate::engine::step_state::Inputs;
 use crate::engine::task::Purpose;
 use crate::schedule::{Access, AdamWhen, Content, Resource};
@@ -18,7 +19,7 @@ pub(super) fn check_lr(lr: f64) -> Result<()> {
     if lr.is_finite() && lr >= 0.0 {
         return Ok(());
     }
-    Err(Error::argument(format!("learning rate {lr} must be finite and ≥ 0")))
+    Err(Error::argument(format!("{} is {lr}; it must be finite and ≥ 0", Name::LearningRate)))
 }
 
 impl Trainer {
@@ -29,18 +30,25 @@ impl Trainer {
     /// [`TrainerOptions::micros_max`](crate::engine::TrainerOptions::micros_max) (`InvalidState`).
     /// Earlier micro-batches stay staged.
     pub fn accumulate(&mut self, batch: &Batch) -> Result<()> {
+        self.stage(batch, &phrase("", "batch->", "batch."))
+    }
+
+    /// As [`Trainer::accumulate`]. `name` is the text before the names of the batch's fields.
+    fn stage(&mut self, batch: &Batch, name: &str) -> Result<()> {
         self.usable()?;
         let plan = &self.runner.plan;
         if self.staged.len() == plan.micros_max {
             return Err(Error::new(
                 Status::InvalidState,
                 format!(
-                    "{} micro-batches are staged, the maximum per step of this trainer: update first",
-                    plan.micros_max
+                    "{}, the most that {} allows: call {} first",
+                    self.accumulated(),
+                    Name::MicrosMax,
+                    Name::Update
                 ),
             ));
         }
-        let sums = batch.check(plan.policy.numeric.shape, self.runner.config.dims.v)?;
+        let sums = batch.check(name, plan.policy.numeric.shape, self.runner.config.dims.v)?;
         let micro = MicroIndex::from(self.staged.len());
         self.outside(&[Access::write(Resource::HostBatch { micro }, Content::Batch(micro))])?;
         self.runner.store.stage(micro, batch);
@@ -70,14 +78,7 @@ impl Trainer {
     }
 
     fn add_announced(&mut self, tokens: &[i32]) -> Result<()> {
-        let vocabulary = self.runner.config.dims.v;
-        let known = |token: i32| (0..vocabulary as i64).contains(&i64::from(token));
-        if let Some(position) = tokens.iter().position(|&token| !known(token)) {
-            return Err(Error::argument(format!(
-                "announced token {} (position {position}) is not in the vocabulary of {vocabulary}",
-                tokens[position]
-            )));
-        }
+        check_tokens(tokens, self.runner.config.dims.v, |index| format!("tokens[{index}]"))?;
         let plan = &self.runner.plan;
         if !plan.policy.updates_rows_first(&plan.geometry) {
             return Ok(());
@@ -186,11 +187,14 @@ impl Trainer {
         let shape = self.runner.plan.policy.numeric.shape;
         if tokens.is_empty() || tokens.len() > shape.t {
             return Err(Error::argument(format!(
-                "{} tokens were given; logits take 1 … {} tokens",
+                "{} is {}; it must be 1 … {} ({})",
+                phrase("tokens.len()", "count", "tokens.len()"),
                 tokens.len(),
-                shape.t
+                shape.t,
+                Name::SequenceLength
             )));
         }
+        check_tokens(tokens, self.runner.config.dims.v, |index| format!("tokens[{index}]"))?;
         self.nothing_staged()?;
         // Attention is causal, so padding after the last token does not change its logits.
         let mut padded = vec![0; shape.n()];
@@ -208,15 +212,29 @@ impl Trainer {
         if self.staged.is_empty() {
             return Ok(());
         }
-        Err(Error::new(
-            Status::InvalidState,
-            format!("{} micro-batches are staged for an update: update first", self.staged.len()),
-        ))
+        Err(Error::new(Status::InvalidState, format!("{}: call {} first", self.accumulated(), Name::Update)))
+    }
+
+    /// For messages.
+    fn accumulated(&self) -> String {
+        let verb = if self.staged.len() == 1 { "is" } else { "are" };
+        format!("{} {verb} accumulated", several(self.staged.len(), "micro-batch"))
     }
 
     pub(super) fn stage_all(&mut self, batches: &[Batch]) -> Result<()> {
         self.nothing_staged()?;
-        let staged = batches.iter().try_for_each(|batch| self.accumulate(batch));
+        let micros_max = self.runner.plan.micros_max;
+        if batches.len() > micros_max {
+            let (found, name) = (phrase("batches.len()", "count", "batches.len()"), Name::MicrosMax);
+            return Err(Error::new(
+                Status::InvalidState,
+                format!("{found} is {}; it must be at most {name}, {micros_max}", batches.len()),
+            ));
+        }
+        let staged = batches
+            .iter()
+            .enumerate()
+            .try_for_each(|(index, batch)| self.stage(batch, &format!("batches[{index}].")));
         if staged.is_err() {
             self.staged.clear();
         }
@@ -226,7 +244,10 @@ impl Trainer {
     pub(super) fn take_staged(&mut self) -> Result<Staged> {
         self.usable()?;
         if self.staged.is_empty() {
-            return Err(Error::new(Status::InvalidState, "no micro-batch is staged: accumulate first"));
+            return Err(Error::new(
+                Status::InvalidState,
+                format!("no micro-batch is accumulated: call {} first", Name::Accumulate),
+            ));
         }
         let micros = self.staged.len();
         let mut sums = BatchSums::default();

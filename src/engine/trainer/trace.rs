@@ -4,7 +4,7 @@ use std::io::{self, BufWriter};
 use std::time::Instant;
 
 use super::Trainer;
-use crate::base::{Error, Result, Status};
+use crate::base::{Error, Name, Result, Status};
 use crate::device::TaskSpan;
 use crate::engine::record::Record;
 use crate::engine::runner::Runner;
@@ -49,7 +49,8 @@ impl Trainer {
 
     fn record(&self) -> Result<&Record> {
         self.record.as_ref().ok_or_else(|| {
-            Error::new(Status::InvalidState, "nothing was recorded: open the trainer with tracing on")
+            let message = format!("nothing was recorded: the trainer was opened without {}", Name::Tracing);
+            Error::new(Status::InvalidState, message)
         })
     }
 

@@ -344,5 +344,5 @@ fn families_refuse_features_they_do_not_have() {
         ..ModelConfig::llama(Dims { c: 8, h: 2, g: 1, d: 4, f: 12, v: 16, l: 1 })
     };
     let error = FolderConfig::of(mixed).unwrap_err();
-    assert!(error.status() == Status::Unsupported && error.message().contains("QK norm on"), "{error}");
+    assert!(error.status() == Status::Unsupported && error.message().contains("qk_norm = true"), "{error}");
 }

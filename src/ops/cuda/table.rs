@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use crate::base::{Error, Result, Status};
+use crate::base::{Error, Name, Result, Status};
 use crate::ops::cuda::gemm::Gemm;
 
 /// The key of a choice.
@@ -130,7 +130,8 @@ impl Table {
         };
         Err(Error::argument(format!(
             "the GEMM autotune table {name} {found}, but this is {device} with cuBLASLt {library}: run `horizon calibrate` here, \
-                         or omit the table to use cuBLASLt's default algorithms"
+             or leave {} out to use cuBLASLt's default algorithms",
+            Name::GemmTable
         )))
     }
 

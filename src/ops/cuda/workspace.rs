@@ -1,6 +1,6 @@
 //! The models that the CUDA kernels support, and the size of their workspace. Pure.
 
-use crate::base::{Dims, Error, Result, Shape, Status};
+use crate::base::{Dims, Error, Name, Result, Shape, Status};
 
 /// Head dimensions that the kernels are built for: `with_head_dim` of `csrc/launch.h`.
 pub const HEAD_DIMS: [usize; 4] = [64, 96, 128, 256];
@@ -23,7 +23,8 @@ pub fn supports(dims: &Dims, shape: Shape) -> Result<()> {
     const WIDTH_MAX: usize = 16384;
     let Dims { c, h, d, f, .. } = *dims;
     let refuse = |what: String| {
-        Err(Error::new(Status::Unsupported, format!("on CUDA {what}; use the CPU device (--device cpu)")))
+        let cpu = Name::Device.is("cpu");
+        Err(Error::new(Status::Unsupported, format!("on CUDA {what}; use the CPU device ({cpu})")))
     };
     if !HEAD_DIMS.contains(&d) {
         let [sizes @ .., last] = HEAD_DIMS.map(|size| size.to_string());

@@ -24,7 +24,7 @@ use super::arrays::{Arrays, Body, MasterWeight, Stored};
 use super::isa::{Pass, by_isa};
 use super::random::RandomBits;
 use super::{Master, Spans, StateArray, Step};
-use crate::base::{DType, Error, Result};
+use crate::base::{DType, Error, Name, Result};
 use crate::host::Isa;
 
 /// The hyperparameters of AdamW.
@@ -51,17 +51,22 @@ impl AdamOptions {
     /// Refuses invalid values, and an `HZ_ISA` that this processor does not support
     /// (`InvalidArgument`). Called once, when options are set.
     pub fn check(&self) -> Result<()> {
-        for (name, beta) in [("beta1", self.beta1), ("beta2", self.beta2)] {
+        for (name, beta) in [(Name::Beta1, self.beta1), (Name::Beta2, self.beta2)] {
             if !(0.0..1.0).contains(&beta) {
                 return Err(Error::argument(format!("{name} is {beta}; it must be at least 0 and below 1")));
             }
         }
         if !(self.eps as f32 >= f32::MIN_POSITIVE && self.eps.is_finite()) {
-            return Err(Error::argument(format!("eps is {}; it must be at least 1.2e-38", self.eps)));
+            return Err(Error::argument(format!(
+                "{} is {}; it must be at least 1.2e-38",
+                Name::Eps,
+                self.eps
+            )));
         }
         if !(self.weight_decay >= 0.0 && self.weight_decay.is_finite()) {
             return Err(Error::argument(format!(
-                "the weight decay is {}; it must be 0 or more",
+                "{} is {}; it must be finite and ≥ 0",
+                Name::WeightDecay,
                 self.weight_decay
             )));
         }

@@ -5,7 +5,7 @@ use super::descent::{least, least_host};
 use super::trial::Trials;
 use super::{Fixed, Question};
 use crate::base::format::{Size, several};
-use crate::base::{Error, Result, Shape, Status};
+use crate::base::{Error, Name, Result, Shape, Status};
 use crate::schedule::Mode;
 
 /// The least memory that any placement needs, of the binding limit, bytes.
@@ -32,11 +32,14 @@ impl Need {
 /// Errors: those of [`Plan::new`](crate::plan::Plan::new).
 pub fn nothing_fits(question: &Question) -> Result<Error> {
     let Some(need) = least_need(question)? else {
-        return Ok(Error::argument(
-            "the options exclude every placement: to be clipped, gradients must wait for the global norm, in the \
-             store (mode exact) or on the device (grad place device), with AdamW after the norm; change one of \
-             these options or turn clipping off (clip 0)",
-        ));
+        return Ok(Error::argument(format!(
+            "the options exclude every placement: to be clipped, gradients must wait for the global norm, on the \
+             host ({}) or the device ({}), with {}; change one of these options, or set {}",
+            Name::Mode.is("exact"),
+            Name::GradPlace.is("device"),
+            Name::AdamWhen.is("after norm"),
+            Name::Clip.is(0)
+        )));
     };
     let changes = changes(question)?;
     let advice = match changes.is_empty() {
@@ -49,10 +52,11 @@ pub fn nothing_fits(question: &Question) -> Result<Error> {
             Error::new(
                 Status::OutOfDeviceMemory,
                 format!(
-                    "needs at least {} of device memory ({need} bytes), the limit is {} ({limit} bytes), {} \
+                    "the model needs at least {} of device memory ({need} bytes), the limit is {} ({}), {} \
                      short{advice}",
                     Size(need),
                     Size(limit),
+                    several(limit, "byte"),
                     several(need - limit, "byte")
                 ),
             )
@@ -62,9 +66,9 @@ pub fn nothing_fits(question: &Question) -> Result<Error> {
             Error::new(
                 Status::OutOfHostMemory,
                 format!(
-                    "needs at least {} of host memory ({need} bytes); {host}: {} bytes, {} short{advice}",
+                    "the model needs at least {} of host memory ({need} bytes); {host}: {}, {} short{advice}",
                     Size(need),
-                    host.bytes,
+                    several(host.bytes, "byte"),
                     several(need - host.bytes, "byte")
                 ),
             )
@@ -106,7 +110,7 @@ fn changes(question: &Question) -> Result<Vec<String>> {
     for chunks in (2..=MICROS_MAX / question.micros).filter(|chunks| b.is_multiple_of(*chunks)) {
         let (smaller, micros) = (b / chunks, question.micros * chunks);
         if fits(&question.with_shape(Shape { b: smaller, t }, micros))? {
-            found.push(format!("{micros} micro-batches of {smaller} × {t} tokens"));
+            found.push(format!("{} of {smaller} × {t} tokens", several(micros, "micro-batch")));
             break;
         }
     }
@@ -147,9 +151,9 @@ fn combined(question: &Question) -> Result<String> {
         let mode = mode_name(least.mode, least.clips, question);
         let need = Size(need);
         let with =
-            if *question.fixed == without_placement(question.fixed) { "" } else { " with these options" };
+            if *question.fixed == without_placement(question.fixed) { "" } else { " and these options" };
         return Ok(format!(
-            "; even {mode}{with} needs {need} of {memory} memory for a step of 1 × {shortest} tokens"
+            "; even with {mode}{with}, a step of 1 × {shortest} tokens needs {need} of {memory} memory"
         ));
     }
     for t in halves(t, shortest) {
@@ -164,8 +168,8 @@ fn combined(question: &Question) -> Result<String> {
                     } else {
                         mode_name(mode, clips, question) + " with "
                     };
-                    let s = if micros == 1 { "" } else { "es" };
-                    return Ok(format!("; {with}{micros} micro-batch{s} of 1 × {t} tokens would fit"));
+                    let micros = several(micros, "micro-batch");
+                    return Ok(format!("; {with}{micros} of 1 × {t} tokens would fit"));
                 }
             }
         }
@@ -188,8 +192,8 @@ fn modes(question: &Question) -> impl Iterator<Item = (Mode, bool)> + use<> {
 }
 
 fn mode_name(mode: Mode, clips: bool, question: &Question) -> String {
-    let without = if clips == question.clips { "" } else { " without clipping" };
-    format!("mode {}{without}", mode.name())
+    let mode = Name::Mode.is(mode.name());
+    if clips == question.clips { mode } else { format!("{mode} and {}", Name::Clip.is(0)) }
 }
 
 /// The first fixed option without which the model fits.
@@ -200,15 +204,15 @@ fn without_a_fixed_option(question: &Question) -> Result<Option<String>> {
         return Ok(None);
     }
     let relaxed = [
-        ("weight slots", Fixed { weight_slots: None, ..fixed.clone() }),
-        ("gradient slabs", Fixed { slabs: None, ..fixed.clone() }),
-        ("sweeps", Fixed { sweeps: None, ..fixed.clone() }),
-        ("a place for waiting gradients", Fixed { grad_wait: None, ..fixed.clone() }),
-        ("recomputation", Fixed { recompute: None, ..fixed.clone() }),
-        ("spilled boundaries", Fixed { boundary: None, ..fixed.clone() }),
-        ("resident layers", Fixed { resident: None, ..fixed.clone() }),
-        ("a place for gradient accumulators", Fixed { accumulator: None, ..fixed.clone() }),
-        ("a placement", free),
+        (Name::WeightSlots.to_string(), Fixed { weight_slots: None, ..fixed.clone() }),
+        (Name::Slabs.to_string(), Fixed { slabs: None, ..fixed.clone() }),
+        (Name::Sweeps.to_string(), Fixed { sweeps: None, ..fixed.clone() }),
+        (Name::GradPlace.to_string(), Fixed { grad_wait: None, ..fixed.clone() }),
+        (Name::Recompute.to_string(), Fixed { recompute: None, ..fixed.clone() }),
+        (Name::Boundary.to_string(), Fixed { boundary: None, ..fixed.clone() }),
+        (Name::Resident.to_string(), Fixed { resident: None, ..fixed.clone() }),
+        (Name::Accumulator.to_string(), Fixed { accumulator: None, ..fixed.clone() }),
+        ("a placement".to_owned(), free),
     ];
     for (name, fixed) in relaxed {
         if fits(&Question { fixed: &fixed, ..*question })? {

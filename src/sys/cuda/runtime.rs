@@ -6,7 +6,7 @@ use std::{hint, ptr, thread};
 
 use parking_lot::Mutex;
 
-use crate::base::{Error, Result};
+use crate::base::{Error, Name, Result};
 use crate::sys::cuda::{api, bindings as cu, check, forget, name_and_text};
 use crate::sys::cuda_status::{Presence, Versions};
 
@@ -39,11 +39,10 @@ pub fn device_count() -> Result<usize> {
 /// Refuses a device that does not exist or a build without kernels (`DeviceUnavailable`).
 pub fn need_device(device: usize) -> Result<()> {
     if let Err(error) = api() {
-        let message = error.message();
-        return Err(Error::new(
-            error.status(),
-            format!("device cuda:{device} cannot be used: {message}; --device cpu runs without a GPU"),
-        ));
+        let cpu = Name::Device.is("cpu");
+        return Err(error.map(|message| {
+            format!("device cuda:{device} cannot be used: {message}; {cpu} runs without a GPU")
+        }));
     }
     presence()?.admit(device)
 }

@@ -17,7 +17,7 @@ fuzz_target!(|input: &[u8]| {
     let mut loader = Loader::new(&data, 2, Some(1));
     for _ in 0..data.windows().min(50) {
         let micro = loader.next(&data).expect("a checked file can be read");
-        let check = micro.batch().check(horizon::base::Shape { b: 2, t: seq_len }, vocabulary);
+        let check = micro.batch().check("", horizon::base::Shape { b: 2, t: seq_len }, vocabulary);
         check.expect("the engine accepts the loader's batches");
     }
     if let Ok((training, validation)) = data.hold_out(0.3) {

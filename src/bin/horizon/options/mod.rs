@@ -140,6 +140,8 @@ pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> (Cli, ArgMatches)
 
 #[cfg(test)]
 mod tests {
+    use horizon::base::Name;
+
     use super::*;
 
     /// The lists of values that clap would print are hidden, since they would not fit a line.
@@ -157,6 +159,17 @@ mod tests {
                     );
                 }
             }
+        }
+    }
+
+    #[test]
+    fn options_in_messages_are_those_of_train() {
+        let command = command();
+        let train = command.find_subcommand("train").unwrap();
+        let options: Vec<&str> = train.get_arguments().filter_map(Arg::get_long).collect();
+        for name in Name::ALL {
+            let [spelling, ..] = name.spellings();
+            assert_eq!(options.contains(&name.key()), spelling.starts_with("--"), "{spelling}");
         }
     }
 

@@ -6,10 +6,10 @@ use std::str::FromStr;
 
 use clap::ValueEnum;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
-use horizon::base::{DType, Error};
+use horizon::base::{DType, Error, Front};
 use horizon::data::{DataPath, Packing};
 use horizon::engine::DeviceChoice;
-use horizon::host::{Pinning, check_threads};
+use horizon::host::{Pinning, threads_max};
 use horizon::schedule::Mode;
 use horizon::train::LrShape;
 
@@ -86,8 +86,12 @@ pub fn pinning() -> impl TypedValueParser<Value = Pinning> {
     named(&[("registered", Pinning::Registered), ("allocated", Pinning::Allocated)])
 }
 
+fn message(error: Error) -> String {
+    error.message_for(Front::Command).into_owned()
+}
+
 pub fn data_path(text: &str) -> Result<DataPath, String> {
-    DataPath::parse(text).map_err(|error| error.message().to_owned())
+    DataPath::parse(text).map_err(message)
 }
 
 /// The path of a token file to write.
@@ -101,13 +105,14 @@ pub fn token_file(text: &str) -> Result<PathBuf, String> {
 }
 
 pub fn device(text: &str) -> Result<DeviceChoice, String> {
-    text.parse().map_err(|error: Error| error.message().to_owned())
+    text.parse().map_err(message)
 }
 
 pub fn threads(text: &str) -> Result<usize, String> {
-    let threads = positive(text)?;
-    check_threads(threads).map_err(|error| error.message().to_owned())?;
-    Ok(threads)
+    match positive(text)? {
+        threads if threads > threads_max() => Err(format!("it must be at most {}", threads_max())),
+        threads => Ok(threads),
+    }
 }
 
 pub fn positive(text: &str) -> Result<usize, String> {

@@ -1,0 +1,123 @@
+//! Messages for users, with a form for each front end.
+
+use std::borrow::Cow;
+use std::fmt;
+
+/// The front end whose user reads a message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Front {
+    /// The command `horizon`.
+    Command,
+    /// C programs.
+    C,
+    /// Rust programs.
+    Rust,
+}
+
+/// Marks in a message, before, between and after the forms of a phrase: noncharacters, which
+/// Unicode reserves for use inside a program.
+const OPEN: char = '\u{fdd0}';
+const NEXT: char = '\u{fdd1}';
+const CLOSE: char = '\u{fdd2}';
+const MARKS: [char; 3] = [OPEN, NEXT, CLOSE];
+
+/// Returns a phrase for a [`Message`], of which each front end shows its own form. Forms may
+/// contain phrases.
+pub fn phrase(command: impl fmt::Display, c: impl fmt::Display, rust: impl fmt::Display) -> String {
+    let form = |text: String, front| rendered(&text, front).into_owned();
+    let command = form(command.to_string(), Front::Command);
+    let (c, rust) = (form(c.to_string(), Front::C), form(rust.to_string(), Front::Rust));
+    format!("{OPEN}{command}{NEXT}{c}{NEXT}{rust}{CLOSE}")
+}
+
+/// Returns a text with each phrase replaced by its form for a front end.
+fn rendered(text: &str, front: Front) -> Cow<'_, str> {
+    if !text.contains(MARKS) {
+        return Cow::Borrowed(text);
+    }
+    let mut pieces = text.split(OPEN);
+    let mut shown = pieces.next().unwrap_or_default().to_owned();
+    for piece in pieces {
+        let (forms, rest) = piece.split_once(CLOSE).unwrap_or(("", piece));
+        shown += forms.split(NEXT).nth(front as usize).unwrap_or_default();
+        shown += rest;
+    }
+    // File names can have marks, too.
+    Cow::Owned(shown.replace(MARKS, ""))
+}
+
+/// A text for users. It can contain [`phrase`]s and [`Name`](crate::base::Name)s, so it is shown
+/// only as [rendered](Message::render) for a front end; `Display` and `Debug` are for Rust.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Message {
+    text: String,
+    /// The text for Rust, if it differs.
+    rust: Option<String>,
+}
+
+impl Message {
+    /// Returns the text for the users of a front end.
+    pub fn render(&self, front: Front) -> Cow<'_, str> {
+        rendered(&self.text, front)
+    }
+
+    /// Returns the text for the users of Rust.
+    pub fn as_str(&self) -> &str {
+        self.rust.as_deref().unwrap_or(&self.text)
+    }
+
+    /// Returns the message that `change` makes of this one's text, with its phrases.
+    pub fn map(self, change: impl FnOnce(String) -> String) -> Message {
+        change(self.text).into()
+    }
+}
+
+impl From<String> for Message {
+    fn from(text: String) -> Self {
+        let rust = text.contains(MARKS).then(|| rendered(&text, Front::Rust).into_owned());
+        Message { text, rust }
+    }
+}
+
+impl From<&str> for Message {
+    fn from(text: &str) -> Self {
+        text.to_owned().into()
+    }
+}
+
+impl fmt::Display for Message {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+impl fmt::Debug for Message {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(self.as_str(), f)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn forms(message: &Message) -> [String; 3] {
+        [Front::Command, Front::C, Front::Rust].map(|front| message.render(front).into_owned())
+    }
+
+    #[test]
+    fn each_front_end_shows_its_own_form() {
+        let message = Message::from(format!("use {} or {}.", phrase("a", "b", "c"), phrase("d", "e", "")));
+        assert_eq!(forms(&message), ["use a or d.", "use b or e.", "use c or ."]);
+        assert_eq!(format!("{message} {message:?}"), "use c or . \"use c or .\"");
+        let nested = phrase(phrase(1, 2, 3), format!("<{}>", phrase(4, 5, 6)), "7");
+        assert_eq!(forms(&nested.into()), ["1", "<5>", "7"]);
+    }
+
+    #[test]
+    fn marks_in_names_of_files_are_not_shown() {
+        for name in ["a\u{fdd0}b", "a\u{fdd1}\u{fdd2}b", "a\u{fdd2}b\u{fdd0}", "ab\u{fdd0}\u{fdd1}"] {
+            assert_eq!(forms(&name.into()), ["ab"; 3]);
+        }
+    }
+}
