@@ -8,7 +8,8 @@ use std::sync::Arc;
 use serde_json::Value;
 
 use crate::base::{DType, Result, unwatched};
-use crate::capi::argument::{Handle, LentText, OutPointer, Text, size};
+use crate::capi::argument::{LentText, OutPointer, Text, size};
+use crate::capi::handle::Handle;
 use crate::capi::status::{c_string, hz_status_t};
 use crate::capi::trainer::{State, hz_trainer_t, with};
 use crate::checkpoint::{self, Changes, Checkpoints, Note};

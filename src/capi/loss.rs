@@ -2,8 +2,9 @@
 //! caller.
 
 use crate::base::{Error, Result, Status};
-use crate::capi::argument::{ArrayOut, Handle, User};
+use crate::capi::argument::{ArrayOut, User};
 use crate::capi::config::{hz_batch_t, hz_step_report_t};
+use crate::capi::handle::Handle;
 use crate::capi::sized::{In, Out};
 use crate::capi::status::hz_status_t;
 use crate::capi::trainer::{all_batches, hz_trainer_t, raw_batches, step_report, with};
