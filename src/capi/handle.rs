@@ -166,6 +166,8 @@ impl<T: Object> Handle<T> {
 
 #[cfg(test)]
 mod tests {
+    use std::thread;
+
     use super::*;
 
     struct Counter(u64);
@@ -226,6 +228,19 @@ mod tests {
                 let key = kind.key(number);
                 assert!(!matches!(key >> 56, 0 | 0xff) && !matches!(key >> 48 & 0xff, 0 | 0xff), "{key:#x}");
             }
+        }
+    }
+
+    #[test]
+    fn handles_may_be_closed_while_other_threads_use_them() {
+        for _ in 0..100 {
+            let key = Handle::open(Counter(7)).key();
+            thread::scope(|scope| {
+                for _ in 0..3 {
+                    scope.spawn(|| while handle(key).get("arena").is_ok_and(|counter| counter.0 == 7) {});
+                }
+                handle(key).close("arena").unwrap();
+            });
         }
     }
 

@@ -151,10 +151,15 @@ fn batch<'a>(raw: &'a hz_batch_t, what: &str) -> Result<Batch<'a>> {
     })
 }
 
-/// An array of at least one micro-batch.
-pub(super) fn raw_batches(batches: In<hz_batch_t>, count: usize) -> Result<Vec<hz_batch_t>> {
-    if count == 0 {
-        return Err(Error::argument("count is 0; it must be at least one micro-batch"));
+/// The micro-batches of a call on `trainer`. Their number is checked before they are read.
+pub(super) fn raw_batches(
+    batches: In<hz_batch_t>,
+    count: usize,
+    trainer: &Trainer,
+) -> Result<Vec<hz_batch_t>> {
+    let max = trainer.plan().micros_max;
+    if count == 0 || count > max {
+        return Err(Error::argument(format!("count is {count}; it must be 1 .. {max} (micros_max)")));
     }
     batches.read_all(count, "batches")
 }
@@ -218,7 +223,7 @@ pub extern "C" fn hz_trainer_step(
 ) -> hz_status_t {
     with(&trainer, |_, state| {
         let out = out_report.check("out_report")?;
-        let raw = raw_batches(batches, count)?;
+        let raw = raw_batches(batches, count, &state.trainer)?;
         let report = state.trainer.step(&all_batches(&raw)?, lr)?;
         out.write(step_report(report, &state.trainer));
         Ok(())
@@ -234,7 +239,7 @@ pub extern "C" fn hz_trainer_eval(
 ) -> hz_status_t {
     with(&trainer, |_, state| {
         let out = out_report.check("out_report")?;
-        let raw = raw_batches(batches, count)?;
+        let raw = raw_batches(batches, count, &state.trainer)?;
         let EvalReport { loss, targets } = state.trainer.eval(&all_batches(&raw)?)?;
         let micros = raw.len() as u32;
         out.write(hz_eval_report_t { micros, loss, targets, ..hz_eval_report_t::defaults() });

@@ -14,7 +14,7 @@ typedef struct {
     hz_status_t inner;
 } log_t;
 
-static void on_message(int32_t level, const char *message, void *user) {
+static void on_message(hz_log_level_t level, const char *message, void *user) {
     log_t *log = user;
     log->messages++;
     log->infos += level == HZ_LOG_INFO && strstr(message, "parameters") != NULL;
@@ -243,18 +243,18 @@ static void test_misuse(void) {
     OK(hz_trainer_announce(trainer, announced, 0));
 
     REFUSED(HZ_STATUS_INVALID_STATE, "accumulate", hz_trainer_update(trainer, 1e-3, &report));
-    REFUSED(HZ_STATUS_INVALID_ARGUMENT, "at least one", hz_trainer_step(trainer, &good, 0, 1e-3, &report));
+    REFUSED(HZ_STATUS_INVALID_ARGUMENT, "count is 0", hz_trainer_step(trainer, &good, 0, 1e-3, &report));
     REFUSED(HZ_STATUS_INVALID_ARGUMENT, "batches is NULL", hz_trainer_step(trainer, NULL, 1, 1e-3, &report));
     REFUSED(HZ_STATUS_INVALID_ARGUMENT, "out_report is NULL", hz_trainer_step(trainer, &good, 1, 1e-3, NULL));
-    REFUSED(HZ_STATUS_INVALID_ARGUMENT, "at least one", hz_trainer_eval(trainer, &good, 0, &eval));
+    REFUSED(HZ_STATUS_INVALID_ARGUMENT, "count is 0", hz_trainer_eval(trainer, &good, 0, &eval));
     REFUSED(HZ_STATUS_INVALID_ARGUMENT, "out_report is NULL", hz_trainer_eval(trainer, &good, 1, NULL));
     hz_batch_t mixed[2] = {good, good};
     mixed[1].struct_size = 4;
     REFUSED(HZ_STATUS_INVALID_ARGUMENT, "batches[1]", hz_trainer_step(trainer, mixed, 2, 1e-3, &report));
     hz_batch_t three[3] = {good, good, good};
-    REFUSED(HZ_STATUS_INVALID_STATE, "2 micro-batches", hz_trainer_step(trainer, three, 3, 1e-3, &report));
+    REFUSED(HZ_STATUS_INVALID_ARGUMENT, "count is 3", hz_trainer_step(trainer, three, 3, 1e-3, &report));
 
-    /* A step without targets; afterwards nothing is accumulated. */
+    /* A step without targets accumulates nothing; an update keeps what is accumulated, until it is dropped. */
     static rows_t none;
     fill(&none);
     for (size_t n = 0; n < N; n++) {
@@ -263,16 +263,21 @@ static void test_misuse(void) {
     bad = batch_of(&none);
     REFUSED(HZ_STATUS_NO_TARGET, "ignored", hz_trainer_step(trainer, &bad, 1, 1e-3, &report));
     REFUSED(HZ_STATUS_NO_TARGET, "ignored", hz_trainer_eval(trainer, &bad, 1, &eval));
+    OK(hz_trainer_accumulate(trainer, &bad));
+    REFUSED(HZ_STATUS_NO_TARGET, "ignored", hz_trainer_update(trainer, 1e-3, &report));
+    REFUSED(HZ_STATUS_INVALID_STATE, "discard", hz_trainer_eval(trainer, &good, 1, &eval));
+    OK(hz_trainer_discard(trainer));
+    OK(hz_trainer_eval(trainer, &good, 1, &eval));
 
     /* After an invalid learning rate or report, micro-batches stay accumulated; then other calls fail. */
     OK(hz_trainer_accumulate(trainer, &good));
-    REFUSED(HZ_STATUS_INVALID_ARGUMENT, "learning rate", hz_trainer_update(trainer, NAN, &report));
+    REFUSED(HZ_STATUS_INVALID_ARGUMENT, "lr", hz_trainer_update(trainer, NAN, &report));
     REFUSED(HZ_STATUS_INVALID_ARGUMENT, "out_report is NULL", hz_trainer_update(trainer, 1e-3, NULL));
     hz_step_report_t unset = HZ_STEP_REPORT_INIT;
     unset.struct_size = 1;
     REFUSED(HZ_STATUS_INVALID_ARGUMENT, "struct_size is 1", hz_trainer_update(trainer, 1e-3, &unset));
-    REFUSED(HZ_STATUS_INVALID_STATE, "update first", hz_trainer_step(trainer, &good, 1, 1e-3, &report));
-    REFUSED(HZ_STATUS_INVALID_STATE, "update first", hz_trainer_eval(trainer, &good, 1, &eval));
+    REFUSED(HZ_STATUS_INVALID_STATE, "update or discard", hz_trainer_step(trainer, &good, 1, 1e-3, &report));
+    REFUSED(HZ_STATUS_INVALID_STATE, "update or discard", hz_trainer_eval(trainer, &good, 1, &eval));
     OK(hz_trainer_accumulate(trainer, &good));
     REFUSED(HZ_STATUS_INVALID_STATE, "update first", hz_trainer_accumulate(trainer, &good));
     CHECK(report.loss == -1.0);
@@ -312,6 +317,8 @@ static void test_misuse(void) {
     size_t count = 0;
     REFUSED(HZ_STATUS_INVALID_ARGUMENT, "out_stats is NULL", hz_trainer_stats(trainer, NULL));
     OK(hz_trainer_close(trainer));
+    REFUSED(HZ_STATUS_INVALID_ARGUMENT, "it was closed", hz_trainer_sync(trainer));
+    REFUSED(HZ_STATUS_INVALID_ARGUMENT, "it was closed", hz_trainer_close(trainer));
 
     const char *word = "trainer is NULL";
     REFUSED(HZ_STATUS_INVALID_ARGUMENT, word, hz_trainer_init(NULL, 1));
