@@ -133,15 +133,3 @@ fn a_step_waits_for_the_announced_rows_only() {
     let (waits, adam) = border(&trainer);
     assert_eq!((waits, adam[0].0.as_str()), (vec![], "adam"), "nothing was announced");
 }
-
-#[test]
-fn a_refused_announcement_keeps_earlier_ones() {
-    let mut trainer = opened();
-    trainer.announce(&[1, 2]).unwrap();
-    let too_many: Vec<i32> = (0..19).collect();
-    for tokens in [&[3, 19][..], &too_many] {
-        assert_eq!(trainer.announce(tokens).unwrap_err().status(), Status::InvalidArgument);
-        assert_eq!(trainer.announced.len(), 2);
-        assert!(trainer.announced.has(1) && trainer.announced.has(2) && !trainer.announced.has(3));
-    }
-}
