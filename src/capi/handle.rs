@@ -5,9 +5,9 @@
 //! call holds an [`Arc`] of the object: a close during the call frees the object when the call
 //! returns.
 //!
-//! A key, from the highest bit: 16 bits for the [`HandleKind`], 44 bits that count handles, four zeros.
-//! It is aligned like a pointer and no address: on x86-64 the highest byte would have to be 0 or
-//! 255, on AArch64, which may ignore that byte, the next one.
+//! A key, from the highest bit: 16 bits for the [`HandleKind`], 44 bits that count handles, four
+//! zeros. It is aligned like a pointer and never an address: on x86-64 the highest byte of an
+//! address is 0 or 255, on AArch64, which may ignore that byte, the next one.
 
 use std::hash::{BuildHasher, RandomState};
 use std::ptr;
