@@ -63,7 +63,11 @@
  * Strings are NUL-terminated UTF-8. File names may contain any bytes.
  *
  * Pointers must be aligned for their type. NULL fails with HZ_STATUS_INVALID_ARGUMENT unless the parameter is
- * marked "or NULL". Other invalid pointers, and handles after their close, are undefined behaviour.
+ * marked "or NULL". Other invalid pointers to values, arrays and strings are undefined behaviour.
+ *
+ * A handle is a number in the form of a pointer: the library looks it up and never dereferences it, and uses
+ * each number once. A handle that was closed, is of another kind, or comes from another process or copy of the
+ * library fails with HZ_STATUS_INVALID_ARGUMENT.
  *
  * ==================================================================================================
  * STRUCT SIZES
@@ -93,8 +97,12 @@
  * A trainer may be used by any thread, one at a time: a call made while another is running fails with
  * HZ_STATUS_INVALID_STATE, changes nothing and does not wait. Different handles are independent. Any number
  * of threads may read one plan or arena, and may step different arrays with one hz_adam_t. Functions without
- * a handle may be called from any thread. Closing a handle while another thread uses it is an error that the
- * library cannot always detect. Exceptions are stated at each function.
+ * a handle may be called from any thread. Exceptions are stated at each function.
+ *
+ * Handles may be closed at any time. Calls that begin later fail. A plan, arena or optimizer that another
+ * thread is using is freed when the last call on it returns; a trainer that is in use is not closed:
+ * HZ_STATUS_INVALID_STATE. Memory lent by a handle (hz_plan_json, hz_adam_state, hz_arena_info, names of tensors)
+ * must not be used after the close.
  *
  * Each trainer has threads for its lanes and a pool of workers, which end when it is closed. Trainers and
  * optimizers do not survive fork() in the child. Do not dlclose() the library.
@@ -113,7 +121,8 @@
  *
  * Functions that can fail return an hz_status_t; 0 is success. hz_last_error returns a message: what was
  * expected, what was found, what to do. It names arguments, fields and functions as this header does. A failed
- * call writes no output parameter and, unless stated otherwise, changes nothing.
+ * call writes no output parameter and, unless stated otherwise, changes nothing: all arguments are checked before
+ * anything is changed, and a call that is refused leaves accumulated micro-batches and announcements as they were.
  *
  * A trainer fails permanently on HZ_STATUS_DEVICE_FAILED, on status 9xx (a bug in the library), and when
  * hz_trainer_resume cannot read a state to its end: its contents may be wrong. From then on every call that
@@ -622,7 +631,8 @@ HZ_CHECKED hz_status_t hz_plan_json(const hz_plan_t *plan, const char **out_json
  * folder), HZ_STATUS_IO, HZ_STATUS_DISK_FULL. */
 HZ_CHECKED hz_status_t hz_plan_trace(const hz_plan_t *plan, const char *path);
 
-/* Frees a plan. NULL is ignored. */
+/* Frees a plan, when the last call that uses it returns. NULL is ignored.
+ * Errors, only in hz_last_error: as for other handles. */
 HZ_API void hz_plan_close(hz_plan_t *plan /* or NULL */);
 
 /* ==================================================================================================
@@ -819,23 +829,24 @@ HZ_CHECKED hz_status_t hz_trainer_accumulate(hz_trainer_t *trainer, const hz_bat
  * if the embedding is tied, if gradients pass through a ring buffer (HZ_MODE_STREAMED; HZ_MODE_COMPACT with
  * HZ_PLACE_DEVICE), with HZ_ADAM_UNDER_BACKWARD, and on hz_trainer_step_with_loss.
  * Errors: HZ_STATUS_INVALID_ARGUMENT for an id outside the vocabulary, or more distinct ids than a step can have; then
- * nothing is announced. */
+ * none of `tokens` is announced, and earlier announcements stay. */
 HZ_CHECKED hz_status_t hz_trainer_announce(hz_trainer_t *trainer, const int32_t *tokens, size_t count);
 
 /* Runs one step on all accumulated micro-batches: forward, backward, clipping, AdamW with learning rate `lr` (finite,
- * >= 0). Afterwards none are accumulated, unless `lr` or `out_report` is invalid.
+ * >= 0).
  * Blocks until the loss and the norm are known.
- * Errors: HZ_STATUS_INVALID_STATE if none is accumulated; HZ_STATUS_NO_TARGET; HZ_STATUS_NON_FINITE (weights, moments
- * and step number do not change); HZ_STATUS_STEP_PARTIAL (only HZ_ADAM_UNDER_BACKWARD: the step counts, but some
- * units were not updated). */
+ * Errors before the step runs, after which the micro-batches stay accumulated: HZ_STATUS_INVALID_ARGUMENT;
+ * HZ_STATUS_INVALID_STATE if none is accumulated; HZ_STATUS_NO_TARGET. Errors of the step, after which none is
+ * accumulated: HZ_STATUS_NON_FINITE and HZ_STATUS_CANCELLED (weights, moments and step number do not change);
+ * HZ_STATUS_STEP_PARTIAL (only HZ_ADAM_UNDER_BACKWARD: the step counts, but some units were not updated). */
 HZ_CHECKED hz_status_t hz_trainer_update(hz_trainer_t *trainer, double lr, hz_step_report_t *out_report);
 
 /* Drops the accumulated micro-batches. */
 HZ_CHECKED hz_status_t hz_trainer_discard(hz_trainer_t *trainer);
 
 /* Equals hz_trainer_accumulate of batches[0 .. count-1] and hz_trainer_update, bit for bit.
- * Blocks, errors: as these; HZ_STATUS_INVALID_STATE if micro-batches are accumulated already. If a batch is invalid,
- * none stays accumulated. */
+ * Blocks, errors: as these; HZ_STATUS_INVALID_ARGUMENT unless count is 1 .. micros_max; HZ_STATUS_INVALID_STATE if
+ * micro-batches are accumulated already. After every error none of `batches` is accumulated. */
 HZ_CHECKED hz_status_t hz_trainer_step(hz_trainer_t *trainer, const hz_batch_t *batches, size_t count, double lr,
                                        hz_step_report_t *out_report);
 
@@ -1144,7 +1155,8 @@ HZ_CHECKED hz_status_t hz_adam_step(const hz_adam_t *adam, const hz_adam_arrays_
 HZ_CHECKED hz_status_t hz_adam_state(const hz_adam_t *adam, uint64_t first, uint64_t count,
                                      hz_adam_arrays_t *out_arrays);
 
-/* Ends the threads and frees the state. No other call may be running. NULL is ignored. */
+/* Ends the threads and frees the state, when the last call that uses the handle returns. NULL is ignored.
+ * Errors, only in hz_last_error: as for other handles. */
 HZ_API void hz_adam_close(hz_adam_t *adam /* or NULL */);
 
 /* Splits f32 masters: weights[i] is values[i] rounded to bf16 (to nearest, ties away from zero), residual[i] the 16
@@ -1243,7 +1255,8 @@ HZ_CHECKED hz_status_t hz_arena_info(const hz_arena_t *arena, hz_arena_info_t *o
  * Errors: HZ_STATUS_INVALID_ARGUMENT beyond the end; HZ_STATUS_UNSUPPORTED if the system does not report it. */
 HZ_CHECKED hz_status_t hz_arena_node_at(const hz_arena_t *arena, uint64_t offset, uint32_t *out_node);
 
-/* Frees the memory, which must not be in use. NULL is ignored. */
+/* Frees the memory, which must not be in use, when the last call that uses the handle returns. NULL is ignored.
+ * Errors, only in hz_last_error: as for other handles. */
 HZ_API void hz_arena_close(hz_arena_t *arena /* or NULL */);
 
 #ifdef __cplusplus

@@ -62,6 +62,7 @@ names! {
     Fresh:          "--init"            "hz_trainer_init"       "Trainer::write_fresh",
     Accumulate:     "accumulate"        "hz_trainer_accumulate" "Trainer::accumulate",
     Update:         "update"            "hz_trainer_update"     "Trainer::update",
+    Discard:        "discard"           "hz_trainer_discard"    "Trainer::discard",
     SaveWait:       "save_wait"         "hz_trainer_save_wait"  "Trainer::save_wait",
     Resume:         "--resume"          "hz_trainer_resume"     "Checkpoint::restore_into",
 }

@@ -3,9 +3,10 @@
 use crate::base::format::Size;
 use crate::base::{DType, Error, Result};
 use crate::capi::arena::limits;
-use crate::capi::argument::{Array, ArrayOut, Handle, Numbers, OutPointer, size};
+use crate::capi::argument::{Array, ArrayOut, Numbers, OutPointer, size};
 use crate::capi::config::{choose, chosen_size, dtype, threads_or_all};
 use crate::capi::guard::guard;
+use crate::capi::handle::{Handle, HandleKind, Object, Table};
 use crate::capi::log;
 use crate::capi::sized::{In, Out, SizedStruct, sized_struct};
 use crate::capi::status::hz_status_t;
@@ -71,6 +72,13 @@ pub struct hz_adam_t {
     mode: Mode,
     seed: u64,
     state: Option<State>,
+}
+
+impl Object for hz_adam_t {
+    fn table() -> &'static Table<Self> {
+        static TABLE: Table<hz_adam_t> = Table::new(HandleKind::Optimizer);
+        &TABLE
+    }
 }
 
 /// Moments and residuals that the library keeps.
@@ -266,12 +274,12 @@ fn check_disjoint(arrays: &[(&str, Option<HostSpan>)]) -> Result<()> {
 #[unsafe(no_mangle)]
 pub extern "C" fn hz_adam_open(
     options: In<hz_adam_options_t>,
-    out_adam: OutPointer<*mut hz_adam_t>,
+    out_adam: OutPointer<Handle<hz_adam_t>>,
 ) -> hz_status_t {
     guard(|| {
         out_adam.check("out_adam")?;
         let options = options.optional("options")?.unwrap_or_else(hz_adam_options_t::defaults);
-        out_adam.open(hz_adam_t::open(&options)?);
+        out_adam.write(Handle::open(hz_adam_t::open(&options)?));
         Ok(())
     })
 }
@@ -320,10 +328,7 @@ pub extern "C" fn hz_adam_state(
 #[unsafe(no_mangle)]
 pub extern "C" fn hz_adam_close(adam: Handle<hz_adam_t>) {
     if !adam.is_null() {
-        guard(|| {
-            drop(adam.close());
-            Ok(())
-        });
+        guard(|| adam.close("adam"));
     }
 }
 

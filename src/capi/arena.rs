@@ -4,9 +4,10 @@ use std::path::Path;
 
 use crate::base::format::Size;
 use crate::base::{Error, Result};
-use crate::capi::argument::{Handle, Numbers, OutPointer, size};
+use crate::capi::argument::{Numbers, OutPointer, size};
 use crate::capi::config::{choose, chosen_size, threads_or_all};
 use crate::capi::guard::guard;
+use crate::capi::handle::{Handle, HandleKind, Object, Table};
 use crate::capi::log;
 use crate::capi::sized::{In, Out, SizedStruct, sized_struct};
 use crate::capi::status::hz_status_t;
@@ -31,6 +32,13 @@ sized_struct! {
 
 /// An arena. Immutable, so threads may share it.
 pub struct hz_arena_t(Arena);
+
+impl Object for hz_arena_t {
+    fn table() -> &'static Table<Self> {
+        static TABLE: Table<hz_arena_t> = Table::new(HandleKind::Arena);
+        &TABLE
+    }
+}
 
 /// `HZ_MEMORY_*`.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -97,11 +105,11 @@ impl hz_arena_t {
 pub extern "C" fn hz_arena_open(
     options: In<hz_arena_options_t>,
     bytes: u64,
-    out_arena: OutPointer<*mut hz_arena_t>,
+    out_arena: OutPointer<Handle<hz_arena_t>>,
 ) -> hz_status_t {
     guard(|| {
         out_arena.check("out_arena")?;
-        out_arena.open(hz_arena_t::open(&options.read("options")?, size(bytes, "bytes")?)?);
+        out_arena.write(Handle::open(hz_arena_t::open(&options.read("options")?, size(bytes, "bytes")?)?));
         Ok(())
     })
 }
@@ -109,7 +117,7 @@ pub extern "C" fn hz_arena_open(
 #[unsafe(no_mangle)]
 pub extern "C" fn hz_arena_info(arena: Handle<hz_arena_t>, out_info: Out<hz_arena_info_t>) -> hz_status_t {
     guard(|| {
-        let hz_arena_t(arena) = arena.get("arena")?;
+        let hz_arena_t(arena) = &*arena.get("arena")?;
         out_info.check("out_info")?.write(hz_arena_info_t {
             pages: pages_number(arena.pages()),
             address: Numbers::lend(arena.whole()),
@@ -123,7 +131,7 @@ pub extern "C" fn hz_arena_info(arena: Handle<hz_arena_t>, out_info: Out<hz_aren
 #[unsafe(no_mangle)]
 pub extern "C" fn hz_arena_touch(arena: Handle<hz_arena_t>, threads: u64) -> hz_status_t {
     guard(|| {
-        let hz_arena_t(arena) = arena.get("arena")?;
+        let hz_arena_t(arena) = &*arena.get("arena")?;
         arena.touch(&Pool::new(threads_or_all(threads)?)?)
     })
 }
@@ -135,7 +143,7 @@ pub extern "C" fn hz_arena_node_at(
     out_node: OutPointer<u32>,
 ) -> hz_status_t {
     guard(|| {
-        let hz_arena_t(arena) = arena.get("arena")?;
+        let hz_arena_t(arena) = &*arena.get("arena")?;
         out_node.check("out_node")?;
         let (offset, bytes) = (size(offset, "offset")?, arena.whole().bytes());
         if offset >= bytes {
@@ -149,9 +157,6 @@ pub extern "C" fn hz_arena_node_at(
 #[unsafe(no_mangle)]
 pub extern "C" fn hz_arena_close(arena: Handle<hz_arena_t>) {
     if !arena.is_null() {
-        guard(|| {
-            drop(arena.close());
-            Ok(())
-        });
+        guard(|| arena.close("arena"));
     }
 }

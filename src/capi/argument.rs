@@ -33,33 +33,6 @@ fn check<T>(pointer: *const T, count: usize, what: &str) -> Result<()> {
     Ok(())
 }
 
-/// An open handle.
-#[repr(transparent)]
-pub struct Handle<T>(*mut T);
-
-impl<T> Handle<T> {
-    /// True for NULL.
-    pub fn is_null(&self) -> bool {
-        self.0.is_null()
-    }
-
-    /// The object of the handle. Shared: mutable state is behind a lock.
-    pub fn get(&self, what: &str) -> Result<&T> {
-        check(self.0, 1, what)?;
-        // SAFETY: a box made by `OutPointer::open`; horizon.h requires that it is not closed during this
-        // call, and only `close` takes it mutably.
-        Ok(unsafe { &*self.0 })
-    }
-
-    /// Takes the handle back; it must not be NULL.
-    pub fn close(self) -> Box<T> {
-        assert!(!self.is_null(), "callers check for NULL first");
-        // SAFETY: the pointer came from `Box::into_raw` in `OutPointer::open`; horizon.h requires that a
-        // handle is closed only once.
-        unsafe { Box::from_raw(self.0) }
-    }
-}
-
 /// A pointer to one output value.
 #[repr(transparent)]
 pub struct OutPointer<T>(*mut T);
@@ -81,13 +54,6 @@ impl<T> OutPointer<T> {
         // SAFETY: not NULL, and aligned, as `check` found; horizon.h requires memory for one `T`,
         // initialized or not.
         unsafe { self.0.write(value) };
-    }
-}
-
-impl<T> OutPointer<*mut T> {
-    /// Writes a new handle.
-    pub fn open(self, value: T) {
-        self.write(Box::into_raw(Box::new(value)));
     }
 }
 

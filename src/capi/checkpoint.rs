@@ -1,38 +1,42 @@
 //! Checkpoints: `hz_trainer_save_to` and `hz_trainer_resume`.
 
 use std::ffi::CString;
+use std::fs;
 use std::num::NonZeroUsize;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
 use serde_json::Value;
 
 use crate::base::{DType, Result, unwatched};
-use crate::capi::argument::{Handle, LentText, OutPointer, Text, size};
+use crate::capi::argument::{LentText, OutPointer, Text, size};
+use crate::capi::handle::Handle;
 use crate::capi::status::{c_string, hz_status_t};
 use crate::capi::trainer::{State, hz_trainer_t, with};
 use crate::checkpoint::{self, Changes, Checkpoints, Note};
 use crate::hf::FolderConfig;
 
 /// The folder that a trainer writes checkpoints to, locked until the trainer saves to another.
+#[derive(Clone)]
 pub struct Saves {
-    folder: PathBuf,
     keep: Option<NonZeroUsize>,
     checkpoints: Arc<Checkpoints>,
 }
 
 impl State {
-    /// Opens the folder, or returns the open one.
-    fn checkpoints(&mut self, folder: &Path, keep: Option<NonZeroUsize>) -> Result<Arc<Checkpoints>> {
-        let same = |saves: &&Saves| saves.folder == folder && saves.keep == keep;
-        if let Some(saves) = self.saves.as_ref().filter(same) {
-            return Ok(saves.checkpoints.clone());
+    /// Opens the folder, or returns the open one. Another one stays open.
+    fn saves_to(&mut self, folder: &Path, keep: Option<NonZeroUsize>) -> Result<Saves> {
+        if let Some(saves) = &self.saves
+            && is_same(saves.checkpoints.folder(), folder)
+        {
+            if saves.keep == keep {
+                return Ok(saves.clone());
+            }
+            // Releases the folder's lock, to open it with another `keep`.
+            self.saves = None;
         }
-        // Release the old folder first: it may be the same one, still locked.
-        self.saves = None;
-        let checkpoints = Arc::new(Checkpoints::create(folder, self.folder.files(DType::Bf16), keep)?);
-        self.saves = Some(Saves { folder: folder.to_owned(), keep, checkpoints: checkpoints.clone() });
-        Ok(checkpoints)
+        let checkpoints = Checkpoints::create(folder, self.folder.files(DType::Bf16), keep)?;
+        Ok(Saves { keep, checkpoints: Arc::new(checkpoints) })
     }
 
     /// Stores a text as long as the handle lives.
@@ -41,6 +45,11 @@ impl State {
         self.notes.push(text);
         lent
     }
+}
+
+/// True if both paths lead to one folder.
+fn is_same(a: &Path, b: &Path) -> bool {
+    matches!((fs::canonicalize(a), fs::canonicalize(b)), (Ok(a), Ok(b)) if a == b)
 }
 
 #[unsafe(no_mangle)]
@@ -55,9 +64,11 @@ pub extern "C" fn hz_trainer_save_to(
         let keep = NonZeroUsize::new(size(keep, "keep")?);
         let note = note.optional("note")?.map_or(Value::Null, Value::from);
         state.trainer.may_save()?;
-        let checkpoints = state.checkpoints(folder, keep)?;
-        let writer = checkpoints.writer(&state.trainer, Note { note, ..Note::default() })?;
-        state.trainer.save(writer)
+        let saves = state.saves_to(folder, keep)?;
+        let writer = saves.checkpoints.writer(&state.trainer, Note { note, ..Note::default() })?;
+        state.trainer.save(writer)?;
+        state.saves = Some(saves);
+        Ok(())
     })
 }
 

@@ -84,48 +84,67 @@ fn set_panic_hook() {
 pub struct Guarded<T>(Mutex<State<T>>);
 
 struct State<T> {
-    value: T,
+    /// `None` after the end.
+    value: Option<T>,
     failed: Option<Error>,
 }
 
 impl<T> Guarded<T> {
     /// Wraps a value for calls; none has failed yet.
     pub fn new(value: T) -> Self {
-        Guarded(Mutex::new(State { value, failed: None }))
+        Guarded(Mutex::new(State { value: Some(value), failed: None }))
     }
 
-    /// Runs a call on the state. Errors: as [`Guarded::attempt`], or [`busy`].
-    pub fn run<R>(&self, body: impl FnOnce(&mut T) -> Result<R>) -> Result<R> {
-        self.attempt(body).unwrap_or_else(|| Err(busy()))
-    }
-
-    /// Runs a call on the state; `None` while another call runs.
+    /// Runs a call on the state.
     ///
-    /// Errors: those of `body`. After one that [breaks](breaks) the state, every call returns it
-    /// again.
-    pub fn attempt<R>(&self, body: impl FnOnce(&mut T) -> Result<R>) -> Option<Result<R>> {
-        let mut state = self.0.try_lock()?;
-        if let Some(first) = &state.failed {
-            return Some(Err(first.clone()));
+    /// Errors: those of `body`; [`busy`] while another call runs; [`closed`]. After one that
+    /// [breaks](breaks) the state, every call returns it again.
+    pub fn run<R>(&self, body: impl FnOnce(&mut T) -> Result<R>) -> Result<R> {
+        self.0.try_lock().ok_or_else(busy)?.run(body)
+    }
+
+    /// Ends the state: runs a last call on it, and drops it. Returns the outcome of that call.
+    ///
+    /// Errors: [`busy`] while another call runs; [`closed`].
+    pub fn end(&self, last: impl FnOnce(&mut T) -> Result<()>) -> Result<Result<()>> {
+        let mut state = self.0.try_lock().ok_or_else(busy)?;
+        if state.value.is_none() {
+            return Err(closed());
         }
-        let value = &mut state.value;
+        let outcome = state.run(last);
+        state.value = None;
+        Ok(outcome)
+    }
+}
+
+impl<T> State<T> {
+    fn run<R>(&mut self, body: impl FnOnce(&mut T) -> Result<R>) -> Result<R> {
+        if let Some(first) = &self.failed {
+            return Err(first.clone());
+        }
+        let value = self.value.as_mut().ok_or_else(closed)?;
         let outcome = catch(|| body(value));
         if let Err(error) = &outcome
             && breaks(error.status())
         {
             log::error(error.clone().within("the trainer has failed permanently").into_message());
-            state.failed = Some(error.clone());
+            self.failed = Some(error.clone());
         }
-        Some(outcome)
+        outcome
     }
 }
 
 /// The error of a second call while one is running.
-pub fn busy() -> Error {
+fn busy() -> Error {
     Error::new(
         Status::InvalidState,
         "another call is running on this trainer: use a trainer from one thread at a time",
     )
+}
+
+/// The error of a call that found the trainer open, and began after another thread closed it.
+fn closed() -> Error {
+    Error::argument("trainer is not an open trainer: it was closed")
 }
 
 /// True for errors after which the state may be wrong.
@@ -180,5 +199,18 @@ mod tests {
         let inner = state.run(|_| Ok(state.run(|_| Ok(())).unwrap_err().status())).unwrap();
         assert_eq!(inner, Status::InvalidState);
         assert!(state.run(|_| Ok(())).is_ok());
+        let inner = state.run(|_| Ok(state.end(|_| Ok(())).unwrap_err().status())).unwrap();
+        assert_eq!(inner, Status::InvalidState, "a state in use does not end");
+        assert!(state.run(|_| Ok(())).is_ok());
+    }
+
+    #[test]
+    fn a_state_ends_once_with_the_outcome_of_its_last_call() {
+        let state = Guarded::new(());
+        let last = state.end(|_| Err(Error::new(Status::Io, "no"))).unwrap();
+        assert_eq!(last.unwrap_err().status(), Status::Io);
+        for late in [state.run(|_| Ok(())).unwrap_err(), state.end(|_| Ok(())).unwrap_err()] {
+            assert_eq!(late.status(), Status::InvalidArgument);
+        }
     }
 }

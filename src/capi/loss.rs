@@ -2,8 +2,9 @@
 //! caller.
 
 use crate::base::{Error, Result, Status};
-use crate::capi::argument::{ArrayOut, Handle, User};
+use crate::capi::argument::{ArrayOut, User};
 use crate::capi::config::{hz_batch_t, hz_step_report_t};
+use crate::capi::handle::Handle;
 use crate::capi::sized::{In, Out};
 use crate::capi::status::hz_status_t;
 use crate::capi::trainer::{all_batches, hz_trainer_t, raw_batches, step_report, with};
@@ -28,7 +29,7 @@ pub extern "C" fn hz_trainer_logprobs(
     logprobs_count: usize,
 ) -> hz_status_t {
     with(&trainer, |_, state| {
-        let raw = raw_batches(batches, count)?;
+        let raw = raw_batches(batches, count, &state.trainer)?;
         let batches = all_batches(&raw)?;
         let rows: usize = batches.iter().map(|batch| batch.targets.len()).sum();
         let out = logprobs.get(logprobs_count, "logprobs")?;
@@ -55,7 +56,7 @@ pub extern "C" fn hz_trainer_step_with_loss(
     with(&trainer, |_, state| {
         let out = out_report.check("out_report")?;
         let loss = loss.ok_or_else(|| Error::argument("loss is NULL"))?;
-        let raw = raw_batches(batches, count)?;
+        let raw = raw_batches(batches, count, &state.trainer)?;
         let mut call = |logprobs: &[f32], dlogprobs: &mut [f32]| -> Result<f64> {
             let mut value = f64::NAN;
             // SAFETY: horizon.h requires that the caller's function reads and writes at most `count` floats

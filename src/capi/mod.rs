@@ -6,7 +6,8 @@
 //! `unsafe`: only C can make their parameters.
 //!
 //! - `guard`: panics become errors, errors become statuses; a failed handle stays failed
-//! - `argument`: pointers to strings, arrays and handles
+//! - `handle`: handles are keys of a table
+//! - `argument`: pointers to values, strings and arrays
 //! - `sized`: structs with `struct_size`, shared with programs of other versions
 //! - `status`: numbers and names of statuses, versions, the last error of a thread
 //! - `log`: the log callback
@@ -23,6 +24,7 @@ mod argument;
 mod checkpoint;
 mod config;
 mod guard;
+mod handle;
 mod lane;
 mod log;
 mod loss;
@@ -60,9 +62,10 @@ pub use save::{hz_save_callback_t, hz_trainer_save, hz_trainer_save_wait};
 pub use sized::{Field, SizedStruct};
 pub use status::{hz_abi_version, hz_last_error, hz_status_name, hz_status_t, hz_version};
 pub use trainer::{
-    hz_trainer_accumulate, hz_trainer_announce, hz_trainer_busy_seconds, hz_trainer_close, hz_trainer_eval,
-    hz_trainer_logits, hz_trainer_model, hz_trainer_open, hz_trainer_open_planned, hz_trainer_stats,
-    hz_trainer_step, hz_trainer_sync, hz_trainer_t, hz_trainer_trace, hz_trainer_update,
+    hz_trainer_accumulate, hz_trainer_announce, hz_trainer_busy_seconds, hz_trainer_close,
+    hz_trainer_discard, hz_trainer_eval, hz_trainer_logits, hz_trainer_model, hz_trainer_open,
+    hz_trainer_open_planned, hz_trainer_stats, hz_trainer_step, hz_trainer_sync, hz_trainer_t,
+    hz_trainer_trace, hz_trainer_update,
 };
 pub use tuning::{hz_tensor_options_t, hz_trainer_set_tensor_options, hz_trainer_tensor_options};
 pub use weights::{

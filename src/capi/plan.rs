@@ -6,9 +6,10 @@ use std::path::Path;
 use serde_json::json;
 
 use crate::base::{Error, Result, Status};
-use crate::capi::argument::{Handle, LentText, OutPointer, Text};
+use crate::capi::argument::{LentText, OutPointer, Text};
 use crate::capi::config::{adam_number, fixed, hz_plan_summary_t, hz_trainer_options_t, trainer_options};
 use crate::capi::guard::guard;
+use crate::capi::handle::{Handle, HandleKind, Object, Table};
 use crate::capi::lane::lane_of;
 use crate::capi::model::{hz_model_config_t, model_config};
 use crate::capi::sized::{In, Out, SizedStruct};
@@ -32,6 +33,13 @@ pub struct hz_plan_t {
     summary: hz_plan_summary_t,
     busy_seconds: [f64; Lane::COUNT],
     json: CString,
+}
+
+impl Object for hz_plan_t {
+    fn table() -> &'static Table<Self> {
+        static TABLE: Table<hz_plan_t> = Table::new(HandleKind::Plan);
+        &TABLE
+    }
 }
 
 impl hz_plan_t {
@@ -176,13 +184,13 @@ fn plan_json(plan: &Plan, summary: &hz_plan_summary_t) -> String {
 pub extern "C" fn hz_plan_open(
     model: In<hz_model_config_t>,
     options: In<hz_trainer_options_t>,
-    out_plan: OutPointer<*mut hz_plan_t>,
+    out_plan: OutPointer<Handle<hz_plan_t>>,
 ) -> hz_status_t {
     guard(|| {
         out_plan.check("out_plan")?;
         let config = model_config(&model.read("model")?)?;
         let options = trainer_options(options.optional("options")?, config.dims.l)?;
-        out_plan.open(hz_plan_t::new(&config, options)?);
+        out_plan.write(Handle::open(hz_plan_t::new(&config, options)?));
         Ok(())
     })
 }
@@ -192,7 +200,7 @@ pub extern "C" fn hz_plan_search(
     model: In<hz_model_config_t>,
     options: In<hz_trainer_options_t>,
     machine: Text,
-    out_plan: OutPointer<*mut hz_plan_t>,
+    out_plan: OutPointer<Handle<hz_plan_t>>,
 ) -> hz_status_t {
     guard(|| {
         out_plan.check("out_plan")?;
@@ -201,7 +209,7 @@ pub extern "C" fn hz_plan_search(
         let options = trainer_options(raw, config.dims.l)?;
         let fixed = fixed(raw, &options, config.dims.l)?;
         let machine = machine.optional("machine")?.unwrap_or(MACHINE_DEFAULT);
-        out_plan.open(hz_plan_t::search(&config, options, machine, &fixed)?);
+        out_plan.write(Handle::open(hz_plan_t::search(&config, options, machine, &fixed)?));
         Ok(())
     })
 }
@@ -212,7 +220,7 @@ const MACHINE_DEFAULT: &str = "cpu";
 #[unsafe(no_mangle)]
 pub extern "C" fn hz_plan_admit(plan: Handle<hz_plan_t>) -> hz_status_t {
     guard(|| {
-        let hz_plan_t { plan, options, limits, .. } = plan.get("plan")?;
+        let hz_plan_t { plan, options, limits, .. } = &*plan.get("plan")?;
         // Free memory may have changed since the plan was made.
         let host = if limits.shared { Limits::read(options.host_mem) } else { limits.host };
         plan.admit(limits.device, &host, limits.shared)
@@ -266,10 +274,7 @@ pub extern "C" fn hz_plan_trace(plan: Handle<hz_plan_t>, file: Text) -> hz_statu
 #[unsafe(no_mangle)]
 pub extern "C" fn hz_plan_close(plan: Handle<hz_plan_t>) {
     if !plan.is_null() {
-        guard(|| {
-            drop(plan.close());
-            Ok(())
-        });
+        guard(|| plan.close("plan"));
     }
 }
 

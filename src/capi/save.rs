@@ -3,7 +3,8 @@
 use std::ffi::c_void;
 
 use crate::base::{Error, Result, Status};
-use crate::capi::argument::{Handle, User};
+use crate::capi::argument::User;
+use crate::capi::handle::Handle;
 use crate::capi::status::hz_status_t;
 use crate::capi::trainer::{hz_trainer_t, with};
 use crate::engine::{Sink, UnitState};

@@ -5,13 +5,14 @@ use std::ffi::CString;
 use crate::base::format::{Size, several};
 use crate::base::{Error, Result};
 use crate::capi::arena::limits;
-use crate::capi::argument::{Array, ArrayOut, Handle, OutPointer, Text, size};
+use crate::capi::argument::{Array, ArrayOut, OutPointer, Text, size};
 use crate::capi::checkpoint::Saves;
 use crate::capi::config::{
     hz_batch_t, hz_eval_report_t, hz_stats_t, hz_step_report_t, hz_trainer_options_t, reserved,
     trainer_options,
 };
-use crate::capi::guard::{Guarded, busy, guard};
+use crate::capi::guard::{Guarded, guard};
+use crate::capi::handle::{Handle, HandleKind, Object, Table};
 use crate::capi::lane::lane_of;
 use crate::capi::log;
 use crate::capi::model::{hz_model_config_t, model_config};
@@ -30,6 +31,13 @@ pub struct hz_trainer_t {
     /// Immutable like the tensors, so reading it needs no lock.
     pub(super) model: ModelConfig,
     pub(super) state: Guarded<State>,
+}
+
+impl Object for hz_trainer_t {
+    fn table() -> &'static Table<Self> {
+        static TABLE: Table<hz_trainer_t> = Table::new(HandleKind::Trainer);
+        &TABLE
+    }
 }
 
 /// The state that one call at a time may use.
@@ -74,7 +82,7 @@ pub(super) fn with(
 ) -> hz_status_t {
     guard(|| {
         let handle = trainer.get("trainer")?;
-        handle.state.run(|state| body(handle, state))
+        handle.state.run(|state| body(&handle, state))
     })
 }
 
@@ -82,13 +90,13 @@ pub(super) fn with(
 pub extern "C" fn hz_trainer_open(
     model: In<hz_model_config_t>,
     options: In<hz_trainer_options_t>,
-    out_trainer: OutPointer<*mut hz_trainer_t>,
+    out_trainer: OutPointer<Handle<hz_trainer_t>>,
 ) -> hz_status_t {
     guard(|| {
         out_trainer.check("out_trainer")?;
         let config = model_config(&model.read("model")?)?;
         let options = trainer_options(options.optional("options")?, config.dims.l)?;
-        out_trainer.open(hz_trainer_t::open(config, &options)?);
+        out_trainer.write(Handle::open(hz_trainer_t::open(config, &options)?));
         Ok(())
     })
 }
@@ -96,12 +104,13 @@ pub extern "C" fn hz_trainer_open(
 #[unsafe(no_mangle)]
 pub extern "C" fn hz_trainer_open_planned(
     plan: Handle<hz_plan_t>,
-    out_trainer: OutPointer<*mut hz_trainer_t>,
+    out_trainer: OutPointer<Handle<hz_trainer_t>>,
 ) -> hz_status_t {
     guard(|| {
         out_trainer.check("out_trainer")?;
-        let (config, options) = plan.get("plan")?.trainer()?;
-        out_trainer.open(hz_trainer_t::open(config.clone(), options)?);
+        let plan = plan.get("plan")?;
+        let (config, options) = plan.trainer()?;
+        out_trainer.write(Handle::open(hz_trainer_t::open(config.clone(), options)?));
         Ok(())
     })
 }
@@ -112,11 +121,9 @@ pub extern "C" fn hz_trainer_close(trainer: Handle<hz_trainer_t>) -> hz_status_t
         return guard(|| Ok(()));
     }
     guard(|| {
-        let Some(synced) = trainer.get("trainer")?.state.attempt(|state| state.trainer.sync()) else {
-            return Err(busy());
-        };
-        drop(trainer.close());
-        synced
+        let last = trainer.get("trainer")?.state.end(|state| state.trainer.sync())?;
+        trainer.close("trainer")?;
+        last
     })
 }
 
@@ -144,10 +151,15 @@ fn batch<'a>(raw: &'a hz_batch_t, name: &str) -> Result<Batch<'a>> {
     })
 }
 
-/// An array of at least one micro-batch.
-pub(super) fn raw_batches(batches: In<hz_batch_t>, count: usize) -> Result<Vec<hz_batch_t>> {
-    if count == 0 {
-        return Err(Error::argument("count is 0; it must be at least one micro-batch"));
+/// The micro-batches of a call on `trainer`. Their number is checked before they are read.
+pub(super) fn raw_batches(
+    batches: In<hz_batch_t>,
+    count: usize,
+    trainer: &Trainer,
+) -> Result<Vec<hz_batch_t>> {
+    let max = trainer.plan().micros_max;
+    if count == 0 || count > max {
+        return Err(Error::argument(format!("count is {count}; it must be 1 … micros_max, {max}")));
     }
     batches.read_all(count, "batches")
 }
@@ -171,6 +183,11 @@ pub extern "C" fn hz_trainer_accumulate(
         let raw = micro_batch.read("batch")?;
         state.trainer.accumulate(&batch(&raw, "batch->")?)
     })
+}
+
+#[unsafe(no_mangle)]
+pub extern "C" fn hz_trainer_discard(trainer: Handle<hz_trainer_t>) -> hz_status_t {
+    with(&trainer, |_, state| state.trainer.discard())
 }
 
 #[unsafe(no_mangle)]
@@ -206,7 +223,7 @@ pub extern "C" fn hz_trainer_step(
 ) -> hz_status_t {
     with(&trainer, |_, state| {
         let out = out_report.check("out_report")?;
-        let raw = raw_batches(batches, count)?;
+        let raw = raw_batches(batches, count, &state.trainer)?;
         let report = state.trainer.step(&all_batches(&raw)?, lr)?;
         out.write(step_report(report, &state.trainer));
         Ok(())
@@ -222,7 +239,7 @@ pub extern "C" fn hz_trainer_eval(
 ) -> hz_status_t {
     with(&trainer, |_, state| {
         let out = out_report.check("out_report")?;
-        let raw = raw_batches(batches, count)?;
+        let raw = raw_batches(batches, count, &state.trainer)?;
         let EvalReport { loss, targets } = state.trainer.eval(&all_batches(&raw)?)?;
         let micros = raw.len() as u32;
         out.write(hz_eval_report_t { micros, loss, targets, ..hz_eval_report_t::defaults() });

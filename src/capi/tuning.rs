@@ -1,8 +1,9 @@
 //! `hz_tensor_options_t`: AdamW settings of one tensor.
 
 use crate::base::Result;
-use crate::capi::argument::{Handle, Text};
+use crate::capi::argument::Text;
 use crate::capi::config::flag;
+use crate::capi::handle::Handle;
 use crate::capi::sized::{In, Out, SizedStruct, sized_struct};
 use crate::capi::status::hz_status_t;
 use crate::capi::trainer::{hz_trainer_t, with};

@@ -1,9 +1,10 @@
 //! The weights of an `hz_trainer_t`: listing, initializing, loading, exporting, reading, writing.
 
 use crate::base::{Error, unwatched};
-use crate::capi::argument::{Array, ArrayOut, Handle, LentText, OutPointer, Text};
+use crate::capi::argument::{Array, ArrayOut, LentText, OutPointer, Text};
 use crate::capi::config::{SHAPE_MAX, dtype, hz_tensor_t};
 use crate::capi::guard::guard;
+use crate::capi::handle::Handle;
 use crate::capi::sized::{Out, SizedStruct};
 use crate::capi::status::hz_status_t;
 use crate::capi::trainer::{State, hz_trainer_t, with};

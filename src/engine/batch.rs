@@ -27,18 +27,18 @@ pub struct BatchSums {
 
 impl BatchSums {
     /// Refuses a step whose weights sum to 0.
-    pub fn require_weight(self) -> Result<Self> {
+    pub fn require_weight(self) -> Result<()> {
         self.require(self.weight > 0.0, "is ignored (-100) or has weight 0")
     }
 
     /// Refuses a step in which every target is ignored.
-    pub fn require_target(self) -> Result<Self> {
+    pub fn require_target(self) -> Result<()> {
         self.require(self.targets > 0, "is ignored (-100)")
     }
 
-    fn require(self, has_target: bool, otherwise: &str) -> Result<Self> {
+    fn require(self, has_target: bool, otherwise: &str) -> Result<()> {
         if has_target {
-            return Ok(self);
+            return Ok(());
         }
         let message = format!("every target of the step {otherwise}: there is nothing to learn from");
         Err(Error::new(Status::NoTarget, message))

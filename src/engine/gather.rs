@@ -42,7 +42,12 @@ impl Numbers {
 
     /// Removes all tokens.
     pub fn clear(&mut self) {
-        for token in self.tokens.drain(..) {
+        self.truncate(0);
+    }
+
+    /// Removes the tokens with numbers of at least `len`.
+    pub fn truncate(&mut self, len: usize) {
+        for token in self.tokens.drain(len..) {
             self.number[token as usize] = NONE;
         }
     }

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use crate::base::{DType, Error, Name, Result, Shape};
 use crate::engine::DeviceChoice;
-use crate::host::Pinning;
+use crate::host::{Pinning, check_threads};
 use crate::model::{Layout, ModelConfig};
 pub use crate::optim::AdamOptions;
 use crate::plan::{Fixed, Machine, MemoryLimits, Question, RING};
@@ -101,6 +101,7 @@ impl TrainerOptions {
     /// Errors name the option and its value.
     #[doc(hidden)]
     pub fn numeric(&self, layout: &Layout, activation_dtype: DType) -> Result<Numeric> {
+        check_threads(self.threads())?;
         self.adam.check()?;
         if !(self.clip.is_finite() && self.clip >= 0.0) {
             return Err(Error::argument(format!(

@@ -10,7 +10,7 @@
 
 #include "horizon.h"
 
-static int checks = 0;
+static _Thread_local int checks = 0;
 
 #define CHECK(condition) \
     do { \

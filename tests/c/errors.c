@@ -14,7 +14,7 @@ typedef struct {
     hz_status_t inner;
 } log_t;
 
-static void on_message(int32_t level, const char *message, void *user) {
+static void on_message(hz_log_level_t level, const char *message, void *user) {
     log_t *log = user;
     log->messages++;
     log->infos += level == HZ_LOG_INFO && strstr(message, "parameters") != NULL;
@@ -259,10 +259,10 @@ static void test_misuse(void) {
     OK(hz_trainer_announce(trainer, announced, 0));
 
     REFUSED(HZ_STATUS_INVALID_STATE, "call hz_trainer_accumulate", hz_trainer_update(trainer, 1e-3, &report));
-    REFUSED(HZ_STATUS_INVALID_ARGUMENT, "at least one", hz_trainer_step(trainer, &good, 0, 1e-3, &report));
+    REFUSED(HZ_STATUS_INVALID_ARGUMENT, "count is 0", hz_trainer_step(trainer, &good, 0, 1e-3, &report));
     REFUSED(HZ_STATUS_INVALID_ARGUMENT, "batches is NULL", hz_trainer_step(trainer, NULL, 1, 1e-3, &report));
     REFUSED(HZ_STATUS_INVALID_ARGUMENT, "out_report is NULL", hz_trainer_step(trainer, &good, 1, 1e-3, NULL));
-    REFUSED(HZ_STATUS_INVALID_ARGUMENT, "at least one", hz_trainer_eval(trainer, &good, 0, &eval));
+    REFUSED(HZ_STATUS_INVALID_ARGUMENT, "count is 0", hz_trainer_eval(trainer, &good, 0, &eval));
     REFUSED(HZ_STATUS_INVALID_ARGUMENT, "out_report is NULL", hz_trainer_eval(trainer, &good, 1, NULL));
     hz_batch_t mixed[2] = {good, good};
     mixed[1].struct_size = 4;
@@ -277,10 +277,10 @@ static void test_misuse(void) {
     second[1].tokens = NULL;
     REFUSED(HZ_STATUS_INVALID_ARGUMENT, "batches[1].tokens is NULL", hz_trainer_eval(trainer, second, 2, &eval));
     hz_batch_t three[3] = {good, good, good};
-    REFUSED(HZ_STATUS_INVALID_STATE, "count is 3; it must be at most micros_max, 2",
+    REFUSED(HZ_STATUS_INVALID_ARGUMENT, "count is 3; it must be 1 … micros_max, 2",
             hz_trainer_step(trainer, three, 3, 1e-3, &report));
 
-    /* A step without targets; afterwards nothing is accumulated. */
+    /* A step without targets accumulates nothing; an update keeps what is accumulated, until it is dropped. */
     static rows_t none;
     fill(&none);
     for (size_t n = 0; n < N; n++) {
@@ -289,6 +289,11 @@ static void test_misuse(void) {
     bad = batch_of(&none);
     REFUSED(HZ_STATUS_NO_TARGET, "ignored", hz_trainer_step(trainer, &bad, 1, 1e-3, &report));
     REFUSED(HZ_STATUS_NO_TARGET, "ignored", hz_trainer_eval(trainer, &bad, 1, &eval));
+    OK(hz_trainer_accumulate(trainer, &bad));
+    REFUSED(HZ_STATUS_NO_TARGET, "ignored", hz_trainer_update(trainer, 1e-3, &report));
+    REFUSED(HZ_STATUS_INVALID_STATE, "discard", hz_trainer_eval(trainer, &good, 1, &eval));
+    OK(hz_trainer_discard(trainer));
+    OK(hz_trainer_eval(trainer, &good, 1, &eval));
 
     /* After an invalid learning rate or report, micro-batches stay accumulated; then other calls fail. */
     OK(hz_trainer_accumulate(trainer, &good));
@@ -298,7 +303,8 @@ static void test_misuse(void) {
     unset.struct_size = 1;
     REFUSED(HZ_STATUS_INVALID_ARGUMENT, "struct_size is 1", hz_trainer_update(trainer, 1e-3, &unset));
     REFUSED(HZ_STATUS_INVALID_STATE, "1 micro-batch is accumulated", hz_trainer_step(trainer, &good, 1, 1e-3, &report));
-    REFUSED(HZ_STATUS_INVALID_STATE, "call hz_trainer_update", hz_trainer_eval(trainer, &good, 1, &eval));
+    REFUSED(HZ_STATUS_INVALID_STATE, "call hz_trainer_update or hz_trainer_discard first",
+            hz_trainer_eval(trainer, &good, 1, &eval));
     OK(hz_trainer_accumulate(trainer, &good));
     REFUSED(HZ_STATUS_INVALID_STATE, "2 micro-batches are accumulated, the most that micros_max allows",
             hz_trainer_accumulate(trainer, &good));
@@ -339,6 +345,8 @@ static void test_misuse(void) {
     size_t count = 0;
     REFUSED(HZ_STATUS_INVALID_ARGUMENT, "out_stats is NULL", hz_trainer_stats(trainer, NULL));
     OK(hz_trainer_close(trainer));
+    REFUSED(HZ_STATUS_INVALID_ARGUMENT, "it was closed", hz_trainer_sync(trainer));
+    REFUSED(HZ_STATUS_INVALID_ARGUMENT, "it was closed", hz_trainer_close(trainer));
 
     const char *word = "trainer is NULL";
     REFUSED(HZ_STATUS_INVALID_ARGUMENT, word, hz_trainer_init(NULL, 1));

@@ -1,6 +1,8 @@
 //! The C interface: C and C++ programs compiled with `include/horizon.h`, linked with
 //! `libhorizon.so`, and run; and the header compared with the library.
 
+mod sweep;
+
 use std::collections::BTreeSet;
 use std::ffi::CStr;
 use std::fmt::Write as _;
@@ -214,6 +216,11 @@ fn a_c11_program_chooses_a_device() {
 #[test]
 fn a_c11_program_causes_every_error() {
     print!("{}", build_and_run(&Path::new(ROOT).join("tests/c/errors.c"), false));
+}
+
+#[test]
+fn a_c11_program_closes_handles_that_other_threads_use() {
+    print!("{}", build_and_run(&Path::new(ROOT).join("tests/c/threads.c"), false));
 }
 
 #[test]

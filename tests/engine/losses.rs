@@ -80,7 +80,7 @@ fn an_evaluation_sums_the_log_probabilities() {
         // Unlike in a step, ignoring all targets is no error.
         let ignored = Batch { targets: &[-100; 42], ..data[0].batch() };
         assert!(plain.logprobs(&[ignored]).unwrap().iter().all(|&logprob| logprob == 0.0));
-        assert_eq!(plain.logprobs(&[]).unwrap_err().status(), Status::InvalidState);
+        assert_eq!(plain.logprobs(&[]).unwrap_err().status(), Status::InvalidArgument);
     }
 }
 

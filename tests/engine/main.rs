@@ -23,6 +23,7 @@ mod orders;
 mod peaks;
 mod placements;
 mod recorded;
+mod refusals;
 mod resumes;
 mod saves;
 mod tuning;

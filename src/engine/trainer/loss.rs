@@ -24,10 +24,9 @@ impl Trainer {
     ///
     /// Blocks until they are computed, like [`Trainer::eval`].
     ///
-    /// Errors: those of [`Trainer::accumulate`]; then nothing is staged.
+    /// Errors: those of [`Trainer::step`] for the batches, except `NoTarget`.
     pub fn logprobs(&mut self, batches: &[Batch]) -> Result<Vec<f32>> {
-        self.stage_all(batches)?;
-        let Staged { micros, .. } = self.take_staged()?;
+        let Staged { micros, .. } = self.stage_all(batches, |_, _| Ok(()))?;
         self.run(Purpose::Logprobs(micros), Inputs::default())?;
         let looks = (0..micros).map(|micro| {
             let micro = MicroIndex::from(micro);
@@ -56,16 +55,17 @@ impl Trainer {
     ///
     /// Blocks like [`Trainer::update`]. `loss` is called after forward and before backward begins.
     ///
-    /// Errors: those of [`Trainer::update`]; more than one sweep (`InvalidArgument`); the error of
+    /// Errors: those of [`Trainer::step`]; more than one sweep (`InvalidArgument`); the error of
     /// `loss`; a loss or gradient that is not finite (`NonFinite`). After the last two, weights,
     /// moments and step number are unchanged.
     pub fn step_with_loss(&mut self, batches: &[Batch], lr: f64, loss: &mut Loss) -> Result<StepReport> {
         self.usable()?;
         check_lr(lr)?;
-        self.stage_all(batches)?;
+        let staged = self.stage_all(batches, |trainer, staged| {
+            staged.sums.require_target()?;
+            trainer.runner.lists.get(Purpose::TrainWithLoss(staged.micros)).map(drop)
+        })?;
         let targets: Vec<&[i32]> = batches.iter().map(|batch| batch.targets).collect();
-        let staged = self.take_staged()?;
-        staged.sums.require_target()?;
         // Weight 1: the returned loss is the step's loss.
         let inputs = Inputs { lr, step: self.stats.steps + 1, weight: 1.0, row: 0 };
         let step_state = self.open_step_state(inputs)?;

@@ -15,6 +15,17 @@ pub(super) struct Staged {
     pub sums: BatchSums,
 }
 
+impl Staged {
+    fn of(batches: &[BatchSums]) -> Self {
+        let mut sums = BatchSums::default();
+        for BatchSums { weight, targets } in batches {
+            sums.weight += weight;
+            sums.targets += targets;
+        }
+        Staged { micros: batches.len(), sums }
+    }
+}
+
 pub(super) fn check_lr(lr: f64) -> Result<()> {
     if lr.is_finite() && lr >= 0.0 {
         return Ok(());
@@ -28,13 +39,8 @@ impl Trainer {
     ///
     /// Errors: a value out of range (`InvalidArgument`, named); more micro-batches than
     /// [`TrainerOptions::micros_max`](crate::engine::TrainerOptions::micros_max) (`InvalidState`).
-    /// Earlier micro-batches stay staged.
+    /// Micro-batches staged before stay staged.
     pub fn accumulate(&mut self, batch: &Batch) -> Result<()> {
-        self.stage(batch, &phrase("", "batch->", "batch."))
-    }
-
-    /// As [`Trainer::accumulate`]. `name` is the text before the names of the batch's fields.
-    fn stage(&mut self, batch: &Batch, name: &str) -> Result<()> {
         self.usable()?;
         let plan = &self.runner.plan;
         if self.staged.len() == plan.micros_max {
@@ -48,11 +54,28 @@ impl Trainer {
                 ),
             ));
         }
-        let sums = batch.check(name, plan.policy.numeric.shape, self.runner.config.dims.v)?;
-        let micro = MicroIndex::from(self.staged.len());
+        let sums = self.check(batch, &phrase("", "batch->", "batch."))?;
+        self.stage(MicroIndex::from(self.staged.len()), batch)?;
+        self.staged.push(sums);
+        Ok(())
+    }
+
+    /// Drops the staged micro-batches.
+    pub fn discard(&mut self) -> Result<()> {
+        self.usable()?;
+        self.staged.clear();
+        Ok(())
+    }
+
+    /// Checks a micro-batch. `name` is the text before the names of its fields.
+    fn check(&self, batch: &Batch, name: &str) -> Result<BatchSums> {
+        batch.check(name, self.runner.plan.policy.numeric.shape, self.runner.config.dims.v)
+    }
+
+    /// Copies a checked micro-batch.
+    fn stage(&mut self, micro: MicroIndex, batch: &Batch) -> Result<()> {
         self.outside(&[Access::write(Resource::HostBatch { micro }, Content::Batch(micro))])?;
         self.runner.store.stage(micro, batch);
-        self.staged.push(sums);
         Ok(())
     }
 
@@ -66,26 +89,20 @@ impl Trainer {
     /// is tied, AdamW runs under backward, or gradients pass through a ring buffer; nor on
     /// [`Trainer::step_with_loss`]. The next step consumes the announcement.
     ///
-    /// Errors (`InvalidArgument`; nothing stays announced): a token outside the vocabulary; more
-    /// distinct tokens than a step can have.
+    /// Errors (`InvalidArgument`; tokens announced before stay announced): a token outside the
+    /// vocabulary; more distinct tokens than a step can have.
     pub fn announce(&mut self, tokens: &[i32]) -> Result<()> {
         self.usable()?;
-        let added = self.add_announced(tokens);
-        if added.is_err() {
-            self.announced.clear();
-        }
-        added
-    }
-
-    fn add_announced(&mut self, tokens: &[i32]) -> Result<()> {
         check_tokens(tokens, self.runner.config.dims.v, |index| format!("tokens[{index}]"))?;
         let plan = &self.runner.plan;
         if !plan.policy.updates_rows_first(&plan.geometry) {
             return Ok(());
         }
+        let before = self.announced.len();
         tokens.iter().for_each(|&token| self.announced.add(token));
         let (announced, max) = (self.announced.len(), self.runner.store.gathered_max());
         if announced > max {
+            self.announced.truncate(before);
             return Err(Error::argument(format!(
                 "{announced} distinct tokens are announced; a step has at most {max}: announce one step at a time"
             )));
@@ -96,15 +113,26 @@ impl Trainer {
     /// Runs one step over the staged micro-batches. Blocks until loss and gradient norm are known;
     /// AdamW may still run.
     ///
-    /// Errors: nothing is staged (`InvalidState`); no supervised target (`NoTarget`); a norm or
-    /// loss that is not finite (`NonFinite`: nothing changed; `StepPartial`: some units were
-    /// updated, only with AdamW under backward).
+    /// Errors before anything runs, after which the micro-batches stay staged: `lr` is negative or
+    /// not finite (`InvalidArgument`); nothing is staged (`InvalidState`); no supervised target
+    /// (`NoTarget`). Errors of the step, after which none is staged: a norm or loss that is not
+    /// finite (`NonFinite`: nothing changed; `StepPartial`: some units were updated, only with
+    /// AdamW under backward).
     pub fn update(&mut self, lr: f64) -> Result<StepReport> {
         self.usable()?;
         check_lr(lr)?;
-        let staged = self.take_staged()?;
-        let BatchSums { weight, .. } = staged.sums.require_weight()?;
-        let inputs = Inputs { lr, step: self.stats.steps + 1, weight, row: 0 };
+        if self.staged.is_empty() {
+            return Err(Error::new(Status::InvalidState, "no micro-batch is staged: accumulate first"));
+        }
+        let staged = Staged::of(&self.staged);
+        staged.sums.require_weight()?;
+        self.staged.clear();
+        self.train(staged, lr)
+    }
+
+    /// Runs a step over staged micro-batches.
+    fn train(&mut self, staged: Staged, lr: f64) -> Result<StepReport> {
+        let inputs = Inputs { lr, step: self.stats.steps + 1, weight: staged.sums.weight, row: 0 };
         let rows_first = self.announced.len() > 0;
         let purpose = if rows_first { Purpose::TrainRowsFirst } else { Purpose::Train };
         let step_state = self.open_step_state(inputs)?;
@@ -158,24 +186,28 @@ impl Trainer {
         })
     }
 
-    /// Calls [`Trainer::accumulate`] for each batch, then [`Trainer::update`]. After an error of a
-    /// batch none is staged.
+    /// Runs one step over some micro-batches, like [`Trainer::accumulate`] of each and
+    /// [`Trainer::update`].
+    ///
+    /// Errors: those of [`Trainer::update`]; no micro-batch, more than
+    /// [`micros_max`](crate::engine::TrainerOptions::micros_max), or a value out of range
+    /// (`InvalidArgument`); micro-batches are staged for an update (`InvalidState`). After an error
+    /// none of `batches` is staged.
     pub fn step(&mut self, batches: &[Batch], lr: f64) -> Result<StepReport> {
-        self.stage_all(batches)?;
-        self.update(lr)
+        self.usable()?;
+        check_lr(lr)?;
+        let staged = self.stage_all(batches, |_, staged| staged.sums.require_weight())?;
+        self.train(staged, lr)
     }
 
     /// Computes the loss of some micro-batches with the current weights. Changes nothing. Blocks
     /// until it is known; each unit's upload waits for the unit's AdamW.
     ///
-    /// Errors: those of [`Trainer::accumulate`]; micro-batches are staged for an update
-    /// (`InvalidState`); no supervised target (`NoTarget`).
+    /// Errors: those of [`Trainer::step`] for the batches.
     pub fn eval(&mut self, batches: &[Batch]) -> Result<EvalReport> {
-        self.stage_all(batches)?;
-        let staged = self.take_staged()?;
-        let BatchSums { weight, targets } = staged.sums.require_weight()?;
-        let step_state =
-            self.run(Purpose::Evaluate(staged.micros), Inputs { weight, ..Inputs::default() })?;
+        let Staged { micros, sums: BatchSums { weight, targets } } =
+            self.stage_all(batches, |_, staged| staged.sums.require_weight())?;
+        let step_state = self.run(Purpose::Evaluate(micros), Inputs { weight, ..Inputs::default() })?;
         Ok(EvalReport { loss: self.runner.step_states[step_state].clip_decision().loss, targets })
     }
 
@@ -195,14 +227,12 @@ impl Trainer {
             )));
         }
         check_tokens(tokens, self.runner.config.dims.v, |index| format!("tokens[{index}]"))?;
-        self.nothing_staged()?;
         // Attention is causal, so padding after the last token does not change its logits.
         let mut padded = vec![0; shape.n()];
         padded[..tokens.len()].copy_from_slice(tokens);
         let batch =
             Batch { tokens: &padded, targets: &vec![IGNORED_TARGET; shape.n()], weights: None, starts: None };
-        self.accumulate(&batch)?;
-        self.staged.clear();
+        self.stage_all(&[batch], |_, _| Ok(()))?;
         let row = tokens.len() as u32 - 1;
         self.run(Purpose::Logits, Inputs { row, ..Inputs::default() })?;
         Ok(self.runner.store.read_logits())
@@ -212,7 +242,8 @@ impl Trainer {
         if self.staged.is_empty() {
             return Ok(());
         }
-        Err(Error::new(Status::InvalidState, format!("{}: call {} first", self.accumulated(), Name::Update)))
+        let (accumulated, update, discard) = (self.accumulated(), Name::Update, Name::Discard);
+        Err(Error::new(Status::InvalidState, format!("{accumulated}: call {update} or {discard} first")))
     }
 
     /// For messages.
@@ -221,40 +252,30 @@ impl Trainer {
         format!("{} {verb} accumulated", several(self.staged.len(), "micro-batch"))
     }
 
-    pub(super) fn stage_all(&mut self, batches: &[Batch]) -> Result<()> {
+    /// Stages the micro-batches of one call after all checks: those of the trainer, of every batch,
+    /// and `check`. A refused call changes nothing.
+    pub(super) fn stage_all(
+        &mut self,
+        batches: &[Batch],
+        check: impl FnOnce(&Self, Staged) -> Result<()>,
+    ) -> Result<Staged> {
+        self.usable()?;
         self.nothing_staged()?;
-        let micros_max = self.runner.plan.micros_max;
-        if batches.len() > micros_max {
+        let (micros, max) = (batches.len(), self.runner.plan.micros_max);
+        if micros == 0 || micros > max {
             let (found, name) = (phrase("batches.len()", "count", "batches.len()"), Name::MicrosMax);
-            return Err(Error::new(
-                Status::InvalidState,
-                format!("{found} is {}; it must be at most {name}, {micros_max}", batches.len()),
-            ));
+            return Err(Error::argument(format!("{found} is {micros}; it must be 1 … {name}, {max}")));
         }
-        let staged = batches
+        let sums = batches
             .iter()
             .enumerate()
-            .try_for_each(|(index, batch)| self.stage(batch, &format!("batches[{index}].")));
-        if staged.is_err() {
-            self.staged.clear();
+            .map(|(index, batch)| self.check(batch, &format!("batches[{index}].")))
+            .collect::<Result<Vec<_>>>()?;
+        let staged = Staged::of(&sums);
+        check(self, staged)?;
+        for (micro, batch) in batches.iter().enumerate() {
+            self.stage(MicroIndex::from(micro), batch)?;
         }
-        staged
-    }
-
-    pub(super) fn take_staged(&mut self) -> Result<Staged> {
-        self.usable()?;
-        if self.staged.is_empty() {
-            return Err(Error::new(
-                Status::InvalidState,
-                format!("no micro-batch is accumulated: call {} first", Name::Accumulate),
-            ));
-        }
-        let micros = self.staged.len();
-        let mut sums = BatchSums::default();
-        for BatchSums { weight, targets } in self.staged.drain(..) {
-            sums.weight += weight;
-            sums.targets += targets;
-        }
-        Ok(Staged { micros, sums })
+        Ok(staged)
     }
 }
