@@ -6,6 +6,7 @@
 //! `unsafe`: only C can make their parameters.
 //!
 //! - `guard`: panics become errors, errors become statuses; a failed handle stays failed
+//! - `process`: the caller's floating-point environment, forks and callbacks
 //! - `argument`: pointers to strings, arrays and handles
 //! - `sized`: structs with `struct_size`, shared with programs of other versions
 //! - `status`: numbers and names of statuses, versions, the last error of a thread
@@ -28,6 +29,7 @@ mod log;
 mod loss;
 mod model;
 mod plan;
+mod process;
 mod save;
 mod sized;
 mod status;
