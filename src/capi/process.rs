@@ -74,7 +74,7 @@ struct AbortOnDrop;
 
 impl Drop for AbortOnDrop {
     fn drop(&mut self) {
-        log::error("a callback threw an exception: catch exceptions inside callbacks");
+        log::error("an exception left a callback, which ends the process: catch it inside the callback");
         abort();
     }
 }
