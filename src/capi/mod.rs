@@ -1,7 +1,7 @@
 //! L11, the C interface.
 //!
 //! `include/horizon.h` documents every function; the functions here have no documentation of their
-//! own. All `extern "C"` functions of the project are here. Each is `guard` around a body that
+//! own. All exported functions of the project are here. Each is `guard` around a body that
 //! converts parameters to Rust values, calls lower levels, and writes outputs last. None is
 //! `unsafe`: only C can make their parameters.
 //!

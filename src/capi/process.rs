@@ -23,7 +23,8 @@ pub fn refuse_children() -> Result<()> {
              opened it, or in this one after exec",
         ));
     }
-    fork::watch().map_err(|error| Error::io("cannot register the fork handler (pthread_atfork)", &error))
+    fork::watch()
+        .map_err(|error| Error::io("no memory for the fork handler (pthread_atfork); free some", &error))
 }
 
 /// Runs a call of C in the default floating-point environment, on which bits depend, then restores

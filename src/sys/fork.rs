@@ -25,7 +25,7 @@ pub fn watch() -> io::Result<()> {
     Ok(())
 }
 
-unsafe extern "C" fn note_fork() {
+extern "C" fn note_fork() {
     FORKED.store(true, Ordering::Release);
 }
 

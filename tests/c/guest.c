@@ -1,5 +1,5 @@
 /*
- * The caller's process: signals, floating-point environment, and threads that the system refuses. Usage: guest FOLDER
+ * The caller's process: signals, floating-point environment, and no threads left after failures. Usage: guest FOLDER
  * (an empty one, for files).
  */
 #define _GNU_SOURCE
@@ -9,7 +9,10 @@
 #include <fenv.h>
 #include <inttypes.h>
 #include <pthread.h>
+#include <sched.h>
 #include <signal.h>
+#include <stdatomic.h>
+#include <sys/resource.h>
 #include <unistd.h>
 #if defined(__SSE__)
 #include <xmmintrin.h>
@@ -232,21 +235,30 @@ static void test_environment(void) {
     CHECK(train_bits(RAISED) == bits && train_bits(TRAPS) == bits);
 }
 
-/* ---- refused threads ---- */
+/* ---- failures ---- */
 
 static int threads_left = -1;
+static atomic_int running;
 
-/* Takes the place of the C library's, and refuses threads after some. */
+/* These take the place of the C library's: threads are refused after some, and those not joined are counted. */
 int pthread_create(pthread_t *thread, const pthread_attr_t *attributes, void *(*body)(void *), void *argument) {
     static int (*create)(pthread_t *, const pthread_attr_t *, void *(*)(void *), void *);
     if (threads_left == 0) return EAGAIN;
     if (threads_left > 0) threads_left--;
     *(void **)&create = dlsym(RTLD_NEXT, "pthread_create");
+    running++;
     return create(thread, attributes, body, argument);
 }
 
-/* Opening and saving fail at each thread in turn, and no other thread is left. */
-static void test_refused_threads(const char *folder) {
+int pthread_join(pthread_t thread, void **result) {
+    static int (*join)(pthread_t, void **);
+    *(void **)&join = dlsym(RTLD_NEXT, "pthread_join");
+    running--;
+    return join(thread, result);
+}
+
+/* Opening and saving fail at each thread in turn, or in the middle of a file, and no thread is left. */
+static void test_failures(const char *folder) {
     hz_model_config_t model = small_model();
     hz_trainer_options_t options = small_options();
     hz_trainer_t *trainer = NULL;
@@ -257,24 +269,32 @@ static void test_refused_threads(const char *folder) {
         threads_left = -1;
         if (status == HZ_STATUS_OK) break;
         CHECK(status == HZ_STATUS_IO && trainer == NULL && strstr(hz_last_error(), "the system refused") != NULL);
-        for (int tries = 0; check_threads() > 0 && tries < 1000; tries++) usleep(1000); /* the kernel removes them */
-        CHECK(check_threads() == 0);
+        CHECK(running == 0);
     }
     CHECK(refused > 3);
     OK(hz_trainer_init(trainer, 1));
     threads_left = 0;
     REFUSED(HZ_STATUS_IO, "hz-sync", hz_trainer_save_to(trainer, folder, 0, NULL));
     threads_left = -1;
+    struct rlimit limit;
+    CHECK(getrlimit(RLIMIT_FSIZE, &limit) == 0);
+    rlim_t before = limit.rlim_cur;
+    limit.rlim_cur = 50000;
+    CHECK(setrlimit(RLIMIT_FSIZE, &limit) == 0);
     OK(hz_trainer_save_to(trainer, folder, 0, NULL));
-    OK(hz_trainer_save_wait(trainer));
+    REFUSED(HZ_STATUS_IO, "File too large", hz_trainer_save_wait(trainer)); /* SIGXFSZ is blocked */
+    limit.rlim_cur = before;
+    CHECK(setrlimit(RLIMIT_FSIZE, &limit) == 0);
+    OK(hz_trainer_save_to(trainer, folder, 0, NULL));
     OK(hz_trainer_close(trainer));
+    CHECK(running == 0);
 }
 
 int main(int argc, char **argv) {
     CHECK(argc == 2);
     test_signals(argv[1]);
     test_environment();
-    test_refused_threads(argv[1]);
+    test_failures(argv[1]);
     printf("%d checks passed\n", checks);
     return 0;
 }

@@ -29,7 +29,7 @@ fn exceptions_in_callbacks_end_the_process() {
 fn the_library_can_be_loaded_again_after_dlclose() {
     let folder = tempfile::tempdir().unwrap();
     let plug_in = folder.path().join("plug-in");
-    run(compiler(false).arg(program("reload.c")).arg("-o").arg(&plug_in).arg("-ldl"));
+    run(compiler(false).arg(program("reload.c")).arg("-o").arg(&plug_in).args(["-ldl", "-pthread"]));
     run(Command::new(&plug_in).arg(library_folder().join("libhorizon.so")));
 }
 
