@@ -111,10 +111,10 @@
  * thread runs in the caller's environment, on another thread in the default.
  *
  * fork: once a process has used the library, calls in its children fail with HZ_STATUS_INVALID_STATE, and close
- * functions do nothing. hz_version, hz_abi_version, hz_status_name, hz_lane_name and hz_last_error still work; after
- * exec, everything does. A child does not inherit the memory of trainers, optimizers and arenas: accessing it is a
- * fault. A child forked inside a callback must not return from it. The parent is not affected. Children of vfork,
- * _Fork and clone are not detected; they must call exec or _exit.
+ * functions do nothing. The functions for versions and names, and hz_last_error, still work; after exec, everything
+ * does. A child does not inherit the memory of trainers, optimizers and arenas: accessing it is a fault. A child forked
+ * inside a callback must not return from it. The parent is not affected. Children of vfork, _Fork and clone are not
+ * detected; they must call exec or _exit.
  *
  * Exceptions: a callback must not throw, longjmp or end its thread. Callback types are noexcept in C++, so the compiler
  * refuses a function that may throw, and std::terminate ends the process if one throws anyway. Where a cast or another

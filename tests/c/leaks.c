@@ -1,7 +1,7 @@
 /*
- * Opens and closes every handle again and again, also while a save runs: no thread, descriptor, mapping or memory stays.
- * Usage: leaks FOLDER CYCLES (an empty folder, for files), with GLIBC_TUNABLES=glibc.malloc.arena_max=1:
- * glibc.malloc.tcache_count=0, so that malloc keeps nothing for threads that have ended.
+ * Opens and closes every handle again and again, also while a save runs: no thread, descriptor, mapping or memory
+ * stays. Usage: leaks FOLDER CYCLES (an empty folder, for files), with
+ * GLIBC_TUNABLES=glibc.malloc.arena_max=1:glibc.malloc.tcache_count=0, so that malloc keeps nothing for ended threads.
  */
 #define _GNU_SOURCE
 #include <dirent.h>

@@ -40,10 +40,10 @@ void step(hz_loss_callback_t loss, hz_save_callback_t save) {
     hz_step_report_t report = HZ_STEP_REPORT_INIT;
     hz_trainer_t *trainer = open_small();
     if (save != nullptr) {
-        hz_trainer_save(trainer, save, nullptr);
-        hz_trainer_save_wait(trainer);
+        OK(hz_trainer_save(trainer, save, nullptr));
+        OK(hz_trainer_save_wait(trainer));
     } else {
-        hz_trainer_step_with_loss(trainer, &batch, 1, 1e-3, loss, nullptr, &report);
+        OK(hz_trainer_step_with_loss(trainer, &batch, 1, 1e-3, loss, nullptr, &report));
     }
 }
 
