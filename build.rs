@@ -63,6 +63,7 @@ type Result<T> = std::result::Result<T, Box<dyn Error + Send + Sync>>;
 
 fn main() {
     println!("cargo::rustc-check-cfg=cfg(hz_cuda, hz_wgmma)");
+    println!("cargo::rustc-cdylib-link-arg=-Wl,-z,nodelete"); // dlclose must not unload running code
     // `tests/build_script` runs this program in fake environments.
     let program = env::current_exe().expect("a program has a path");
     println!("cargo::rustc-env=HZ_BUILD_SCRIPT={}", program.display());

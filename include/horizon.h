@@ -104,8 +104,32 @@
  * HZ_STATUS_INVALID_STATE. Memory lent by a handle (hz_plan_json, hz_adam_state, hz_arena_info, names of tensors)
  * must not be used after the close.
  *
- * Each trainer has threads for its lanes and a pool of workers, which end when it is closed. Trainers and
- * optimizers do not survive fork() in the child. Do not dlclose() the library.
+ * Each trainer has threads for its lanes and a pool of workers; optimizers and searches may have threads too. Their
+ * names begin with "hz-". They have ended when the close, or the call that failed, returns. HZ_STATUS_IO: the system
+ * refused a thread.
+ *
+ * ==================================================================================================
+ * IN THE CALLER'S PROCESS
+ *
+ * Signals: the library's threads block all but the faults SIGBUS, SIGFPE, SIGILL, SIGSEGV, SIGSYS and SIGTRAP. A
+ * handler for other signals runs on threads of the program only, and may interrupt a call, which then continues.
+ *
+ * Floating point: results do not depend on the caller's rounding mode, FTZ, DAZ and exception masks. Calls run in the
+ * default environment and restore the caller's, raised flags included, when they return. A callback on the calling
+ * thread runs in the caller's environment, on another thread in the default.
+ *
+ * fork: once a process has used the library, calls in its children fail with HZ_STATUS_INVALID_STATE, and close
+ * functions do nothing. The functions for versions and names, and hz_last_error, still work; after exec, everything
+ * does. A child does not inherit the memory of trainers, optimizers and arenas: accessing it is a fault. A child forked
+ * inside a callback must not return from it. The parent is not affected. Children of vfork, _Fork and clone are not
+ * detected; they must call exec or _exit.
+ *
+ * Exceptions: a callback must not throw, longjmp or end its thread. Callback types are noexcept in C++, so the compiler
+ * refuses a function that may throw, and std::terminate ends the process if one throws anyway. Where a cast or another
+ * language hides an exception from C++, the library calls abort. Threads must not be cancelled inside a call.
+ *
+ * dlclose: has no effect, since threads and thread-local data may still need the code; dlopen returns the same library
+ * again. Close all handles first.
  *
  * ==================================================================================================
  * BLOCKING
@@ -132,15 +156,23 @@
  * "Errors" at each function lists what is specific to it. Not repeated there: HZ_STATUS_INVALID_ARGUMENT for bad
  * pointers, HZ_STATUS_INVALID_STATE for a trainer in use, and the error of a failed trainer.
  *
- * The library does not print, exit, abort, or raise or catch signals. It reads no environment variable that changes
- * results. Panics inside it are caught and returned as HZ_STATUS_PANIC. Large allocations that fail return a
- * status; only a failed allocation of a few KiB, which Linux practically never reports, ends the process.
+ * The library does not print, exit, or raise or catch signals, and aborts only for an exception of a callback. It reads
+ * no environment variable that changes results. Panics inside it are caught and returned as HZ_STATUS_PANIC. Large
+ * allocations that fail return a status; only a failed allocation of a few KiB, which Linux practically never reports,
+ * ends the process.
  */
 #ifndef HORIZON_H
 #define HORIZON_H
 
 #include <stddef.h>
 #include <stdint.h>
+
+/* Part of callback types. */
+#if defined(__cplusplus) && __cplusplus >= 201703L
+#define HZ_NOEXCEPT noexcept
+#else
+#define HZ_NOEXCEPT
+#endif
 
 #ifdef __cplusplus
 extern "C" {
@@ -258,7 +290,7 @@ typedef enum hz_log_level_t {
 } hz_log_level_t;
 
 /* Receives one message without a newline; `message` is valid during the call only. */
-typedef void (*hz_log_callback_t)(hz_log_level_t level, const char *message, void *user);
+typedef void (*hz_log_callback_t)(hz_log_level_t level, const char *message, void *user) HZ_NOEXCEPT;
 
 /* Sets the callback for log messages of the whole process. NULL, the default, discards them.
  *
@@ -879,7 +911,7 @@ HZ_CHECKED hz_status_t hz_trainer_logprobs(hz_trainer_t *trainer, const hz_batch
  * only. Must not throw or longjmp. Calls on the same trainer fail with HZ_STATUS_INVALID_STATE; other handles
  * may be used. */
 typedef int32_t (*hz_loss_callback_t)(const float *logprobs, float *dlogprobs, size_t count, double *out_loss,
-                                      void *user);
+                                      void *user) HZ_NOEXCEPT;
 
 /* Runs one step with the caller's loss function, for DPO, GRPO and others: forward of batches[0 .. count-1], `loss`
  * once for all of them, backward from its gradient, then clipping and AdamW as in hz_trainer_step. `user` is
@@ -926,7 +958,8 @@ typedef enum hz_progress_t {
  *
  * Called on threads of the library or the caller, one at a time. Must not throw or longjmp, and must not call the
  * trainer. */
-typedef int32_t (*hz_progress_callback_t)(hz_progress_t work, uint64_t done, uint64_t total, void *user);
+typedef int32_t (*hz_progress_callback_t)(hz_progress_t work, uint64_t done, uint64_t total,
+                                          void *user) HZ_NOEXCEPT;
 
 /* Sets the progress callback of a trainer. NULL, the default: none. A save that is running keeps its callback and
  * `user` until hz_trainer_save_wait. */
@@ -942,7 +975,7 @@ HZ_CHECKED hz_status_t hz_trainer_set_progress(hz_trainer_t *trainer, hz_progres
  * AdamW of the unit waits for it. The arrays are valid during the call only. Must not throw or longjmp, and must not
  * call the trainer. */
 typedef int32_t (*hz_save_callback_t)(uint32_t unit, uint64_t elements, const uint16_t *weights,
-                                      const int16_t *residual, const void *m, const void *v, void *user);
+                                      const int16_t *residual, const void *m, const void *v, void *user) HZ_NOEXCEPT;
 
 /* Starts to save the state after the last step: calls `save` for every unit, with `user`. Returns at once; steps,
  * evaluations, reads and writes may follow and do not change the saved state. The step number is the one that

@@ -109,6 +109,9 @@
 //! each function says whether it blocks, and on which threads it calls back. Dropping a trainer
 //! waits for its lanes and frees its memory.
 //!
+//! Threads of the library block signals and compute in the default floating-point environment,
+//! which Rust requires of the calling thread, too. After `fork`, the child must not use a trainer.
+//!
 //! # Errors
 //! Functions return [`Result`]. An [`Error`] has a [`Status`] for programs and a message for
 //! people: what was found, where, and what to do. The library never prints, exits or aborts.
@@ -144,7 +147,7 @@
 // | L9 | `hf` | Hugging Face folders: config and safetensors, in and out |
 // | L9 | `checkpoint` | writes and restores the whole state of a run |
 // | L10 | `train` | the training loop: learning rates, metrics, saving, sampling |
-// | L11 | `capi` | the C ABI, the only `extern "C"` functions; panics become statuses here |
+// | L11 | `capi` | the C ABI, all exported functions; panics become statuses here |
 //
 // Users of the library need the names re-exported below and the modules `checkpoint` and `hf`. The
 // hidden modules are public for the command, the tests and the benches, and change without notice.

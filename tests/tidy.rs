@@ -178,6 +178,35 @@ fn unsafe_is_confined_and_argued() {
     assert!(faults.is_empty(), "`unsafe` code that breaks the rules:\n{}", faults.join("\n"));
 }
 
+/// Lines of the sources, without comments, that contain one of the texts, except in one file.
+fn lines_with(texts: &[&str], folder: &str, except: &str) -> Vec<String> {
+    let mut found = Vec::new();
+    for (path, text) in files(folder, &["rs"]).into_iter().filter(|(path, _)| path != Path::new(except)) {
+        let lines = text.lines().enumerate().filter(|(_, line)| !is_comment(line));
+        let with = lines.filter(|(_, line)| texts.iter().any(|text| line.contains(text)));
+        found
+            .extend(with.map(|(number, line)| format!("{}:{}: {}", path.display(), number + 1, line.trim())));
+    }
+    found
+}
+
+#[test]
+fn threads_are_started_in_one_place() {
+    let texts = ["thread::spawn", "thread::Builder", ".spawn(", ".spawn_scoped("];
+    let found = lines_with(&texts, "src", "src/host/thread.rs");
+    assert!(found.is_empty(), "use host::start_thread or host::start_scoped_thread:\n{}", found.join("\n"));
+}
+
+#[test]
+fn callbacks_may_unwind() {
+    let found = lines_with(&["extern \"C\" fn("], "src/capi", "");
+    assert!(
+        found.is_empty(),
+        "function pointers of C are `extern \"C-unwind\"` and are called by process::callback:\n{}",
+        found.join("\n")
+    );
+}
+
 #[test]
 fn sources_have_no_leftovers() {
     // The words are assembled here so that this file does not match.

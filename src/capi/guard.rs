@@ -1,5 +1,5 @@
-//! The guard around every `extern "C"` function: panics become errors, errors become statuses, and
-//! a failed handle stays failed.
+//! The guard around every `extern "C"` function: panics become errors, errors become statuses, a
+//! failed handle stays failed, and the caller's process is respected.
 
 use std::any::Any;
 use std::cell::{Cell, RefCell};
@@ -11,6 +11,7 @@ use parking_lot::Mutex;
 
 use crate::base::{Error, Result, Status};
 use crate::capi::log;
+use crate::capi::process;
 use crate::capi::status::{self, hz_status_t};
 
 thread_local! {
@@ -23,13 +24,13 @@ thread_local! {
 /// Runs the body of an `extern "C"` function and returns its status; `hz_last_error` returns the
 /// message.
 pub fn guard(body: impl FnOnce() -> Result<()>) -> hz_status_t {
-    match catch(body) {
+    process::in_default_environment(|| match process::refuse_children().and_then(|()| catch(body)) {
         Ok(()) => Status::Ok as hz_status_t,
         Err(error) => {
             status::remember(&error);
             error.status() as hz_status_t
         }
-    }
+    })
 }
 
 /// Runs `body` and returns a panic as an error.

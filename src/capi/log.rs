@@ -8,6 +8,7 @@ use parking_lot::Mutex;
 use crate::base::{Error, Front, Message, Status};
 use crate::capi::argument::User;
 use crate::capi::guard::guard;
+use crate::capi::process;
 use crate::capi::status::{c_string, hz_status_t};
 
 /// `HZ_LOG_ERROR`.
@@ -17,11 +18,13 @@ const WARNING: i32 = 2;
 /// `HZ_LOG_INFO`.
 const INFO: i32 = 3;
 
+type LogFunction = unsafe extern "C-unwind" fn(level: i32, message: *const c_char, user: User);
+
 /// The C function that receives messages.
-pub type hz_log_callback_t = Option<unsafe extern "C" fn(level: i32, message: *const c_char, user: User)>;
+pub type hz_log_callback_t = Option<LogFunction>;
 
 struct Callback {
-    function: unsafe extern "C" fn(i32, *const c_char, User),
+    function: LogFunction,
     user: User,
 }
 
@@ -62,7 +65,7 @@ fn send(level: i32, message: &Message) {
         INSIDE.set(true);
         // SAFETY: horizon.h requires that the caller's function is callable until it is replaced, which
         // waits for the lock held here. The text outlives the call.
-        unsafe { (callback.function)(level, text.as_ptr(), callback.user) };
+        process::callback(|| unsafe { (callback.function)(level, text.as_ptr(), callback.user) });
         INSIDE.set(false);
     }
 }

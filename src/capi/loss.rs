@@ -5,13 +5,14 @@ use crate::base::{Error, Result, Status};
 use crate::capi::argument::{ArrayOut, User};
 use crate::capi::config::{hz_batch_t, hz_step_report_t};
 use crate::capi::handle::Handle;
+use crate::capi::process;
 use crate::capi::sized::{In, Out};
 use crate::capi::status::hz_status_t;
 use crate::capi::trainer::{all_batches, hz_trainer_t, raw_batches, step_report, with};
 
 /// The C loss function.
 pub type hz_loss_callback_t = Option<
-    unsafe extern "C" fn(
+    unsafe extern "C-unwind" fn(
         logprobs: *const f32,
         dlogprobs: *mut f32,
         count: usize,
@@ -61,9 +62,9 @@ pub extern "C" fn hz_trainer_step_with_loss(
             let mut value = f64::NAN;
             // SAFETY: horizon.h requires that the caller's function reads and writes at most `count` floats
             // and writes one double; these outlive the call.
-            let returned = unsafe {
+            let returned = process::callback(|| unsafe {
                 loss(logprobs.as_ptr(), dlogprobs.as_mut_ptr(), logprobs.len(), &raw mut value, user)
-            };
+            });
             match returned {
                 0 => Ok(value),
                 other => Err(Error::new(

@@ -1,11 +1,12 @@
 //! L11, the C interface.
 //!
 //! `include/horizon.h` documents every function; the functions here have no documentation of their
-//! own. All `extern "C"` functions of the project are here. Each is `guard` around a body that
+//! own. All exported functions of the project are here. Each is `guard` around a body that
 //! converts parameters to Rust values, calls lower levels, and writes outputs last. None is
 //! `unsafe`: only C can make their parameters.
 //!
 //! - `guard`: panics become errors, errors become statuses; a failed handle stays failed
+//! - `process`: the caller's floating-point environment, forks and callbacks
 //! - `handle`: handles are keys of a table
 //! - `argument`: pointers to values, strings and arrays
 //! - `sized`: structs with `struct_size`, shared with programs of other versions
@@ -30,6 +31,7 @@ mod log;
 mod loss;
 mod model;
 mod plan;
+mod process;
 mod save;
 mod sized;
 mod status;

@@ -5,11 +5,12 @@ use std::ffi::c_void;
 use crate::base::{Error, Result, Status};
 use crate::capi::argument::User;
 use crate::capi::handle::Handle;
+use crate::capi::process;
 use crate::capi::status::hz_status_t;
 use crate::capi::trainer::{hz_trainer_t, with};
 use crate::engine::{Sink, UnitState};
 
-type SaveFunction = unsafe extern "C" fn(
+type SaveFunction = unsafe extern "C-unwind" fn(
     unit: u32,
     elements: u64,
     weights: *const u16,
@@ -36,7 +37,7 @@ impl Sink for Callback {
     fn unit(&mut self, state: &UnitState) -> Result<()> {
         // SAFETY: horizon.h requires that the caller's function reads at most `elements` elements of each
         // array; the spans have as many, and AdamW of the unit waits until this returns.
-        let returned = unsafe {
+        let returned = process::callback(|| unsafe {
             (self.save)(
                 state.unit.0,
                 (state.weights.len() / 2) as u64,
@@ -46,7 +47,7 @@ impl Sink for Callback {
                 state.state[1].as_ptr().cast(),
                 self.user,
             )
-        };
+        });
         match returned {
             0 => Ok(()),
             other => Err(Error::new(

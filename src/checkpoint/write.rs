@@ -1,7 +1,7 @@
 //! Writes a checkpoint.
 
 use std::sync::Arc;
-use std::thread::{self, JoinHandle};
+use std::thread::JoinHandle;
 
 use crossbeam_channel::{Sender, unbounded};
 use serde_json::{Map, Value};
@@ -13,6 +13,7 @@ use crate::checkpoint::folder::{Checkpoints, step_name};
 use crate::checkpoint::manifest::{Checksum, MANIFEST, Manifest, SpanChecksums, StoredFile, UnitFile};
 use crate::engine::{Sink, StateSpan, Trainer, UnitState};
 use crate::host::folder::{Filling, NewFolder, SizedFile};
+use crate::host::start_thread;
 use crate::model::Layout;
 use crate::schedule::Mode;
 
@@ -35,8 +36,9 @@ pub struct Note {
 pub struct Writer {
     checkpoints: Arc<Checkpoints>,
     manifest: Manifest,
-    filling: Filling,
+    /// Dropped before the files that it syncs are removed.
     syncing: Syncing,
+    filling: Filling,
 }
 
 /// A thread that syncs files while further units are written. AdamW of the last unit waits for the
@@ -44,30 +46,36 @@ pub struct Writer {
 /// since the file system reports write errors to open files.
 #[derive(Debug)]
 struct Syncing {
-    files: Sender<SizedFile>,
-    thread: JoinHandle<Result<()>>,
+    /// `None` once no more files come.
+    files: Option<Sender<SizedFile>>,
+    /// `None` once joined.
+    thread: Option<JoinHandle<Result<()>>>,
 }
 
 impl Syncing {
     fn start() -> Result<Syncing> {
         let (files, unsynced) = unbounded::<SizedFile>();
-        let thread = thread::Builder::new()
-            .name("horizon-sync".to_owned())
-            .spawn(move || unsynced.iter().try_for_each(|file| file.sync()))
-            .map_err(|error| Error::io("cannot start the thread that syncs checkpoints", &error))?;
-        Ok(Syncing { files, thread })
+        let thread = start_thread("sync", move || unsynced.iter().try_for_each(|file| file.sync()))?;
+        Ok(Syncing { files: Some(files), thread: Some(thread) })
     }
 
     fn push(&self, file: SizedFile) {
         // Sending fails after a sync has failed; `finish` returns that error.
-        let _ = self.files.send(file);
+        let _ = self.files.as_ref().map(|files| files.send(file));
     }
 
-    fn finish(self) -> Result<()> {
-        drop(self.files);
-        self.thread
-            .join()
-            .unwrap_or_else(|_| Err(Error::internal("the thread that syncs checkpoints panicked")))
+    /// Waits until all files are synced.
+    fn finish(&mut self) -> Result<()> {
+        self.files = None;
+        let Some(thread) = self.thread.take() else { return Ok(()) };
+        thread.join().unwrap_or_else(|_| Err(Error::internal("the thread that syncs checkpoints panicked")))
+    }
+}
+
+impl Drop for Syncing {
+    fn drop(&mut self) {
+        // The save has failed already, or `finish` has returned this error.
+        let _ = self.finish();
     }
 }
 
@@ -134,7 +142,7 @@ impl Sink for Writer {
                 checksum: Checksum::of(content),
             });
         }
-        let Writer { checkpoints, manifest, filling, syncing, .. } = *self;
+        let Writer { checkpoints, manifest, filling, mut syncing, .. } = *self;
         syncing.finish()?;
         filling.whole(MANIFEST, &manifest.seal()?)?;
         let step = manifest.step;

@@ -7,6 +7,7 @@ use crossbeam_channel::{Receiver, bounded};
 
 use crate::base::{Error, Position, Result};
 use crate::data::{Data, Loader, Micro};
+use crate::host::start_thread;
 
 /// The micro-batches of a step.
 #[derive(Clone, Debug)]
@@ -45,11 +46,7 @@ impl Feeder {
                 }
             }
         };
-        let thread = std::thread::Builder::new()
-            .name("horizon-data".to_owned())
-            .spawn(work)
-            .map_err(|error| Error::io("cannot start the thread that prepares data", &error))?;
-        Ok(Feeder { ready: Some(ready), next: None, thread: Some(thread) })
+        Ok(Feeder { ready: Some(ready), next: None, thread: Some(start_thread("data", work)?) })
     }
 
     /// Returns the next step; blocks until it is ready.

@@ -1,6 +1,8 @@
 //! Reads JSON objects from a file: one per line (JSONL), or all in one list (`.json`).
 
+use std::panic::resume_unwind;
 use std::path::Path;
+use std::thread;
 
 use serde_json::value::RawValue;
 
@@ -9,6 +11,7 @@ use crate::data::encode::Encoder;
 use crate::data::rows::Row;
 use crate::data::tokenizer::Encoded;
 use crate::host::files::MappedFile;
+use crate::host::start_scoped_thread;
 
 /// Handling of invalid lines.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -82,7 +85,7 @@ pub fn read_rows(
         if round.is_empty() {
             return Ok(());
         }
-        for (number, encoded) in encode(&round, encoder, threads) {
+        for (number, encoded) in encode(&round, encoder, threads)? {
             match encoded {
                 Ok((row, encoded)) => take(&row, encoded)?,
                 Err(error) => refused(unit, number, error)?,
@@ -94,20 +97,20 @@ pub fn read_rows(
 /// A row's number, and the row with its tokens or the error.
 type Outcome = (u64, Result<(Row, Encoded)>);
 
-fn encode(round: &[Numbered], encoder: &Encoder, threads: usize) -> Vec<Outcome> {
+fn encode(round: &[Numbered], encoder: &Encoder, threads: usize) -> Result<Vec<Outcome>> {
     let one = |&(number, line): &Numbered| {
         (number, Row::parse(line).and_then(|row| encoder.row(&row).map(|encoded| (row, encoded))))
     };
     let chunk_rows = round.len().div_ceil(threads.max(1));
-    std::thread::scope(|scope| {
+    let all = |rows: &[Numbered]| rows.iter().map(one).collect::<Vec<Outcome>>();
+    thread::scope(|scope| {
         let workers: Vec<_> = round
             .chunks(chunk_rows)
-            .map(|rows| scope.spawn(move || rows.iter().map(one).collect::<Vec<Outcome>>()))
-            .collect();
-        workers
-            .into_iter()
-            .flat_map(|worker| worker.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
-            .collect()
+            .map(|rows| start_scoped_thread(scope, "encode", move || all(rows)))
+            .collect::<Result<_>>()?;
+        let outcomes =
+            workers.into_iter().flat_map(|worker| worker.join().unwrap_or_else(|panic| resume_unwind(panic)));
+        Ok(outcomes.collect())
     })
 }
 

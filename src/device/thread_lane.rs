@@ -13,15 +13,15 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::thread::{self, JoinHandle};
+use std::thread::JoinHandle;
 use std::time::Instant;
 
 use parking_lot::Mutex;
 
 use super::trace::Trace;
 use super::{Lane, TaskSpan, Tick};
-use crate::base::{Error, Result};
-use crate::host::Doorbell;
+use crate::base::Result;
+use crate::host::{Doorbell, start_thread};
 
 /// The capacity of a lane's queue: an issuer can be this many tasks ahead.
 const QUEUE: usize = 1024;
@@ -96,11 +96,7 @@ impl ThreadLane {
 
     /// Starts the lane's thread, which ends when the lane is closed and its queue empty.
     pub fn start<S: Serve + Send + 'static>(self: Arc<Self>, mut serve: S) -> Result<JoinHandle<()>> {
-        let lane = self.lane;
-        thread::Builder::new()
-            .name(format!("hz-{lane}"))
-            .spawn(move || self.run_tasks(&mut serve))
-            .map_err(|error| Error::io(format!("cannot start the thread of lane {lane}"), &error))
+        start_thread(self.lane, move || self.run_tasks(&mut serve))
     }
 
     /// Puts a task in and returns its count. Blocks while the queue is full.

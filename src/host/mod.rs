@@ -16,6 +16,7 @@ mod pin;
 mod pool;
 mod resident;
 mod span;
+mod thread;
 mod topology;
 
 pub use arena::{Arena, MemoryKind};
@@ -28,4 +29,5 @@ pub use pin::{Pin, Pinning};
 pub use pool::{Pool, check_threads, threads_max};
 pub use resident::resident_bytes;
 pub use span::{HostSpan, Plain, Span, side};
+pub use thread::{start_scoped_thread, start_thread};
 pub use topology::{Node, Topology, node_of_pci, node_of_pci_under, processor_name, processor_name_under};

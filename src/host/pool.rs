@@ -24,7 +24,7 @@ use std::thread::{self, JoinHandle};
 use crossbeam_channel::bounded;
 use parking_lot::Mutex;
 
-use super::{Doorbell, Topology};
+use super::{Doorbell, Topology, start_thread};
 use crate::base::{Error, Name, Result};
 use crate::sys::linux;
 
@@ -204,16 +204,13 @@ impl Pool {
             let shared = pool.shared.clone();
             let own = cpus(worker).map(<[u32]>::to_vec);
             let (report, bound) = bounded(1);
-            let handle = thread::Builder::new()
-                .name(format!("hz-worker-{worker}"))
-                .spawn(move || {
-                    let bound = own.as_deref().map_or(Ok(()), linux::run_on);
-                    let _ = report.send(bound.map_err(|error| {
-                        Error::io(format!("cannot bind worker {worker} to processors {own:?}"), &error)
-                    }));
-                    shared.worker(worker);
-                })
-                .map_err(|error| Error::io(format!("cannot start worker {worker} of {threads}"), &error))?;
+            let handle = start_thread(format_args!("worker-{worker}"), move || {
+                let bound = own.as_deref().map_or(Ok(()), linux::run_on);
+                let _ = report.send(bound.map_err(|error| {
+                    Error::io(format!("cannot bind worker {worker} to processors {own:?}"), &error)
+                }));
+                shared.worker(worker);
+            })?;
             pool.workers.push(handle);
             bound.recv().expect("a worker reports before it works")?;
         }

@@ -1,4 +1,4 @@
-//! Linux: memory mappings, page sizes, NUMA memory policies, CPU affinity, futexes.
+//! Linux: memory mappings, page sizes, NUMA memory policies, CPU affinity, signal masks, futexes.
 //!
 //! Most functions wrap one system call, through `nix` where it has the call, otherwise through
 //! `libc` (memory policies, futexes). They return the kernel's error as [`std::io::Error`]; callers
@@ -11,6 +11,7 @@ use std::sync::atomic::AtomicU32;
 
 use nix::sched::{CpuSet, sched_getcpu, sched_setaffinity};
 use nix::sys::mman::{MapFlags, MmapAdvise, ProtFlags, madvise, mmap_anonymous, munmap};
+use nix::sys::signal::{SigSet, SigmaskHow, Signal};
 use nix::unistd::{Pid, SysconfVar, sysconf};
 
 /// The page size in bytes.
@@ -19,8 +20,8 @@ pub fn page_bytes() -> usize {
     bytes.and_then(|bytes| usize::try_from(bytes).ok()).expect("every system has a page size")
 }
 
-/// Maps `bytes` of private anonymous memory: zeroed, page-aligned, readable and writable. `bytes`
-/// is not 0.
+/// Maps `bytes` of private anonymous memory: zeroed, page-aligned, readable and writable, not
+/// inherited by forked processes. `bytes` is not 0.
 pub fn map_anonymous(bytes: usize) -> io::Result<NonNull<u8>> {
     map(bytes, MapFlags::empty())
 }
@@ -35,7 +36,11 @@ fn map(bytes: usize, flags: MapFlags) -> io::Result<NonNull<u8>> {
     let bytes = NonZeroUsize::new(bytes).ok_or(io::ErrorKind::InvalidInput)?;
     let protection = ProtFlags::PROT_READ | ProtFlags::PROT_WRITE;
     // SAFETY: a new mapping at an address that the kernel chooses touches no existing memory.
-    Ok(unsafe { mmap_anonymous(None, bytes, protection, MapFlags::MAP_PRIVATE | flags) }?.cast())
+    let base = unsafe { mmap_anonymous(None, bytes, protection, MapFlags::MAP_PRIVATE | flags) }?.cast();
+    // Otherwise this process would copy each page that it writes while a child lives. A kernel that
+    // refuses the advice does that.
+    let _ = advise(base, bytes.get(), MmapAdvise::MADV_DONTFORK);
+    Ok(base)
 }
 
 /// Unmaps whole pages of a mapping.
@@ -59,9 +64,10 @@ pub fn advise_small(base: NonNull<u8>, bytes: usize) -> io::Result<()> {
     advise(base, bytes, MmapAdvise::MADV_NOHUGEPAGE)
 }
 
-fn advise(base: NonNull<u8>, bytes: usize, size: MmapAdvise) -> io::Result<()> {
-    // SAFETY: advice about page sizes changes no byte; an unmapped range is an error, not an access.
-    Ok(unsafe { madvise(base.cast(), bytes, size) }?)
+fn advise(base: NonNull<u8>, bytes: usize, advice: MmapAdvise) -> io::Result<()> {
+    // SAFETY: advice about page sizes and forks changes no byte; an unmapped range is an error, not an
+    // access.
+    Ok(unsafe { madvise(base.cast(), bytes, advice) }?)
 }
 
 /// A NUMA policy for the pages of a mapping.
@@ -156,6 +162,22 @@ pub fn run_on(cpus: &[u32]) -> io::Result<()> {
 /// The processor that the calling thread runs on; it may have changed when this returns.
 pub fn current_cpu() -> Option<u32> {
     u32::try_from(sched_getcpu().ok()?).ok()
+}
+
+/// Signals that report a fault of the thread that receives them. If they were blocked, the kernel
+/// would end the process without calling the handler of a crash reporter.
+const FAULTS: [Signal; 6] =
+    [Signal::SIGBUS, Signal::SIGFPE, Signal::SIGILL, Signal::SIGSEGV, Signal::SIGSYS, Signal::SIGTRAP];
+
+/// Runs `start` while the calling thread blocks all signals except faults, then restores its mask.
+/// Threads that `start` creates inherit the mask.
+pub fn blocking_signals<R>(start: impl FnOnce() -> R) -> R {
+    let mut all = SigSet::all();
+    FAULTS.iter().for_each(|fault| all.remove(*fault));
+    let own = all.thread_swap_mask(SigmaskHow::SIG_BLOCK).expect("a known action");
+    let result = start();
+    own.thread_set_mask().expect("a known action");
+    result
 }
 
 fn check(status: libc::c_long) -> io::Result<()> {

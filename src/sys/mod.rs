@@ -3,4 +3,6 @@
 
 pub mod cuda;
 pub mod cuda_status;
+pub mod float;
+pub mod fork;
 pub mod linux;

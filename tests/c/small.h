@@ -58,6 +58,24 @@ static inline double small_step(hz_trainer_t *trainer) {
     return report.loss;
 }
 
+/* A hash (FNV-1a) of all f32 masters. */
+static inline uint64_t small_bits(hz_trainer_t *trainer) {
+    uint64_t hash = 14695981039346656037u;
+    size_t tensors = 0;
+    OK(hz_trainer_tensor_count(trainer, &tensors));
+    for (size_t i = 0; i < tensors; i++) {
+        hz_tensor_t tensor = HZ_TENSOR_INIT;
+        OK(hz_trainer_tensor(trainer, i, &tensor));
+        size_t bytes = (size_t)tensor.elements * sizeof(float);
+        unsigned char *values = (unsigned char *)malloc(bytes);
+        CHECK(values != NULL);
+        OK(hz_trainer_read_tensor(trainer, tensor.name, (float *)(void *)values, (size_t)tensor.elements));
+        for (size_t at = 0; at < bytes; at++) hash = (hash ^ values[at]) * 1099511628211u;
+        free(values);
+    }
+    return hash;
+}
+
 static inline hz_model_config_t small_model(void) {
     hz_model_config_t model = HZ_MODEL_CONFIG_INIT;
     model.vocab_size = V;

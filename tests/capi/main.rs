@@ -17,6 +17,8 @@ use horizon::capi::{
     hz_status_name, hz_step_report_t, hz_tensor_options_t, hz_tensor_t, hz_trainer_options_t,
 };
 
+mod process;
+
 const ROOT: &str = env!("CARGO_MANIFEST_DIR");
 
 fn header() -> String {

@@ -1,5 +1,6 @@
 //! Misuse of host memory: arenas, spans, pools, files, optimizers.
 
+use std::hint::black_box;
 use std::ptr::NonNull;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
@@ -16,6 +17,7 @@ use horizon::optim::{
     AdamOptions, AdamScalars, Master, Optimizer, Rounding, Rows, Spans, StateArray, Step, read_master,
     write_master,
 };
+use horizon::sys::float::Environment;
 use horizon::sys::linux::{self, NodePolicy};
 
 use crate::{panics, survives};
@@ -233,4 +235,13 @@ fn optimizers_access_memory_in_unsafe_code_only() {
     assert!(step.decay);
     panics(|| read_master(&[0; 3], &[0; 3], &mut [0.0; 4]));
     panics(|| write_master(&mut [0; 3], &mut [0; 2], &[0.0; 3]));
+}
+
+/// Safe code can set the default only, which Rust assumes; other environments need `unsafe` code.
+#[test]
+fn the_floating_point_environment_stays_the_default() {
+    let own = Environment::replace_by_default();
+    thread::spawn(move || (own, Environment::replace_by_default())).join().unwrap();
+    assert_eq!(black_box(1.0f32) / black_box(3.0), 0.333_333_34);
+    assert!(black_box(f32::MIN_POSITIVE) / black_box(2.0) > 0.0);
 }

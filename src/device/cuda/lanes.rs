@@ -14,6 +14,7 @@ use crate::device::failure::{Failure, attempt};
 use crate::device::thread_lane::{Counts, Serve, ThreadLane, counts};
 use crate::device::trace::Trace;
 use crate::device::{Lane, Lanes, TaskSpan, Tick, Work};
+use crate::host::start_thread;
 use crate::sys::cuda::poll;
 
 /// The implementation of a lane.
@@ -258,11 +259,7 @@ impl CudaLanes {
             }
         }
         if shared.words.is_some() {
-            let watcher = thread::Builder::new().name("hz-watch".into());
-            let started = watcher.spawn(move || watch(&shared, &closing));
-            let started =
-                started.map_err(|error| Error::io("cannot start the thread that watches the device", &error));
-            lanes.watcher = Some(started?);
+            lanes.watcher = Some(start_thread("watch", move || watch(&shared, &closing))?);
         }
         Ok(lanes)
     }

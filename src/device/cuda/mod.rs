@@ -53,6 +53,7 @@ use crate::sys::cuda::{
     DeviceMemory, Direction, Driver, Stream, compute_capability, copy, fill, memory_info, need_device,
     pci_bus_id, set_device,
 };
+use crate::sys::linux;
 use pin::CudaPin;
 use words::Words;
 
@@ -116,8 +117,8 @@ impl CudaDevice {
     /// Errors: the driver is missing or too old, the device does not exist or is too old
     /// (`DeviceUnavailable`, with a remedy); other errors of CUDA.
     pub fn open(ordinal: usize, options: CudaOptions) -> Result<Arc<Self>> {
-        need_device(ordinal)?;
-        set_device(ordinal)?;
+        // The driver starts threads, which inherit the mask.
+        linux::blocking_signals(|| need_device(ordinal).and_then(|()| set_device(ordinal)))?;
         let driver = Driver::open()?;
         let properties = Properties {
             name: driver.device_name(ordinal)?,

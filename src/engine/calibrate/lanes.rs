@@ -8,7 +8,7 @@ use std::time::Instant;
 
 use crate::base::Result;
 use crate::device::{Device, DeviceSpan, Lane, Lanes, Tick, Work};
-use crate::host::{Arena, HostSpan, Pool};
+use crate::host::{Arena, HostSpan, Pool, start_scoped_thread};
 use crate::plan::Common;
 
 /// Bytes of a copy: too many for a core's caches.
@@ -105,7 +105,7 @@ fn handoff(lanes: &dyn Lanes) -> Result<f64> {
 pub fn common(device: &dyn Device, threads: usize, link: &Link) -> Result<Vec<Common>> {
     let cores = thread::available_parallelism().map_or(1, |cores| cores.get());
     // The slowdown of a thread when all cores are busy.
-    let slower = median(|| Ok(spin_together(cores)))? / median(|| Ok(spin_together(1)))?;
+    let slower = median(|| spin_together(cores))? / median(|| spin_together(1))?;
     let of = |threads: usize| threads.min(cores) as f64 * slower / cores as f64;
     let mut used = [0.0; Lane::COUNT];
     for (lane, threads) in [(Lane::Compute, threads), (Lane::Host, threads), (Lane::H2d, 1), (Lane::D2h, 1)] {
@@ -127,7 +127,7 @@ pub fn common(device: &dyn Device, threads: usize, link: &Link) -> Result<Vec<Co
 }
 
 /// Seconds for a fixed amount of arithmetic on each of `threads` threads at once.
-fn spin_together(threads: usize) -> f64 {
+fn spin_together(threads: usize) -> Result<f64> {
     let spin = || {
         let mut values = [1.0f32; 512];
         for _ in 0..20_000 {
@@ -139,12 +139,12 @@ fn spin_together(threads: usize) -> f64 {
     };
     let start = Instant::now();
     thread::scope(|scope| {
-        (1..threads).for_each(|_| {
-            scope.spawn(spin);
-        });
+        let others: Vec<_> =
+            (1..threads).map(|_| start_scoped_thread(scope, "spin", spin)).collect::<Result<_>>()?;
         spin();
-    });
-    start.elapsed().as_secs_f64()
+        others.into_iter().for_each(|other| other.join().expect("arithmetic does not panic"));
+        Ok(start.elapsed().as_secs_f64())
+    })
 }
 
 /// The median of some rounds, after one to warm up.

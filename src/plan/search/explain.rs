@@ -6,6 +6,7 @@ use std::thread::{self, ScopedJoinHandle};
 use super::{EFFORT, Found, Question};
 use crate::base::{Result, Shape};
 use crate::device::Lane;
+use crate::host::start_scoped_thread;
 use crate::plan::{Machine, MemoryLimits, Prediction};
 
 /// The explanation of a step time.
@@ -69,12 +70,16 @@ pub fn explain(question: &Question, found: &Found) -> Result<Explanation> {
     thread::scope(|scope| {
         let gains: Vec<_> = changes
             .iter()
-            .map(|(what, limits, machine)| scope.spawn(|| with(what, *limits, machine)))
-            .collect();
+            .map(|(what, limits, machine)| {
+                start_scoped_thread(scope, "search", || with(what, *limits, machine))
+            })
+            .collect::<Result<_>>()?;
         let others: Vec<_> = shapes
             .iter()
-            .map(|&(shape, micros)| scope.spawn(move || shaped(question, shape, micros)))
-            .collect();
+            .map(|&(shape, micros)| {
+                start_scoped_thread(scope, "search", move || shaped(question, shape, micros))
+            })
+            .collect::<Result<_>>()?;
         let gains = gains.into_iter().map(joined).collect::<Result<Vec<_>>>()?;
         let faster = others.into_iter().filter_map(joined);
         let worth = (found.step_ns as f64 * WORTH) as u64;
