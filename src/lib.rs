@@ -67,7 +67,7 @@
 //! let text = b"to be or not to b";
 //! let tokens: Vec<i32> = text[..16].iter().map(|&byte| byte.into()).collect();
 //! let targets: Vec<i32> = text[1..].iter().map(|&byte| byte.into()).collect();
-//! let batch = Batch { tokens: &tokens, targets: &targets, weights: None, starts: None };
+//! let batch = Batch::new(&tokens, &targets);
 //! let first = trainer.step(&[batch], 1e-3)?;
 //! let second = trainer.step(&[batch], 1e-3)?;
 //! assert!(second.loss < first.loss);

@@ -11,8 +11,8 @@
 //! - `status`: numbers and names of statuses, versions, the last error of a thread
 //! - `log`: the log callback
 //! - `config`, `model`, `lane`: structs and constants
-//! - `plan`, `trainer`, `loss`, `weights`, `tuning`, `save`, `checkpoint`, `adam`, `arena`: the
-//!   handles
+//! - `plan`, `trainer`, `loss`, `weights`, `tuning`, `save`, `checkpoint`, `progress`, `adam`,
+//!   `arena`: the handles
 
 // The header has these names and documents them.
 #![allow(non_camel_case_types, missing_docs)]
@@ -28,6 +28,7 @@ mod log;
 mod loss;
 mod model;
 mod plan;
+mod progress;
 mod save;
 mod sized;
 mod status;
@@ -56,13 +57,14 @@ pub use plan::{
     hz_plan_admit, hz_plan_busy_seconds, hz_plan_close, hz_plan_json, hz_plan_open, hz_plan_search,
     hz_plan_summary, hz_plan_t, hz_plan_trace,
 };
+pub use progress::{hz_progress_callback_t, hz_trainer_set_progress};
 pub use save::{hz_save_callback_t, hz_trainer_save, hz_trainer_save_wait};
 pub use sized::{Field, SizedStruct};
 pub use status::{hz_abi_version, hz_last_error, hz_status_name, hz_status_t, hz_version};
 pub use trainer::{
-    hz_trainer_accumulate, hz_trainer_announce, hz_trainer_busy_seconds, hz_trainer_close, hz_trainer_eval,
-    hz_trainer_logits, hz_trainer_model, hz_trainer_open, hz_trainer_open_planned, hz_trainer_stats,
-    hz_trainer_step, hz_trainer_sync, hz_trainer_t, hz_trainer_trace, hz_trainer_update,
+    hz_trainer_accumulate, hz_trainer_announce, hz_trainer_busy_seconds, hz_trainer_cancel, hz_trainer_close,
+    hz_trainer_eval, hz_trainer_logits, hz_trainer_model, hz_trainer_open, hz_trainer_open_planned,
+    hz_trainer_stats, hz_trainer_step, hz_trainer_sync, hz_trainer_t, hz_trainer_trace, hz_trainer_update,
 };
 pub use tuning::{hz_tensor_options_t, hz_trainer_set_tensor_options, hz_trainer_tensor_options};
 pub use weights::{

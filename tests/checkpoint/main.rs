@@ -39,7 +39,7 @@ fn steps(trainer: &mut Trainer, count: u64) {
         let step = trainer.stats().steps as i32;
         let tokens: Vec<i32> = (0..2 * T as i32).map(|at| (at * 5 + step) % 19).collect();
         let targets: Vec<i32> = (0..2 * T as i32).map(|at| (at * 3 + step + 1) % 19).collect();
-        let batch = Batch { tokens: &tokens, targets: &targets, weights: None, starts: None };
+        let batch = Batch::new(&tokens, &targets);
         trainer.step(&[batch], 1e-2).unwrap();
     }
 }

@@ -14,6 +14,7 @@ use support::runs::{Data, Manner, data, fill, outcome, train, weights};
 
 mod announce;
 mod calibrates;
+mod cancels;
 mod cuda;
 mod fresh;
 mod losses;
@@ -162,7 +163,7 @@ fn logits_give_the_loss() {
     let length = 9;
     let mut targets = vec![-100; options.shape.n()];
     targets[length - 1] = 5;
-    let batch = Batch { tokens: &data.tokens, targets: &targets, weights: None, starts: None };
+    let batch = Batch::new(&data.tokens, &targets);
     let loss = trainer.eval(&[batch]).unwrap().loss;
     let logits = trainer.logits(&data.tokens[..length]).unwrap();
     let sum: f64 = logits.iter().map(|&logit| f64::from(logit).exp()).sum();

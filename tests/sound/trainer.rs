@@ -24,7 +24,7 @@ use horizon::schedule::{Accumulator, AdamWhen, Boundary, GradWait, LayerPlacemen
 use crate::{panics, survives};
 
 const SHAPE: Shape = Shape { b: 1, t: 7 };
-const BATCH: Batch = Batch { tokens: &[3; 7], targets: &[4; 7], weights: None, starts: None };
+const BATCH: Batch = Batch::new(&[3; 7], &[4; 7]);
 
 fn config() -> ModelConfig {
     let dims = Dims { c: 8, h: 2, g: 1, d: 4, f: 12, v: 19, l: 3 };

@@ -1,7 +1,9 @@
 //! Steps, evaluations and logits.
 
+use std::fmt;
+
 use super::{EvalReport, StepReport, Trainer};
-use crate::base::{Error, IGNORED_TARGET, MicroIndex, Result, Status};
+use crate::base::{Error, IGNORED_TARGET, MicroIndex, Result, Status, find_non_finite};
 use crate::engine::batch::{Batch, BatchSums};
 use crate::engine::step_state::Inputs;
 use crate::engine::task::Purpose;
@@ -19,6 +21,15 @@ pub(super) fn check_lr(lr: f64) -> Result<()> {
         return Ok(());
     }
     Err(Error::argument(format!("learning rate {lr} must be finite and ≥ 0")))
+}
+
+/// The error of a result that is not finite.
+pub(super) fn not_finite(what: impl fmt::Display, value: impl fmt::Display) -> Error {
+    let message = format!(
+        "the {what} is {value}: the weights are not finite, or so large that activations overflow; load other \
+         weights, or a checkpoint from before, and lower the learning rate"
+    );
+    Error::new(Status::NonFinite, message)
 }
 
 impl Trainer {
@@ -97,8 +108,14 @@ impl Trainer {
     ///
     /// Errors: nothing is staged (`InvalidState`); no supervised target (`NoTarget`); a norm or
     /// loss that is not finite (`NonFinite`: nothing changed; `StepPartial`: some units were
-    /// updated, only with AdamW under backward).
+    /// updated, only with AdamW under backward); [cancelled](Trainer::canceller) (`Cancelled`:
+    /// nothing changed).
     pub fn update(&mut self, lr: f64) -> Result<StepReport> {
+        self.preparation.open();
+        self.update_staged(lr)
+    }
+
+    fn update_staged(&mut self, lr: f64) -> Result<StepReport> {
         self.usable()?;
         check_lr(lr)?;
         let staged = self.take_staged()?;
@@ -114,7 +131,7 @@ impl Trainer {
             self.gathered_by = Some(step_state);
         }
         self.issue(&list, step_state, 0..list.waits.len());
-        self.conclude(list)?;
+        self.conclude(list, step_state)?;
         self.committed(step_state, staged)
     }
 
@@ -142,7 +159,7 @@ impl Trainer {
                 format!("step {step}: {not_finite}; nothing was updated, the step number is unchanged"),
             )),
         };
-        let tokens = (staged.micros * self.runner.plan.policy.numeric.shape.n()) as u64;
+        let Staged { micros, sums: BatchSums { tokens, targets, .. } } = staged;
         if !committed.as_ref().is_err_and(|error| error.status() == Status::NonFinite) {
             self.stats.steps = step;
             self.stats.tokens += tokens;
@@ -152,8 +169,9 @@ impl Trainer {
             step,
             loss: clip_decision.loss,
             grad_norm: clip_decision.norm,
+            micros,
             tokens,
-            targets: staged.sums.targets,
+            targets,
         })
     }
 
@@ -161,28 +179,34 @@ impl Trainer {
     /// batch none is staged.
     pub fn step(&mut self, batches: &[Batch], lr: f64) -> Result<StepReport> {
         self.stage_all(batches)?;
-        self.update(lr)
+        self.update_staged(lr)
     }
 
     /// Computes the loss of some micro-batches with the current weights. Changes nothing. Blocks
     /// until it is known; each unit's upload waits for the unit's AdamW.
     ///
     /// Errors: those of [`Trainer::accumulate`]; micro-batches are staged for an update
-    /// (`InvalidState`); no supervised target (`NoTarget`).
+    /// (`InvalidState`); no supervised target (`NoTarget`); a loss that is not finite
+    /// (`NonFinite`); [cancelled](Trainer::canceller) (`Cancelled`).
     pub fn eval(&mut self, batches: &[Batch]) -> Result<EvalReport> {
         self.stage_all(batches)?;
         let staged = self.take_staged()?;
-        let BatchSums { weight, targets } = staged.sums.require_weight()?;
+        let BatchSums { weight, targets, .. } = staged.sums.require_weight()?;
         let step_state =
             self.run(Purpose::Evaluate(staged.micros), Inputs { weight, ..Inputs::default() })?;
-        Ok(EvalReport { loss: self.runner.step_states[step_state].clip_decision().loss, targets })
+        match self.runner.step_states[step_state].clip_decision().loss {
+            loss if loss.is_finite() => Ok(EvalReport { loss, targets }),
+            loss => Err(not_finite("loss", loss)),
+        }
     }
 
     /// Computes the logits `[V]` of the token after `tokens`. Blocks until they are known.
     ///
     /// Errors: a number of tokens that is not in 1 … T; a token outside the vocabulary
-    /// (`InvalidArgument`); micro-batches are staged for an update (`InvalidState`).
+    /// (`InvalidArgument`); micro-batches are staged for an update (`InvalidState`); a logit that
+    /// is not finite (`NonFinite`); [cancelled](Trainer::canceller) (`Cancelled`).
     pub fn logits(&mut self, tokens: &[i32]) -> Result<Vec<f32>> {
+        self.preparation.open();
         let shape = self.runner.plan.policy.numeric.shape;
         if tokens.is_empty() || tokens.len() > shape.t {
             return Err(Error::argument(format!(
@@ -192,16 +216,17 @@ impl Trainer {
             )));
         }
         self.nothing_staged()?;
-        // Attention is causal, so padding after the last token does not change its logits.
-        let mut padded = vec![0; shape.n()];
-        padded[..tokens.len()].copy_from_slice(tokens);
-        let batch =
-            Batch { tokens: &padded, targets: &vec![IGNORED_TARGET; shape.n()], weights: None, starts: None };
-        self.accumulate(&batch)?;
+        let ignored = vec![IGNORED_TARGET; tokens.len()];
+        let sequence_length = Some(tokens.len());
+        self.accumulate(&Batch { sequence_length, ..Batch::new(tokens, &ignored) })?;
         self.staged.clear();
         let row = tokens.len() as u32 - 1;
         self.run(Purpose::Logits, Inputs { row, ..Inputs::default() })?;
-        Ok(self.runner.store.read_logits())
+        let logits = self.runner.store.read_logits();
+        match find_non_finite(&logits, |logit| logit) {
+            Some((token, value)) => Err(not_finite(format_args!("logit of token {token}"), value)),
+            None => Ok(logits),
+        }
     }
 
     pub(super) fn nothing_staged(&self) -> Result<()> {
@@ -214,7 +239,9 @@ impl Trainer {
         ))
     }
 
+    /// The beginning of every call with batches.
     pub(super) fn stage_all(&mut self, batches: &[Batch]) -> Result<()> {
+        self.preparation.open();
         self.nothing_staged()?;
         let staged = batches.iter().try_for_each(|batch| self.accumulate(batch));
         if staged.is_err() {
@@ -230,7 +257,8 @@ impl Trainer {
         }
         let micros = self.staged.len();
         let mut sums = BatchSums::default();
-        for BatchSums { weight, targets } in self.staged.drain(..) {
+        for BatchSums { tokens, weight, targets } in self.staged.drain(..) {
+            sums.tokens += tokens;
             sums.weight += weight;
             sums.targets += targets;
         }

@@ -1,3 +1,5 @@
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+
 use safetensors::tensor::{Dtype, TensorView};
 use serde_json::Value;
 
@@ -191,9 +193,9 @@ fn a_failed_export_changes_nothing() {
     let tensors = trainer.layout().tensors().count();
     let mut fail_at = |number: usize| {
         let target = ExportTarget::check(&folder, 0).unwrap();
-        let calls = std::sync::atomic::AtomicUsize::new(1);
+        let calls = AtomicUsize::new(1);
         export(&target, &config, &mut trainer, DType::Bf16, SHARD_BYTES, &|_, _| {
-            let fails = calls.fetch_add(1, Ordering::Relaxed) == number;
+            let fails = calls.fetch_add(1, Relaxed) == number;
             if fails { Err(Error::new(Status::DeviceFailed, "gone")) } else { Ok(()) }
         })
     };
