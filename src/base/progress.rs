@@ -47,3 +47,28 @@ impl<P> fmt::Debug for Meter<P> {
         f.debug_struct("Meter").field("total", &self.total).field("done", &self.done).finish()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::thread;
+
+    use super::*;
+    use crate::base::Status;
+
+    #[test]
+    fn progress_is_reported_in_order_until_an_error() {
+        let calls = Mutex::new(Vec::new());
+        let progress = |done, total| {
+            calls.lock().push((done, total));
+            if done < 400 { Ok(()) } else { Err(Error::new(Status::Cancelled, "enough")) }
+        };
+        let meter = Meter::new(500, progress);
+        thread::scope(|scope| {
+            for _ in 0..4 {
+                scope.spawn(|| (0..25).for_each(|_| drop(meter.add(5))));
+            }
+        });
+        assert_eq!(meter.add(5).unwrap_err().message(), "enough");
+        assert_eq!(*calls.lock(), (1..=80).map(|call| (5 * call, 500)).collect::<Vec<_>>());
+    }
+}

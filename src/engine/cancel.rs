@@ -56,8 +56,9 @@ impl Canceller {
     }
 
     /// Cancels the step, update, evaluation, logits or log-probabilities that the trainer is
-    /// computing: that call returns `Cancelled` early. Operations that have begun run to their end
-    /// (on CUDA also those that are enqueued), all others do nothing. Does not block.
+    /// computing: that call returns `Cancelled` early. AdamW of the step before and operations that
+    /// have begun run to their end (on CUDA also those that are enqueued), all others do nothing.
+    /// Does not block.
     ///
     /// The call then has changed nothing: weights, moments and step number are as before, no
     /// micro-batch stays accumulated, and the next call has the bits that it would have without the

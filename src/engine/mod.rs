@@ -124,8 +124,8 @@
 //! finished with it.
 //!
 //! # Limits
-//! One device. All micro-batches have the shape that the trainer was opened for. One save at a
-//! time. A custom loss needs a step of one sweep.
+//! One device. All micro-batches are padded to the shape that the trainer was opened for. One save
+//! at a time. A custom loss needs a step of one sweep.
 #![deny(unsafe_code)]
 
 mod backend;

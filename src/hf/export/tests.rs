@@ -211,6 +211,42 @@ fn a_failed_export_changes_nothing() {
 }
 
 #[test]
+fn weights_that_are_not_finite_are_not_exported() {
+    let dir = tempfile::tempdir().unwrap();
+    let folder = dir.path().join("out");
+    let config = model();
+    let mut trainer = counting(&config, 1.0);
+    let export = |trainer: &mut Trainer, dtype| {
+        let target = ExportTarget::check(&folder, 0).unwrap();
+        export(&target, &config, trainer, dtype, SHARD_BYTES, &unwatched)
+    };
+    let refused = |trainer: &mut Trainer, dtype, words: &str| {
+        let error = export(trainer, dtype).unwrap_err();
+        assert_eq!(error.status(), Status::NonFinite);
+        assert!(error.message().contains(words), "{error}");
+        assert!(names(dir.path()).is_empty(), "{:?}", names(dir.path()));
+    };
+    let tensors: Vec<_> = trainer.layout().tensors().map(|(_, tensor)| tensor.name.clone()).collect();
+    let poison = |trainer: &mut Trainer, index, value| {
+        let write = |slice: &mut TensorSlice| {
+            slice.write(3, &[value]);
+            Ok(())
+        };
+        trainer.each_slice(&[index], &write).unwrap();
+    };
+    poison(&mut trainer, 5, f32::NAN);
+    poison(&mut trainer, 2, f32::NEG_INFINITY);
+    for dtype in [DType::Bf16, DType::F32] {
+        refused(&mut trainer, dtype, &format!("element 3 of {} is -inf", tensors[2]));
+    }
+    // Finite, and infinite when rounded to bf16.
+    let mut trainer = counting(&config, 1.0);
+    poison(&mut trainer, 4, f32::MAX);
+    refused(&mut trainer, DType::Bf16, &format!("element 3 of {} is inf", tensors[4]));
+    export(&mut trainer, DType::F32).unwrap();
+}
+
+#[test]
 fn unusable_targets_are_refused_before_the_export() {
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("file");
