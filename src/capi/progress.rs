@@ -62,7 +62,7 @@ impl Watcher {
     fn call(&self, work: Work, done: u64, total: u64) -> Result<()> {
         let Some(Callback { progress, user, calling }) = self.0.as_deref() else { return Ok(()) };
         let _calling = calling.lock();
-        // SAFETY: horizon.h requires that the caller's function accepts any numbers with its `user`.
+        // SAFETY: horizon.h requires that the caller's function accepts any numbers and its `user`.
         match unsafe { progress(work as u32, done, total, *user) } {
             0 => Ok(()),
             other => Err(Error::new(

@@ -4,8 +4,8 @@ use crate::base::{Error, IGNORED_TARGET, Result, Shape, Status};
 
 /// One micro-batch: sequences of tokens, row-major `[b, t]`, with b ≤ B and t ≤ T of the trainer.
 ///
-/// A smaller batch than `[B, T]` is padded on the right and below with ignored targets. That changes
-/// no bit of its loss and gradients; it computes as much as a full one.
+/// A smaller batch than `[B, T]` is padded on the right and below with ignored targets. That
+/// changes no bit of its loss and gradients; it computes as much as a full one.
 #[derive(Clone, Copy, Debug)]
 pub struct Batch<'a> {
     /// Token ids, 0 … V − 1.
@@ -167,8 +167,8 @@ impl<'a> Batch<'a> {
     }
 }
 
-/// Pads an array from a shape to a larger one: `below` for additional sequences, and on the right of
-/// each sequence `right` of its last value.
+/// Pads an array from a shape to a larger one: with `below` for additional sequences, and on the
+/// right of each sequence with `right` of its last value.
 fn pad<T: Copy>(values: &[T], from: Shape, to: Shape, below: T, right: impl Fn(T) -> T) -> Vec<T> {
     let mut padded = Vec::with_capacity(to.n());
     for sequence in values.chunks_exact(from.t) {

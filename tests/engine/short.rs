@@ -32,8 +32,8 @@ fn padded(data: &Data, shape: Shape, token: i32, own_document: bool) -> Data {
     full
 }
 
-/// The results of steps, evaluations and log-probabilities of two micro-batches, as bits. `shape` is
-/// that of the first.
+/// The results of steps, evaluations and log-probabilities of two micro-batches, as bits. `shape`
+/// is that of the first.
 fn results(options: &TrainerOptions, tied: bool, data: &[Data; 2], shape: Shape) -> (Vec<u64>, Vec<u32>) {
     let mut trainer = Trainer::open(&config(tied), options).unwrap();
     fill(&mut trainer);

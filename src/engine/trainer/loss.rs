@@ -14,9 +14,9 @@ use crate::engine::task::Purpose;
 use crate::schedule::{Access, Content, Operation, Resource};
 
 /// A custom loss over the log-probabilities of all targets of a step. Takes one for each token of
-/// the batches, micro-batch by micro-batch, without padding; returns the loss and writes its gradient to the
-/// second array, which is zeroed before. Ignored targets have log-probability 0, and their gradient
-/// is not used. An error abandons the step.
+/// the batches, micro-batch by micro-batch, without padding; returns the loss and writes its
+/// gradient to the second array, which is zeroed before. Ignored targets have log-probability 0,
+/// and their gradient is not used. An error abandons the step.
 pub type Loss<'a> = dyn FnMut(&[f32], &mut [f32]) -> Result<f64> + 'a;
 
 impl Trainer {
