@@ -94,8 +94,8 @@ pub fn export_bytes(layout: &Layout, dtype: DType) -> u64 {
 /// Writes a trainer's model to `target`, as bf16 weights or f32 master weights, in files of at most
 /// `shard_bytes` bytes of tensors ([`SHARD_BYTES`]). Waits for the lanes and for the disk.
 ///
-/// Errors: a weight that is not finite as `dtype` (`NonFinite`, with the first such tensor); any
-/// error of `progress`; the disk. After an error the target is as it was before.
+/// Errors: a weight that is not finite as `dtype` (`NonFinite`, with the first such tensor in the
+/// files); any error of `progress`; the disk. After an error the target is as it was before.
 pub fn export(
     target: &ExportTarget,
     config: &FolderConfig,

@@ -234,10 +234,12 @@ fn weights_that_are_not_finite_are_not_exported() {
         };
         trainer.each_slice(&[index], &write).unwrap();
     };
-    poison(&mut trainer, 5, f32::NAN);
     poison(&mut trainer, 2, f32::NEG_INFINITY);
+    poison(&mut trainer, 5, f32::NEG_INFINITY);
+    // Files have their tensors in the order of names.
+    let first = std::cmp::min(&tensors[2], &tensors[5]);
     for dtype in [DType::Bf16, DType::F32] {
-        refused(&mut trainer, dtype, &format!("element 3 of {} is -inf", tensors[2]));
+        refused(&mut trainer, dtype, &format!("element 3 of {first} is -inf"));
     }
     // Finite, and infinite when rounded to bf16.
     let mut trainer = counting(&config, 1.0);
