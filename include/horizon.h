@@ -879,8 +879,8 @@ HZ_CHECKED hz_status_t hz_trainer_logprobs(hz_trainer_t *trainer, const hz_batch
  * (initially zero; ignored targets do not count). Returns 0, or another value to cancel the step.
  *
  * Called by hz_trainer_step_with_loss on the calling thread, which waits for it. The arrays are valid during the call
- * only. Must not throw or longjmp. Calls on the same trainer fail with HZ_STATUS_INVALID_STATE; other handles
- * may be used. */
+ * only. Must not throw or longjmp. Calls on the same trainer except hz_trainer_cancel fail with
+ * HZ_STATUS_INVALID_STATE; other handles may be used. */
 typedef int32_t (*hz_loss_callback_t)(const float *logprobs, float *dlogprobs, size_t count, double *out_loss,
                                       void *user);
 

@@ -142,7 +142,7 @@ fn a_cancelled_call_changes_no_bit_of_what_follows() {
         for seed in [None, Some(3)] {
             let device =
                 || seed.map_or_else(|| CpuDevice::new(None), |seed| CpuDevice::adversarial(None, seed));
-            let stride = if long || seed.is_none() { 1 } else { 5 };
+            let stride = if long || seed.is_none() { 1 } else { 7 };
             cancel_before_every_operation(
                 |trigger| cancelling::cpu(device(), trigger),
                 &config,
@@ -155,7 +155,7 @@ fn a_cancelled_call_changes_no_bit_of_what_follows() {
 
 #[test]
 fn a_cancelled_call_changes_no_bit_on_fake_cuda() {
-    let stride = if std::env::var_os("HZ_LONG").is_some() { 1 } else { 5 };
+    let stride = if std::env::var_os("HZ_LONG").is_some() { 1 } else { 7 };
     for (number, options) in placements().iter().enumerate() {
         let manner = [Manner::Eager, Manner::Lazy, Manner::Random(4)][number % 3];
         let fake = FakeCuda::new(Setting { manner, ..Setting::default() });
