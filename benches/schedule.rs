@@ -85,7 +85,7 @@ fn issue() {
         trainer.write_fresh(1).expect("every tensor can be written");
         let n = options.shape.n();
         let tokens: Vec<i32> = (0..=n as i32).map(|i| (i * 7919) % 256).collect();
-        let batch = Batch { tokens: &tokens[..n], targets: &tokens[1..], weights: None, starts: None };
+        let batch = Batch::new(&tokens[..n], &tokens[1..]);
         trainer.step(&[batch; 2], 1e-3).expect("a step");
         let (start, before) = (Instant::now(), trainer.stats().issue_seconds);
         for _ in 0..3 {
@@ -134,12 +134,7 @@ fn measure(options: &TrainerOptions) -> Vec<(Operation, TaskSpan)> {
     // All tokens of a step are different.
     let n = options.shape.n();
     let tokens: Vec<i32> = (0..=3 * n as i32).map(|i| (i * 7919) % 512).collect();
-    let batches = [0, n, 2 * n].map(|at| Batch {
-        tokens: &tokens[at..at + n],
-        targets: &tokens[at + 1..at + n + 1],
-        weights: None,
-        starts: None,
-    });
+    let batches = [0, n, 2 * n].map(|at| Batch::new(&tokens[at..at + n], &tokens[at + 1..at + n + 1]));
     for _ in 0..8 {
         trainer.step(&batches, 1e-3).expect("a step");
     }

@@ -58,8 +58,7 @@ impl Ours {
         let n = self.tokens.len() - 1;
         let start = Instant::now();
         for _ in 0..steps {
-            let batch =
-                Batch { tokens: &self.tokens[..n], targets: &self.tokens[1..], weights: None, starts: None };
+            let batch = Batch::new(&self.tokens[..n], &self.tokens[1..]);
             self.trainer.step(&[batch], 1e-3).expect("a step");
         }
         self.trainer.sync().expect("all lanes finish");

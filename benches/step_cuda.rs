@@ -127,12 +127,7 @@ fn run() -> Result<()> {
     let token = |i: u64| ((i.wrapping_mul(6_364_136_223_846_793_005) >> 33) % vocabulary) as i32;
     let n = options.shape.n();
     let tokens: Vec<i32> = (0..=(n * micros) as u64).map(token).collect();
-    let batch = |at: usize| Batch {
-        tokens: &tokens[at * n..(at + 1) * n],
-        targets: &tokens[at * n + 1..][..n],
-        weights: None,
-        starts: None,
-    };
+    let batch = |at: usize| Batch::new(&tokens[at * n..(at + 1) * n], &tokens[at * n + 1..][..n]);
     let batches: Vec<Batch> = (0..micros).map(batch).collect();
     for step in 0..WARM_UP + steps {
         let start = Instant::now();

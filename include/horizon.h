@@ -149,7 +149,7 @@
  * anything is changed, and a call that is refused leaves accumulated micro-batches and announcements as they were.
  *
  * A trainer fails permanently on HZ_STATUS_DEVICE_FAILED, on status 9xx (a bug in the library), and when
- * hz_trainer_resume cannot read a state to its end: its contents may be wrong. From then on every call that
+ * hz_trainer_resume does not read a state to its end: its contents may be wrong. From then on every call that
  * needs that state returns the first error again, status and message, until hz_trainer_close. After every
  * other error the trainer stays usable.
  *
@@ -238,11 +238,11 @@ typedef enum hz_status_t {
     HZ_STATUS_UNSUPPORTED = 104,
     /* Every target of a step or evaluation is ignored. */
     HZ_STATUS_NO_TARGET = 105,
-    /* The gradient norm or the loss is not finite; nothing was updated. */
+    /* A loss, gradient norm, logit or weight is not finite; nothing was changed. */
     HZ_STATUS_NON_FINITE = 110,
     /* A gradient was not finite after some units had been updated; the message names the unit. */
     HZ_STATUS_STEP_PARTIAL = 111,
-    /* A callback of the caller cancelled the call; nothing was changed. */
+    /* hz_trainer_cancel or a callback cancelled the call. */
     HZ_STATUS_CANCELLED = 112,
     /* The model does not fit into the host memory that may be used. */
     HZ_STATUS_OUT_OF_HOST_MEMORY = 200,
@@ -711,6 +711,11 @@ HZ_CHECKED hz_status_t hz_trainer_model(const hz_trainer_t *trainer, hz_model_co
 
 /* --------------------------------------------------------------------------------------------------
  * Weights
+ *
+ * Weights are finite f32 numbers: hz_trainer_load_hf and hz_trainer_write_tensor refuse others. AdamW can still
+ * overflow (a huge learning rate), and a number above 3.39e38 becomes infinite where it is rounded to bf16. Steps,
+ * evaluations, logits and log-probabilities with such weights, and exporting them, fail with HZ_STATUS_NON_FINITE.
+ * Checkpoints store and restore any state, bit for bit.
  */
 
 /* A tensor of the model. */
@@ -744,8 +749,8 @@ HZ_CHECKED hz_status_t hz_trainer_init(hz_trainer_t *trainer, uint64_t seed);
  * Blocks until the lanes are done, and for the disk.
  * Errors: HZ_STATUS_INVALID_ARGUMENT (another model), HZ_STATUS_NOT_FOUND, HZ_STATUS_IO, HZ_STATUS_BAD_FORMAT (a
  * truncated file, or a tensor that is missing or has another shape, by name). These are checked before the first
- * tensor is read; only values that are not finite (HZ_STATUS_BAD_FORMAT) are found later and leave the weights partly
- * loaded: load or initialize them again. */
+ * tensor is read. Values that are not finite (HZ_STATUS_BAD_FORMAT), and HZ_STATUS_CANCELLED by the progress callback,
+ * come later and leave the weights partly loaded: load or initialize them again. */
 HZ_CHECKED hz_status_t hz_trainer_load_hf(hz_trainer_t *trainer, const char *folder);
 
 /* Writes a Hugging Face folder: config.json and model.safetensors, or above 5 GB shards with an index, as
@@ -754,7 +759,8 @@ HZ_CHECKED hz_status_t hz_trainer_load_hf(hz_trainer_t *trainer, const char *fol
  * replaced.
  * Blocks until the lanes are done, and for the disk.
  * Errors: HZ_STATUS_INVALID_ARGUMENT (the dtype, or the folder), HZ_STATUS_IO, HZ_STATUS_DISK_FULL (before anything is
- * written, where the file system reports its free space). */
+ * written, where the file system reports its free space); HZ_STATUS_NON_FINITE, with the first tensor that is not
+ * finite as this dtype; HZ_STATUS_CANCELLED by the progress callback. After an error the folder is as it was before. */
 HZ_CHECKED hz_status_t hz_trainer_export_hf(hz_trainer_t *trainer, const char *folder, hz_dtype_t dtype);
 
 /* Reads the f32 master of the tensor `name` into values[0 .. count-1], row-major.
@@ -763,7 +769,9 @@ HZ_CHECKED hz_status_t hz_trainer_export_hf(hz_trainer_t *trainer, const char *f
 HZ_CHECKED hz_status_t hz_trainer_read_tensor(hz_trainer_t *trainer, const char *name, float *values, size_t count);
 
 /* Writes the f32 master of a tensor, exactly. Its moments do not change.
- * Blocks until the work in progress on the tensor's unit is done. Errors: as hz_trainer_read_tensor. */
+ * Blocks until the work in progress on the tensor's unit is done.
+ * Errors: as hz_trainer_read_tensor; HZ_STATUS_INVALID_ARGUMENT for a value that is not finite, with its index. Then
+ * nothing is written. */
 HZ_CHECKED hz_status_t hz_trainer_write_tensor(hz_trainer_t *trainer, const char *name, const float *values,
                                                size_t count);
 
@@ -790,6 +798,7 @@ HZ_CHECKED hz_status_t hz_trainer_tensor_options(hz_trainer_t *trainer, const ch
                                                  hz_tensor_options_t *out_options);
 
 /* Reads a tensor's gradient of the last step, rounded to grad_dtype, before clipping; zeros before the first step.
+ * After a cancelled step the values are unspecified until the next step.
  * Blocks until the gradient is on the host.
  * Errors: as hz_trainer_read_tensor; HZ_STATUS_UNSUPPORTED where the host stores no gradients: HZ_MODE_STREAMED, and
  * HZ_MODE_COMPACT in 8 bytes. */
@@ -799,9 +808,10 @@ HZ_CHECKED hz_status_t hz_trainer_read_gradient(hz_trainer_t *trainer, const cha
  * Steps
  */
 
-/* A micro-batch: b sequences of t tokens; each array is [b, t], row-major. b <= B and t <= T. A smaller batch is padded
- * on the right and below with ignored targets, which changes no bit of its loss and gradients; it computes as much as
- * a full one. */
+/* A micro-batch: b sequences of t tokens; each array is [b, t], row-major. b = 1 .. B and t = 1 .. T; the batches of
+ * one call may have different shapes. The library pads a smaller batch on the right and below with ignored targets.
+ * This changes no bit of its loss and gradients, whatever the padding, and takes as long as a full batch. Results per
+ * token (hz_trainer_logprobs, hz_loss_callback_t) and counts of tokens are without padding. */
 typedef struct hz_batch_t {
     uint32_t struct_size;
     uint32_t reserved;      /* 0 */
@@ -825,7 +835,7 @@ typedef struct hz_step_report_t {
     uint64_t step;    /* step number after this step; the first step is 1 */
     double loss;      /* sum(weight * nll) / sum(weight) over the targets of the step, in nats */
     double grad_norm; /* global gradient norm before clipping */
-    uint64_t tokens;  /* tokens of the step, including those with ignored targets */
+    uint64_t tokens;  /* tokens of the step's batches, including those with ignored targets, without padding */
     uint64_t targets; /* targets that are not ignored */
 } hz_step_report_t;
 
@@ -855,11 +865,12 @@ HZ_CHECKED hz_status_t hz_trainer_accumulate(hz_trainer_t *trainer, const hz_bat
  *     hz_trainer_step(trainer, &now, 1, lr, &report);        // consumes the announcement
  *     hz_trainer_step(trainer, &next, 1, lr, &report);       // starts sooner
  *
- * If the embedding is not tied to the LM head, AdamW of the first step updates the embedding rows of these tokens
- * first and all other rows last, so the second step does not wait for the whole embedding. A token that was not
- * announced, or an evaluation or other read of the embedding between the two steps, waits for all of AdamW. No effect
- * if the embedding is tied, if gradients pass through a ring buffer (HZ_MODE_STREAMED; HZ_MODE_COMPACT with
- * HZ_PLACE_DEVICE), with HZ_ADAM_UNDER_BACKWARD, and on hz_trainer_step_with_loss.
+ * If the embedding is not tied to the LM head, AdamW of the first step updates the embedding rows of these tokens first
+ * and all other rows last, so the second step does not wait for the whole embedding. A token that was not announced, or
+ * an evaluation or other read of the embedding between the two steps, waits for all of AdamW. A cancelled step drops
+ * what was announced before it. No effect if the embedding is tied, if gradients pass through a ring buffer
+ * (HZ_MODE_STREAMED; HZ_MODE_COMPACT with HZ_PLACE_DEVICE), with HZ_ADAM_UNDER_BACKWARD, and on
+ * hz_trainer_step_with_loss.
  * Errors: HZ_STATUS_INVALID_ARGUMENT for an id outside the vocabulary, or more distinct ids than a step can have; then
  * none of `tokens` is announced, and earlier announcements stay. */
 HZ_CHECKED hz_status_t hz_trainer_announce(hz_trainer_t *trainer, const int32_t *tokens, size_t count);
@@ -884,22 +895,25 @@ HZ_CHECKED hz_status_t hz_trainer_step(hz_trainer_t *trainer, const hz_batch_t *
 
 /* Computes the loss of 1 .. micros_max micro-batches with the weights after the last step. Changes nothing.
  * Blocks for AdamW, unit by unit as a step does, and until the loss is known.
- * Errors: HZ_STATUS_INVALID_ARGUMENT, HZ_STATUS_NO_TARGET; HZ_STATUS_INVALID_STATE if micro-batches are accumulated. */
+ * Errors: HZ_STATUS_INVALID_ARGUMENT, HZ_STATUS_NO_TARGET; HZ_STATUS_INVALID_STATE if micro-batches are accumulated;
+ * HZ_STATUS_NON_FINITE if the loss is not finite; HZ_STATUS_CANCELLED. */
 HZ_CHECKED hz_status_t hz_trainer_eval(hz_trainer_t *trainer, const hz_batch_t *batches, size_t count,
                                        hz_eval_report_t *out_report);
 
 /* Computes the logits that follow tokens[0 .. count-1], count = 1 .. T, as f32 into logits[0 .. logits_count-1],
  * logits_count = V. For occasional sampling: each call uploads the whole model.
  * Blocks until they are computed.
- * Errors: HZ_STATUS_INVALID_ARGUMENT; HZ_STATUS_INVALID_STATE if micro-batches are accumulated. */
+ * Errors: HZ_STATUS_INVALID_ARGUMENT; HZ_STATUS_INVALID_STATE if micro-batches are accumulated; HZ_STATUS_NON_FINITE if
+ * a logit is not finite; HZ_STATUS_CANCELLED. */
 HZ_CHECKED hz_status_t hz_trainer_logits(hz_trainer_t *trainer, const int32_t *tokens, size_t count, float *logits,
                                          size_t logits_count);
 
 /* Computes the log-probabilities of the targets of 1 .. micros_max micro-batches, in nats, with the weights after the
- * last step, into logprobs[0 .. logprobs_count-1], logprobs_count = count*N: [count, B, T], 0 for ignored targets. The
- * weights of the batches are ignored. Changes nothing.
+ * last step, into logprobs[0 .. logprobs_count-1], logprobs_count = sum of the batches' rows: one array [b, t] after
+ * the other, 0 for ignored targets. The weights of the batches are ignored. Changes nothing.
  * Blocks for AdamW, unit by unit as a step does, and until they are computed.
- * Errors: HZ_STATUS_INVALID_ARGUMENT; HZ_STATUS_INVALID_STATE if micro-batches are accumulated. */
+ * Errors: HZ_STATUS_INVALID_ARGUMENT; HZ_STATUS_INVALID_STATE if micro-batches are accumulated; HZ_STATUS_NON_FINITE if
+ * one is not finite; HZ_STATUS_CANCELLED. */
 HZ_CHECKED hz_status_t hz_trainer_logprobs(hz_trainer_t *trainer, const hz_batch_t *batches, size_t count,
                                            float *logprobs, size_t logprobs_count);
 
@@ -908,8 +922,8 @@ HZ_CHECKED hz_status_t hz_trainer_logprobs(hz_trainer_t *trainer, const hz_batch
  * (initially zero; ignored targets do not count). Returns 0, or another value to cancel the step.
  *
  * Called by hz_trainer_step_with_loss on the calling thread, which waits for it. The arrays are valid during the call
- * only. Must not throw or longjmp. Calls on the same trainer fail with HZ_STATUS_INVALID_STATE; other handles
- * may be used. */
+ * only. Must not throw or longjmp. Calls on the same trainer except hz_trainer_cancel fail with
+ * HZ_STATUS_INVALID_STATE; other handles may be used. */
 typedef int32_t (*hz_loss_callback_t)(const float *logprobs, float *dlogprobs, size_t count, double *out_loss,
                                       void *user) HZ_NOEXCEPT;
 
@@ -926,17 +940,22 @@ typedef int32_t (*hz_loss_callback_t)(const float *logprobs, float *dlogprobs, s
  * Blocks as hz_trainer_step.
  * Errors: those of hz_trainer_step; HZ_STATUS_NO_TARGET if every target is ignored; HZ_STATUS_INVALID_ARGUMENT if a
  * step has more than one sweep; HZ_STATUS_NON_FINITE if the loss, or a gradient that counts, is not finite;
- * HZ_STATUS_CANCELLED if `loss` cancels. After the latter two, weights, moments and step number are unchanged, and
- * no micro-batch stays accumulated. */
+ * HZ_STATUS_CANCELLED if `loss` or hz_trainer_cancel cancels. After the latter two, weights, moments and step number
+ * are unchanged, and no micro-batch stays accumulated. */
 HZ_CHECKED hz_status_t hz_trainer_step_with_loss(hz_trainer_t *trainer, const hz_batch_t *batches, size_t count,
                                                  double lr, hz_loss_callback_t loss, void *user,
                                                  hz_step_report_t *out_report);
 
-/* Ends the step, evaluation, logits or log-probabilities that another thread is computing with this trainer, early:
- * that call returns HZ_STATUS_CANCELLED. Weights, moments and step number do not change, no micro-batch stays
- * accumulated, and the next step has the bits that it would have without the cancelled call. Too late, and without
- * effect, once the first unit is updated; without effect if nothing is running.
- * Threads: any, concurrently with any other call. Returns at once. */
+/* Ends the step, update, evaluation, logits or log-probabilities that another thread is computing with this trainer,
+ * early: that call returns HZ_STATUS_CANCELLED once AdamW of the step before and the operations that have begun are
+ * done, on CUDA also those that are enqueued (up to about a thousand per CUDA stream); all others do nothing. Weights,
+ * moments and step number do not change, no micro-batch stays accumulated, and what follows has the bits that it would
+ * have without the cancelled call. A save that is running is not affected.
+ *
+ * Too late, and without effect, once the loss and the norm are known; with HZ_ADAM_UNDER_BACKWARD, once AdamW of the
+ * first unit begins. Without effect if no such call runs: one that starts later is not cancelled, so to stop a loop of
+ * steps, set a flag of your own as well, before.
+ * Threads: any, concurrently with any other call, and in an hz_loss_callback_t. Returns at once. */
 HZ_CHECKED hz_status_t hz_trainer_cancel(hz_trainer_t *trainer);
 
 /* --------------------------------------------------------------------------------------------------
@@ -952,12 +971,13 @@ typedef enum hz_progress_t {
     HZ_PROGRESS_MAX_ENUM = 0x7fffffff
 } hz_progress_t;
 
-/* Receives the bytes done so far and the total. Returns 0, or another value to cancel the work: the call, or
- * hz_trainer_save_wait, returns HZ_STATUS_CANCELLED. A cancelled export or save leaves no folder; a cancelled load
- * leaves the weights partly loaded: load or initialize them again; a cancelled resume fails the trainer.
+/* Receives the bytes done so far and the total: done grows, and ends at the total. Returns 0, or another value to
+ * cancel the work: the call, or hz_trainer_save_wait, returns HZ_STATUS_CANCELLED, and there are no further calls. A
+ * cancelled export or save leaves no new folder; a cancelled load leaves the weights partly loaded: load or initialize
+ * them again; a cancelled resume fails the trainer.
  *
- * Called on threads of the library or the caller, one at a time. Must not throw or longjmp, and must not call the
- * trainer. */
+ * Called on threads of the library or the caller, one at a time; the work waits for it. Calls of a save that is running
+ * come between those of other work. Must not throw or longjmp, and must not call the trainer. */
 typedef int32_t (*hz_progress_callback_t)(hz_progress_t work, uint64_t done, uint64_t total,
                                           void *user) HZ_NOEXCEPT;
 
@@ -993,7 +1013,8 @@ HZ_CHECKED hz_status_t hz_trainer_save(hz_trainer_t *trainer, hz_save_callback_t
  * is killed, earlier checkpoints are intact. The folder is created if necessary, and belongs to this trainer until it
  * saves to another one or is closed. hz_model_config_from_hf can read a checkpoint's folder.
  *
- * `note` is stored with it, e.g. data position, random state, learning rate. Tensor options are not stored.
+ * `note` is stored with it, e.g. data position, random state, learning rate. Tensor options are not stored. The state
+ * is stored as it is, also if it is not finite.
  *
  * Errors: HZ_STATUS_INVALID_STATE if a save is running or hz_trainer_save_wait was not called for the last one, or if
  * another trainer or process writes to the folder; HZ_STATUS_DISK_FULL and HZ_STATUS_IO, which
@@ -1003,8 +1024,9 @@ HZ_CHECKED hz_status_t hz_trainer_save_to(hz_trainer_t *trainer, const char *fol
 
 /* Returns the result of a save.
  * Blocks until the save has ended.
- * Errors: HZ_STATUS_CANCELLED if `save` cancelled it, or HZ_STATUS_DISK_FULL and HZ_STATUS_IO of hz_trainer_save_to:
- * the trainer stays usable and another save may start; HZ_STATUS_INVALID_STATE if no save was started. */
+ * Errors: HZ_STATUS_CANCELLED if `save` or the progress callback cancelled it, or HZ_STATUS_DISK_FULL and HZ_STATUS_IO
+ * of hz_trainer_save_to: the trainer stays usable and another save may start; HZ_STATUS_INVALID_STATE if no save was
+ * started. */
 HZ_CHECKED hz_status_t hz_trainer_save_wait(hz_trainer_t *trainer);
 
 /* Loads the state of a checkpoint. Training then continues bit for bit as if it had not been interrupted;
@@ -1023,9 +1045,9 @@ HZ_CHECKED hz_status_t hz_trainer_save_wait(hz_trainer_t *trainer);
  * Blocks until the lanes are done, and for the disk.
  * Errors: HZ_STATUS_NOT_FOUND (no checkpoint), HZ_STATUS_INVALID_ARGUMENT (every setting that differs, with both
  * values), HZ_STATUS_BAD_FORMAT (a damaged or truncated file, or an unknown version, by name, and the newest complete
- * checkpoint of the folder), HZ_STATUS_IO, HZ_STATUS_INVALID_STATE if micro-batches are accumulated. Errors in headers,
- * lengths and settings are found before anything changes. Damage inside a state is found while it is loaded, and
- * then the trainer has failed: close it. */
+ * checkpoint of the folder), HZ_STATUS_IO, HZ_STATUS_INVALID_STATE if micro-batches are accumulated;
+ * HZ_STATUS_CANCELLED by the progress callback. Errors in headers, lengths and settings are found before anything
+ * changes. Damage inside a state is found while it is loaded, and then the trainer has failed: close it. */
 HZ_CHECKED hz_status_t hz_trainer_resume(hz_trainer_t *trainer, const char *folder, const char *changes /* or NULL */,
                                          const char **out_note /* or NULL */);
 

@@ -42,6 +42,7 @@
 //! | train | [`Trainer::step`], [`Batch`]; [`Trainer::step_with_loss`] for a loss of your own (DPO, GRPO, …) |
 //! | freeze tensors, or scale their learning rate | [`Trainer::set_tensor_options`] |
 //! | evaluate | [`Trainer::eval`], [`Trainer::logprobs`], [`Trainer::logits`] |
+//! | cancel a running step | [`Trainer::canceller`], [`Canceller`] |
 //! | save and resume | [`checkpoint`]; a [`Sink`] for a format of your own |
 //! | export to Hugging Face | [`hf::export`] |
 //! | observe | [`StepReport`], [`Stats`], [`Trainer::trace`] |
@@ -67,7 +68,7 @@
 //! let text = b"to be or not to b";
 //! let tokens: Vec<i32> = text[..16].iter().map(|&byte| byte.into()).collect();
 //! let targets: Vec<i32> = text[1..].iter().map(|&byte| byte.into()).collect();
-//! let batch = Batch { tokens: &tokens, targets: &targets, weights: None, starts: None };
+//! let batch = Batch::new(&tokens, &targets);
 //! let first = trainer.step(&[batch], 1e-3)?;
 //! let second = trainer.step(&[batch], 1e-3)?;
 //! assert!(second.loss < first.loss);
@@ -184,12 +185,13 @@ pub mod sys;
 pub mod train;
 
 pub use base::{
-    ChunkIndex, DType, Dims, Error, Position, Progress, Result, Shape, Status, UnitIndex, unwatched,
+    ChunkIndex, DType, Dims, Error, OwnedProgress, Position, Progress, Result, Shape, Status, UnitIndex,
+    unwatched,
 };
 pub use device::{DeviceInfo, Lane};
 pub use engine::{
-    AdamOptions, Batch, DeviceChoice, EvalReport, Fill, Loss, Sink, StateJob, StateSpan, Stats, StepReport,
-    TensorOptions, Trainer, TrainerOptions, UnitState,
+    AdamOptions, Batch, Canceller, DeviceChoice, EvalReport, Fill, Loss, Sink, StateJob, StateSpan, Stats,
+    StepReport, TensorOptions, Trainer, TrainerOptions, UnitState,
 };
 pub use host::Pinning;
 pub use model::{

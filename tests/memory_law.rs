@@ -18,7 +18,7 @@ fn growth_is_within_two_percent_of_the_plan() {
     let before = resident_bytes();
     let mut trainer = Trainer::open(&config, &options).unwrap();
     let tokens: Vec<i32> = (0..=shape.n() as i32).collect();
-    let batch = Batch { tokens: &tokens[..shape.n()], targets: &tokens[1..], weights: None, starts: None };
+    let batch = Batch::new(&tokens[..shape.n()], &tokens[1..]);
     trainer.write_fresh(1).unwrap();
     for _ in 0..2 {
         trainer.step(&[batch], 1e-4).unwrap();

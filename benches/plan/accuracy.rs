@@ -105,7 +105,7 @@ fn measure(config: &ModelConfig, options: &TrainerOptions) -> Step {
     trainer.write_fresh(1).expect("every tensor can be written");
     let n = options.shape.n();
     let tokens: Vec<i32> = (0..=n).map(|at| (at * 7919 % config.dims.v) as i32).collect();
-    let batch = Batch { tokens: &tokens[..n], targets: &tokens[1..], weights: None, starts: None };
+    let batch = Batch::new(&tokens[..n], &tokens[1..]);
     for _ in 0..STEPS {
         trainer.step(&vec![batch; options.micros_max], 1e-3).expect("a step");
     }

@@ -26,11 +26,11 @@ pub enum Status {
     Unsupported = 104,
     /// A step without any supervised token: every target is ignored or has weight 0.
     NoTarget = 105,
-    /// The gradient norm or the loss is not finite; nothing was committed.
+    /// A loss, gradient norm, logit or weight is not finite; nothing was changed.
     NonFinite = 110,
     /// A gradient was not finite after some units had been updated; the message names the unit.
     StepPartial = 111,
-    /// A callback of the caller ended the call; nothing was changed.
+    /// A callback of the caller, or another thread, ended the call.
     Cancelled = 112,
     /// The model does not fit the host memory limit.
     OutOfHostMemory = 200,

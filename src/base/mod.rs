@@ -7,6 +7,7 @@
 mod dims;
 mod dtype;
 mod error;
+mod finite;
 pub mod format;
 pub mod hash;
 mod index;
@@ -19,11 +20,12 @@ mod progress;
 pub use dims::{Dims, Shape};
 pub use dtype::DType;
 pub use error::{Error, Result, Status};
+pub use finite::find_non_finite;
 pub use index::{ChunkIndex, MicroIndex, MicroSlotIndex, SlabIndex, SlotIndex, SpillIndex, UnitIndex};
 pub use message::{Front, Message, phrase};
 pub use name::Name;
 pub use position::Position;
-pub use progress::{Progress, unwatched};
+pub use progress::{Meter, OwnedProgress, Progress, unwatched};
 
 /// The ignored target (PyTorch's `ignore_index`; −100 in `horizon.h`): its row adds nothing to the
 /// loss or the gradient.

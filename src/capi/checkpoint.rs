@@ -8,9 +8,10 @@ use std::sync::Arc;
 
 use serde_json::Value;
 
-use crate::base::{DType, Result, unwatched};
+use crate::base::{DType, Result};
 use crate::capi::argument::{LentText, OutPointer, Text, size};
 use crate::capi::handle::Handle;
+use crate::capi::progress::Work;
 use crate::capi::status::{c_string, hz_status_t};
 use crate::capi::trainer::{State, hz_trainer_t, with};
 use crate::checkpoint::{self, Changes, Checkpoints, Note};
@@ -66,7 +67,7 @@ pub extern "C" fn hz_trainer_save_to(
         state.trainer.may_save()?;
         let saves = state.saves_to(folder, keep)?;
         let writer = saves.checkpoints.writer(&state.trainer, Note { note, ..Note::default() })?;
-        state.trainer.save(writer)?;
+        state.trainer.save(writer.watched(Box::new(state.watcher.of(Work::Save))))?;
         state.saves = Some(saves);
         Ok(())
     })
@@ -88,7 +89,8 @@ pub extern "C" fn hz_trainer_resume(
         }
         let checkpoint = checkpoint::open(folder)?;
         let config = FolderConfig::open(checkpoint.folder())?;
-        checkpoint.restore_into(&mut state.trainer, &Changes::of(changes), &unwatched)?;
+        let progress = state.watcher.of(Work::Resume);
+        checkpoint.restore_into(&mut state.trainer, &Changes::of(changes), &progress)?;
         // Later exports copy its tokenizer and other files.
         state.folder = config;
         state.saves = None;

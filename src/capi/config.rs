@@ -90,6 +90,7 @@ sized_struct! {
         targets: Array<i32> = Array::NULL,
         weights: Array<f32> = Array::NULL,
         starts: Array<i32> = Array::NULL,
+        sequence_length: u64 = 0,
     }
 }
 

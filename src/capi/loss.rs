@@ -76,7 +76,7 @@ pub extern "C" fn hz_trainer_step_with_loss(
             }
         };
         let report = state.trainer.step_with_loss(&all_batches(&raw)?, lr, &mut call)?;
-        out.write(step_report(report, &state.trainer));
+        out.write(step_report(report));
         Ok(())
     })
 }

@@ -13,8 +13,8 @@
 //! - `status`: numbers and names of statuses, versions, the last error of a thread
 //! - `log`: the log callback
 //! - `config`, `model`, `lane`: structs and constants
-//! - `plan`, `trainer`, `loss`, `weights`, `tuning`, `save`, `checkpoint`, `adam`, `arena`: the
-//!   handles
+//! - `plan`, `trainer`, `loss`, `weights`, `tuning`, `save`, `checkpoint`, `progress`, `adam`,
+//!   `arena`: the handles
 
 // The header has these names and documents them.
 #![allow(non_camel_case_types, missing_docs)]
@@ -32,6 +32,7 @@ mod loss;
 mod model;
 mod plan;
 mod process;
+mod progress;
 mod save;
 mod sized;
 mod status;
@@ -60,11 +61,12 @@ pub use plan::{
     hz_plan_admit, hz_plan_busy_seconds, hz_plan_close, hz_plan_json, hz_plan_open, hz_plan_search,
     hz_plan_summary, hz_plan_t, hz_plan_trace,
 };
+pub use progress::{hz_progress_callback_t, hz_trainer_set_progress};
 pub use save::{hz_save_callback_t, hz_trainer_save, hz_trainer_save_wait};
 pub use sized::{Field, SizedStruct};
 pub use status::{hz_abi_version, hz_last_error, hz_status_name, hz_status_t, hz_version};
 pub use trainer::{
-    hz_trainer_accumulate, hz_trainer_announce, hz_trainer_busy_seconds, hz_trainer_close,
+    hz_trainer_accumulate, hz_trainer_announce, hz_trainer_busy_seconds, hz_trainer_cancel, hz_trainer_close,
     hz_trainer_discard, hz_trainer_eval, hz_trainer_logits, hz_trainer_model, hz_trainer_open,
     hz_trainer_open_planned, hz_trainer_stats, hz_trainer_step, hz_trainer_sync, hz_trainer_t,
     hz_trainer_trace, hz_trainer_update,

@@ -8,7 +8,7 @@ use crate::capi::arena::limits;
 use crate::capi::argument::{Array, ArrayOut, OutPointer, Text, size};
 use crate::capi::checkpoint::Saves;
 use crate::capi::config::{
-    hz_batch_t, hz_eval_report_t, hz_stats_t, hz_step_report_t, hz_trainer_options_t, reserved,
+    chosen_size, hz_batch_t, hz_eval_report_t, hz_stats_t, hz_step_report_t, hz_trainer_options_t, reserved,
     trainer_options,
 };
 use crate::capi::guard::{Guarded, guard};
@@ -17,9 +17,10 @@ use crate::capi::lane::lane_of;
 use crate::capi::log;
 use crate::capi::model::{hz_model_config_t, model_config};
 use crate::capi::plan::hz_plan_t;
+use crate::capi::progress::Watcher;
 use crate::capi::sized::{In, Out, SizedStruct};
 use crate::capi::status::{c_string, hz_status_t};
-use crate::engine::{Batch, EvalReport, StepReport, Trainer, TrainerOptions};
+use crate::engine::{Batch, Canceller, EvalReport, StepReport, Trainer, TrainerOptions};
 use crate::hf::FolderConfig;
 use crate::host::folder::replace_file;
 use crate::model::ModelConfig;
@@ -30,6 +31,8 @@ pub struct hz_trainer_t {
     pub(super) tensors: Vec<(CString, Vec<usize>)>,
     /// Immutable like the tensors, so reading it needs no lock.
     pub(super) model: ModelConfig,
+    /// Used while a call holds the state.
+    canceller: Canceller,
     pub(super) state: Guarded<State>,
 }
 
@@ -49,6 +52,8 @@ pub struct State {
     pub(super) saves: Option<Saves>,
     /// Notes returned to the caller; they live as long as the handle.
     pub(super) notes: Vec<CString>,
+    /// The progress callback.
+    pub(super) watcher: Watcher,
 }
 
 impl hz_trainer_t {
@@ -70,8 +75,9 @@ impl hz_trainer_t {
             .tensors()
             .map(|(_, tensor)| (c_string(&tensor.name), tensor.shape.clone()))
             .collect();
-        let state = State { trainer, folder, saves: None, notes: Vec::new() };
-        Ok(hz_trainer_t { tensors, model: config, state: Guarded::new(state) })
+        let canceller = trainer.canceller();
+        let state = State { trainer, folder, saves: None, notes: Vec::new(), watcher: Watcher::default() };
+        Ok(hz_trainer_t { tensors, model: config, canceller, state: Guarded::new(state) })
     }
 }
 
@@ -148,6 +154,7 @@ fn batch<'a>(raw: &'a hz_batch_t, name: &str) -> Result<Batch<'a>> {
         targets: raw.targets.get(rows, &format!("{name}targets"))?,
         weights: raw.weights.optional(rows, &format!("{name}weights"))?,
         starts: raw.starts.optional(rows, &format!("{name}starts"))?,
+        sequence_length: chosen_size(raw.sequence_length, &format!("{name}sequence_length"))?,
     })
 }
 
@@ -168,9 +175,9 @@ pub(super) fn all_batches(raw: &[hz_batch_t]) -> Result<Vec<Batch<'_>>> {
     raw.iter().enumerate().map(|(index, raw)| batch(raw, &format!("batches[{index}]."))).collect()
 }
 
-pub(super) fn step_report(report: StepReport, trainer: &Trainer) -> hz_step_report_t {
-    let StepReport { step, loss, grad_norm, tokens, targets } = report;
-    let micros = (tokens / trainer.plan().policy.numeric.shape.n() as u64) as u32;
+pub(super) fn step_report(report: StepReport) -> hz_step_report_t {
+    let StepReport { step, loss, grad_norm, micros, tokens, targets } = report;
+    let micros = micros as u32;
     hz_step_report_t { micros, step, loss, grad_norm, tokens, targets, ..hz_step_report_t::defaults() }
 }
 
@@ -207,8 +214,7 @@ pub extern "C" fn hz_trainer_update(
 ) -> hz_status_t {
     with(&trainer, |_, state| {
         let out = out_report.check("out_report")?;
-        let report = state.trainer.update(lr)?;
-        out.write(step_report(report, &state.trainer));
+        out.write(step_report(state.trainer.update(lr)?));
         Ok(())
     })
 }
@@ -224,8 +230,7 @@ pub extern "C" fn hz_trainer_step(
     with(&trainer, |_, state| {
         let out = out_report.check("out_report")?;
         let raw = raw_batches(batches, count, &state.trainer)?;
-        let report = state.trainer.step(&all_batches(&raw)?, lr)?;
-        out.write(step_report(report, &state.trainer));
+        out.write(step_report(state.trainer.step(&all_batches(&raw)?, lr)?));
         Ok(())
     })
 }
@@ -265,6 +270,14 @@ pub extern "C" fn hz_trainer_logits(
             )));
         }
         logits.copy_from_slice(&state.trainer.logits(tokens)?);
+        Ok(())
+    })
+}
+
+#[unsafe(no_mangle)]
+pub extern "C" fn hz_trainer_cancel(trainer: Handle<hz_trainer_t>) -> hz_status_t {
+    guard(|| {
+        trainer.get("trainer")?.canceller.cancel();
         Ok(())
     })
 }

@@ -1,10 +1,11 @@
 //! The weights of an `hz_trainer_t`: listing, initializing, loading, exporting, reading, writing.
 
-use crate::base::{Error, unwatched};
+use crate::base::Error;
 use crate::capi::argument::{Array, ArrayOut, LentText, OutPointer, Text};
 use crate::capi::config::{SHAPE_MAX, dtype, hz_tensor_t};
 use crate::capi::guard::guard;
 use crate::capi::handle::Handle;
+use crate::capi::progress::Work;
 use crate::capi::sized::{Out, SizedStruct};
 use crate::capi::status::hz_status_t;
 use crate::capi::trainer::{State, hz_trainer_t, with};
@@ -70,7 +71,7 @@ pub extern "C" fn hz_trainer_load_hf(trainer: Handle<hz_trainer_t>, folder: Text
             })
         })?;
         let weights = Weights::open(folder, state.trainer.layout())?;
-        weights.load(&mut state.trainer, &unwatched)?;
+        weights.load(&mut state.trainer, &state.watcher.of(Work::Load))?;
         state.folder = config;
         state.saves = None;
         Ok(())
@@ -86,9 +87,9 @@ pub extern "C" fn hz_trainer_export_hf(
     with(&trainer, |_, state| {
         let folder = folder.path("folder")?;
         let dtype = dtype(dtype_number, "dtype")?;
-        let State { trainer, folder: config, .. } = state;
+        let State { trainer, folder: config, watcher, .. } = state;
         let target = ExportTarget::check(folder, export_bytes(trainer.layout(), dtype))?;
-        export(&target, config, trainer, dtype, SHARD_BYTES, &unwatched)
+        export(&target, config, trainer, dtype, SHARD_BYTES, &watcher.of(Work::Export))
     })
 }
 

@@ -4,13 +4,12 @@ use std::fs::{self, File};
 use std::io::Read;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
 
 use half::bf16;
 use serde_json::{Map, Value};
 use xxhash_rust::xxh3::Xxh3;
 
-use crate::base::{DType, Error, Progress, Result, Status};
+use crate::base::{DType, Error, Meter, Progress, Result, Status};
 use crate::checkpoint::agree::{Changes, model_fields, numeric, same_model};
 use crate::checkpoint::folder::{is_step, read_latest, steps};
 use crate::checkpoint::manifest::{Checksum, MANIFEST, Manifest, StoredFile};
@@ -128,7 +127,8 @@ impl Checkpoint {
     /// read.
     ///
     /// Errors: fields differ (`InvalidArgument`; the trainer is unchanged); a file is damaged or
-    /// cannot be read (`BadFormat`, `Io`; the trainer has then failed, see [`Trainer::restore`]).
+    /// cannot be read (`BadFormat`, `Io`), or any error of `progress`; the trainer has then failed,
+    /// see [`Trainer::restore`].
     pub fn restore_into(&self, trainer: &mut Trainer, changes: &Changes, progress: Progress) -> Result<()> {
         let manifest = &self.manifest;
         let given = numeric(trainer);
@@ -138,12 +138,12 @@ impl Checkpoint {
             return Err(self.bad(MANIFEST, "the units do not match its model"));
         }
         let total = manifest.units.iter().map(|unit| unit.bytes).sum();
-        let done = AtomicU64::new(0);
-        let restored = trainer.restore(manifest.step, manifest.tokens, &|to| {
-            let bytes = self.fill(to)?;
-            progress(done.fetch_add(bytes, Ordering::Relaxed) + bytes, total)
-        });
+        let meter = Meter::new(total, progress);
+        let restored = trainer.restore(manifest.step, manifest.tokens, &|to| meter.add(self.fill(to)?));
         restored.map_err(|error| {
+            if error.status() == Status::Cancelled {
+                return error;
+            }
             let other = self.folder.parent().and_then(|folder| newest(folder, Some(&self.folder)));
             with_alternative(error, other)
         })

@@ -7,7 +7,7 @@ use crossbeam_channel::{Sender, unbounded};
 use serde_json::{Map, Value};
 use xxhash_rust::xxh3::Xxh3;
 
-use crate::base::{Error, Position, Result};
+use crate::base::{Error, Meter, OwnedProgress, Position, Result, unwatched};
 use crate::checkpoint::agree::{model_fields, numeric};
 use crate::checkpoint::folder::{Checkpoints, step_name};
 use crate::checkpoint::manifest::{Checksum, MANIFEST, Manifest, SpanChecksums, StoredFile, UnitFile};
@@ -39,6 +39,18 @@ pub struct Writer {
     /// Dropped before the files that it syncs are removed.
     syncing: Syncing,
     filling: Filling,
+    /// Bytes of the whole state.
+    bytes: u64,
+    meter: Meter<OwnedProgress>,
+}
+
+impl Writer {
+    /// Reports the bytes of the state that were written. An error of `progress` ends the save with
+    /// that error.
+    pub fn watched(mut self: Box<Self>, progress: OwnedProgress) -> Box<Self> {
+        self.meter = Meter::new(self.bytes, progress);
+        self
+    }
 }
 
 /// A thread that syncs files while further units are written. AdamW of the last unit waits for the
@@ -94,7 +106,15 @@ impl Checkpoints {
         manifest.numeric = fields;
         (manifest.position, manifest.note) = (note.position, note.note);
         let filling = self.step_folder(stats.steps, trainer.layout(), mode)?.begin()?;
-        Ok(Box::new(Writer { checkpoints: self.clone(), manifest, filling, syncing: Syncing::start()? }))
+        let bytes = state_bytes(trainer.layout(), mode);
+        Ok(Box::new(Writer {
+            checkpoints: self.clone(),
+            manifest,
+            filling,
+            syncing: Syncing::start()?,
+            bytes,
+            meter: Meter::new(bytes, Box::new(unwatched)),
+        }))
     }
 
     /// Checks, before training, that the disk has enough space for a checkpoint.
@@ -105,11 +125,16 @@ impl Checkpoints {
     }
 
     fn step_folder(&self, step: u64, layout: &Layout, mode: Mode) -> Result<NewFolder> {
-        let elements: usize = layout.units.iter().map(|unit| unit.elements).sum();
         let companions: usize = self.companions.iter().map(|(_, content)| content.len()).sum();
-        let bytes = elements * mode.optimizer().parameter_bytes() + companions;
-        NewFolder::plan(&self.folder().join(step_name(step)), bytes as u64)
+        let bytes = state_bytes(layout, mode) + companions as u64;
+        NewFolder::plan(&self.folder().join(step_name(step)), bytes)
     }
+}
+
+/// Bytes of the state of all units.
+fn state_bytes(layout: &Layout, mode: Mode) -> u64 {
+    let elements: usize = layout.units.iter().map(|unit| unit.elements).sum();
+    (elements * mode.optimizer().parameter_bytes()) as u64
 }
 
 impl Sink for Writer {
@@ -124,6 +149,7 @@ impl Sink for Writer {
                 hash.update(chunk);
                 file.write_at(at, chunk)?;
                 at += chunk.len() as u64;
+                self.meter.add(chunk.len() as u64)?;
             }
             checksums.push(span.name(state.optimizer), Checksum(hash.digest()));
         }

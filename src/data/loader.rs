@@ -24,7 +24,7 @@ pub struct Micro {
 impl Micro {
     /// Borrows the micro-batch for the engine.
     pub fn batch(&self) -> Batch<'_> {
-        Batch { tokens: &self.tokens, targets: &self.targets, weights: None, starts: self.starts.as_deref() }
+        Batch { starts: self.starts.as_deref(), ..Batch::new(&self.tokens, &self.targets) }
     }
 }
 

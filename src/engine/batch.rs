@@ -2,7 +2,10 @@
 
 use crate::base::{Error, IGNORED_TARGET, Name, Result, Shape, Status, phrase};
 
-/// One micro-batch: B sequences of T tokens, row-major `[B, T]`.
+/// One micro-batch: sequences of tokens, row-major `[b, t]`, with b ≤ B and t ≤ T of the trainer.
+///
+/// A smaller batch than `[B, T]` is padded on the right and below with ignored targets. That
+/// changes no bit of its loss and gradients; it computes as much as a full one.
 #[derive(Clone, Copy, Debug)]
 pub struct Batch<'a> {
     /// Token ids, 0 … V − 1.
@@ -14,11 +17,15 @@ pub struct Batch<'a> {
     /// For packed sequences: the position in its sequence at which each token's document starts.
     /// Default: one document per sequence.
     pub starts: Option<&'a [i32]>,
+    /// Tokens per sequence of this batch, t. Default: the trainer's, T.
+    pub sequence_length: Option<usize>,
 }
 
-/// Contribution of a batch to the loss's denominator.
+/// Contribution of a batch to the loss's denominator and to the totals.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct BatchSums {
+    /// Tokens, without padding.
+    pub tokens: u64,
     /// Σ weights over unmasked targets.
     pub weight: f64,
     /// Unmasked targets.
@@ -45,33 +52,86 @@ impl BatchSums {
     }
 }
 
-impl Batch<'_> {
-    /// Checks every value against shape and vocabulary. `batch` is the text before the fields'
-    /// names, e.g. `batches[1].`.
+/// The arrays of a batch that was padded.
+#[derive(Debug)]
+pub struct Padded {
+    tokens: Vec<i32>,
+    targets: Vec<i32>,
+    weights: Option<Vec<f32>>,
+    starts: Option<Vec<i32>>,
+}
+
+impl Padded {
+    /// The full batch.
+    pub fn batch(&self) -> Batch<'_> {
+        Batch {
+            weights: self.weights.as_deref(),
+            starts: self.starts.as_deref(),
+            ..Batch::new(&self.tokens, &self.targets)
+        }
+    }
+}
+
+impl<'a> Batch<'a> {
+    /// A batch of sequences of T tokens, one document each, whose targets have weight 1.
+    pub const fn new(tokens: &'a [i32], targets: &'a [i32]) -> Batch<'a> {
+        Batch { tokens, targets, weights: None, starts: None, sequence_length: None }
+    }
+
+    /// The batch's own shape; `most` is the trainer's, `batch` the text before the fields' names.
+    ///
+    /// Errors: arrays of different lengths; a length that is no such batch (`InvalidArgument`).
+    pub(super) fn shape(&self, batch: &str, most: Shape) -> Result<Shape> {
+        let rows = self.tokens.len();
+        let lengths = [
+            ("targets", self.targets.len()),
+            ("weights", self.weights.map_or(rows, <[f32]>::len)),
+            ("starts", self.starts.map_or(rows, <[i32]>::len)),
+        ];
+        for (field, len) in lengths {
+            if len != rows {
+                return Err(Error::argument(format!(
+                    "{batch}{field}.len() is {len}; it must be that of tokens, {rows}"
+                )));
+            }
+        }
+        let t = self.sequence_length.unwrap_or(most.t);
+        if rows == 0 || t == 0 || t > most.t || !rows.is_multiple_of(t) || rows / t > most.b {
+            return Err(Error::argument(format!(
+                "{batch}{} is {rows} and {batch}sequence_length {t}; a batch of this trainer has 1 … {} ({}) \
+                 sequences of 1 … {} ({}) tokens, all of the same length",
+                phrase("tokens.len()", "rows", "tokens.len()"),
+                most.b,
+                Name::Sequences,
+                most.t,
+                Name::SequenceLength
+            )));
+        }
+        Ok(Shape { b: rows / t, t })
+    }
+
+    /// Pads a checked batch; `None` if it has this shape already. Padding repeats the first token,
+    /// so that it adds no row of the embedding, and continues the last document of its sequence.
+    pub(super) fn padded(&self, shape: Shape) -> Option<Padded> {
+        let own = self.shape("", shape).expect("the batch was checked");
+        if own == shape {
+            return None;
+        }
+        Some(Padded {
+            tokens: pad(self.tokens, own, shape, self.tokens[0], |_| self.tokens[0]),
+            targets: pad(self.targets, own, shape, IGNORED_TARGET, |_| IGNORED_TARGET),
+            weights: self.weights.map(|weights| pad(weights, own, shape, 0.0, |_| 0.0)),
+            starts: self.starts.map(|starts| pad(starts, own, shape, 0, |last| last)),
+        })
+    }
+
+    /// Checks every value against the trainer's shape and vocabulary. `batch` is the text before the
+    /// fields' names, e.g. `batches[1].`.
     ///
     /// Errors name field, index and value.
     #[doc(hidden)]
     pub fn check(&self, batch: &str, shape: Shape, vocabulary: usize) -> Result<BatchSums> {
-        let n = shape.n();
-        let lengths = [
-            ("tokens", self.tokens.len()),
-            ("targets", self.targets.len()),
-            ("weights", self.weights.map_or(n, <[f32]>::len)),
-            ("starts", self.starts.map_or(n, <[i32]>::len)),
-        ];
-        for (field, len) in lengths {
-            if len != n {
-                let found = format!("{field}.len()");
-                return Err(Error::argument(format!(
-                    "{batch}{} is {len}; it must be {} × {}, {} × {} = {n}",
-                    phrase(&found, "rows", &found),
-                    Name::Sequences,
-                    Name::SequenceLength,
-                    shape.b,
-                    shape.t
-                )));
-            }
-        }
+        let shape = self.shape(batch, shape)?;
         let at = |field: &str, n: usize| {
             format!("{batch}{field}[{n}] (sequence {}, position {})", n / shape.t, n % shape.t)
         };
@@ -105,7 +165,7 @@ impl Batch<'_> {
                 }
             }
         }
-        let mut sums = BatchSums::default();
+        let mut sums = BatchSums { tokens: self.tokens.len() as u64, ..BatchSums::default() };
         for (n, _) in self.targets.iter().enumerate().filter(|(_, target)| **target != IGNORED_TARGET) {
             sums.weight += self.weights.map_or(1.0, |weights| f64::from(weights[n]));
             sums.targets += 1;
@@ -129,4 +189,16 @@ pub fn check_tokens(tokens: &[i32], vocabulary: usize, at: impl Fn(usize) -> Str
             vocabulary - 1
         ))),
     }
+}
+
+/// Pads an array from a shape to a larger one: with `below` for additional sequences, and on the
+/// right of each sequence with `right` of its last value.
+fn pad<T: Copy>(values: &[T], from: Shape, to: Shape, below: T, right: impl Fn(T) -> T) -> Vec<T> {
+    let mut padded = Vec::with_capacity(to.n());
+    for sequence in values.chunks_exact(from.t) {
+        padded.extend_from_slice(sequence);
+        padded.resize(padded.len() + to.t - from.t, right(sequence[from.t - 1]));
+    }
+    padded.resize(to.n(), below);
+    padded
 }

@@ -84,8 +84,8 @@ mod tests {
         let mut derived = Derived::new(shape);
         // An earlier batch must leave no trace.
         let other: Vec<i32> = (0..shape.n() as i32).map(|row| row % shape.t as i32).collect();
-        derived.fill(&Batch { tokens: &other, targets: &other, weights: None, starts: Some(&other) });
-        derived.fill(&Batch { tokens, targets: tokens, weights: None, starts });
+        derived.fill(&Batch { starts: Some(&other), ..Batch::new(&other, &other) });
+        derived.fill(&Batch { starts, ..Batch::new(tokens, tokens) });
         derived
     }
 

@@ -99,6 +99,12 @@
 //! the function fails, the rest is issued all the same but does nothing, so that the state of
 //! `sync` and `check` stays true.
 //!
+//! # Cancelling
+//! A [`Canceller`] abandons the running list from another thread, in the same way. The model is
+//! unchanged, since nothing is updated before the clip decision, which closes the list to
+//! cancelling (under backward, the first AdamW does), and since every list uploads all that it
+//! reads.
+//!
 //! # Saving and restoring
 //! [`Trainer::save`] issues a list to the `disk` lane, which hands one unit after the other to a
 //! [`Sink`] (`save.rs`). The save of a unit waits for the unit's last AdamW, and its next AdamW
@@ -118,13 +124,14 @@
 //! finished with it.
 //!
 //! # Limits
-//! One device. All micro-batches have the shape that the trainer was opened for. One save at a
-//! time. A custom loss needs a step of one sweep.
+//! One device. All micro-batches are padded to the shape that the trainer was opened for. One save
+//! at a time. A custom loss needs a step of one sweep.
 #![deny(unsafe_code)]
 
 mod backend;
 mod batch;
 pub mod calibrate;
+mod cancel;
 mod derived;
 mod gather;
 mod inspect;
@@ -145,6 +152,7 @@ pub use backend::{
     Backend, DeviceChoice, KernelsSetting, MakeKernels, autotune, device_info, devices, missing_for_cuda,
 };
 pub use batch::Batch;
+pub use cancel::Canceller;
 pub use inspect::{CudaDeviceReport, CudaReport, Library};
 pub use options::{AdamOptions, TrainerOptions};
 pub use save::{Fill, Sink, StateJob, StateSpan, UnitState};

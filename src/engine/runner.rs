@@ -58,7 +58,8 @@ impl Work for Runner {
         let operation = self.lists.operation(task);
         let extent = self.lists.numbered(task.list).extent;
         let step_state = &self.step_states[usize::from(task.step_state)];
-        if step_state.is_abandoned() {
+        // A save belongs to no call, and uses no step state.
+        if lane != Lane::Disk && step_state.phase.is_abandoned() {
             return Ok(());
         }
         self.perform(operation, extent, step_state)
@@ -180,6 +181,9 @@ impl Runner {
     }
 
     fn decide(&self, step_state: &StepState, norms: bool) {
+        if !step_state.phase.close() {
+            return;
+        }
         // One term per tensor, so that the sum does not depend on the division into units.
         let square_sums = self.layout().indices().flat_map(|unit| self.store.square_sums(unit));
         let square_sum: f64 = if norms { square_sums.sum() } else { 0.0 };
@@ -230,6 +234,8 @@ impl Runner {
                 let clip_decision = step_state.clip_decision();
                 clip_decision.commit.then_some(clip_decision.factor)
             }
+            // After the first update the step can no longer be cancelled.
+            Guard::Unit if !step_state.phase.close() => None,
             Guard::Unit if self.store.square_sums(unit).sum::<f64>().is_finite() => {
                 step_state.count_committed();
                 Some(1.0)

@@ -3,11 +3,13 @@
 //! Fields are atomics because the calling thread and the lanes write and read them. All accesses
 //! are relaxed: issuing a task to a lane, and reaching its tick, order them.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed};
 
 use parking_lot::RwLock;
 
 use crate::base::UnitIndex;
+use crate::engine::cancel::Phase;
 use crate::engine::gather::Numbers;
 
 /// One step's inputs and results.
@@ -23,7 +25,8 @@ pub struct StepState {
     commit: AtomicBool,
     committed: AtomicU32,
     refused: AtomicU32,
-    abandoned: AtomicBool,
+    /// Open while the list can be cancelled.
+    pub phase: Arc<Phase>,
     /// The announced tokens of the next step. Written before the list is issued; then read by AdamW
     /// and the calling thread at the same time.
     pub next: RwLock<Numbers>,
@@ -64,7 +67,7 @@ impl StepState {
         StepState { next: RwLock::new(Numbers::of(vocabulary)), ..StepState::default() }
     }
 
-    /// Sets the inputs of a list and resets the results.
+    /// Sets the inputs of a list, resets the results and opens the phase.
     pub fn open(&self, inputs: Inputs) {
         self.lr.store(inputs.lr.to_bits(), Relaxed);
         self.step.store(inputs.step, Relaxed);
@@ -72,7 +75,7 @@ impl StepState {
         self.row.store(inputs.row, Relaxed);
         self.committed.store(0, Relaxed);
         self.refused.store(NONE, Relaxed);
-        self.abandoned.store(false, Relaxed);
+        self.phase.open();
     }
 
     /// The inputs passed to [`StepState::open`].
@@ -83,17 +86,6 @@ impl StepState {
             weight: f64::from_bits(self.weight.load(Relaxed)),
             row: self.row.load(Relaxed),
         }
-    }
-
-    /// Abandons the list: its remaining operations do nothing. The model is unchanged, since AdamW
-    /// comes last and the next list uploads everything it reads.
-    pub fn abandon(&self) {
-        self.abandoned.store(true, Relaxed);
-    }
-
-    /// Returns true if the list was abandoned.
-    pub fn is_abandoned(&self) -> bool {
-        self.abandoned.load(Relaxed)
     }
 
     /// Stores the clip decision. Called by `ClipDecision`.

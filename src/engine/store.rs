@@ -13,10 +13,11 @@ use parking_lot::Mutex;
 
 use crate::base::format::several;
 use crate::base::{
-    ChunkIndex, DType, Error, MicroIndex, MicroSlotIndex, Name, Result, Status, UnitIndex, master, phrase,
+    ChunkIndex, DType, Error, MicroIndex, MicroSlotIndex, Name, Result, Shape, Status, UnitIndex, master,
+    phrase,
 };
 use crate::device::Device;
-use crate::engine::Batch;
+use crate::engine::batch::{Batch, Padded};
 use crate::engine::derived::Derived;
 use crate::engine::gather::Numbers;
 use crate::engine::save::{Fill, StateSpan, UnitState};
@@ -31,6 +32,8 @@ use crate::schedule::GradientBuffer;
 pub struct Store {
     layout: Layout,
     map: HostMap,
+    /// The shape of a full micro-batch.
+    shape: Shape,
     stores_gradients: bool,
     grad_dtype: DType,
     optimizer: Optimizer,
@@ -73,6 +76,7 @@ impl Store {
         Ok(Store {
             layout: layout.clone(),
             map: plan.host.clone(),
+            shape: plan.policy.numeric.shape,
             stores_gradients: !plan.policy.streams_gradients(),
             grad_dtype: plan.policy.numeric.grad_dtype,
             optimizer: plan.policy.mode.optimizer(),
@@ -214,14 +218,20 @@ impl Store {
         self.wire(self.map.logprobs(micro))
     }
 
-    /// Reads a micro-batch's log-probabilities.
-    pub fn read_logprobs(&self, micro: MicroIndex, out: &mut [f32]) {
-        out.copy_from_slice(self.values(self.logprobs(micro)));
+    /// The log-probabilities of a micro-batch of this shape, by sequence.
+    pub fn read_logprobs(&self, micro: MicroIndex, shape: Shape) -> impl Iterator<Item = &[f32]> {
+        let sequences = self.values(self.logprobs(micro)).chunks_exact(self.shape.t).take(shape.b);
+        sequences.map(move |sequence: &[f32]| &sequence[..shape.t])
     }
 
-    /// Writes the gradient of a micro-batch's log-probabilities.
-    pub fn write_logprobs(&self, micro: MicroIndex, values: &[f32]) {
-        self.values_mut(self.logprobs(micro)).copy_from_slice(values);
+    /// Writes the gradient of the log-probabilities of a micro-batch of this shape; zeros for
+    /// padding.
+    pub fn write_logprobs(&self, micro: MicroIndex, shape: Shape, values: &[f32]) {
+        let all = self.values_mut(self.logprobs(micro));
+        all.fill(0.0);
+        for (to, from) in all.chunks_exact_mut(self.shape.t).zip(values.chunks_exact(shape.t)) {
+            to[..shape.t].copy_from_slice(from);
+        }
     }
 
     /// Read-only constants shared by all layers, uploaded once.
@@ -245,8 +255,10 @@ impl Store {
         self.distinct[micro.at()].load(Relaxed)
     }
 
-    /// Copies a checked batch and its derived arrays to its staging buffer.
+    /// Pads a checked batch, and copies it and its derived arrays to its staging buffer.
     pub fn stage(&self, micro: MicroIndex, batch: &Batch) {
+        let padded = batch.padded(self.shape);
+        let batch = &padded.as_ref().map_or(*batch, Padded::batch);
         let memory = self.map.batch(micro);
         let derived = &mut *self.derived.lock();
         derived.fill(batch);

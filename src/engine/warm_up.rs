@@ -35,7 +35,7 @@ impl Runner {
     pub fn warm_up(&self) -> Result<()> {
         let micros = self.plan.micros_max.min(MICROS);
         let zeros = vec![0; self.plan.policy.numeric.shape.n()];
-        let batch = Batch { tokens: &zeros, targets: &zeros, weights: None, starts: None };
+        let batch = Batch::new(&zeros, &zeros);
         for micro in (0..micros).map(MicroIndex::from) {
             self.store.stage(micro, &batch);
             self.upload(self.at(self.plan.device.batch(micro).whole), self.store.batch(micro))?;

@@ -8,12 +8,11 @@ use std::cell::RefCell;
 use std::fs;
 use std::io;
 use std::path::Path;
-use std::sync::atomic::{AtomicU64, Ordering};
 
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
-use crate::base::{DType, Error, Progress, Result, Status};
+use crate::base::{DType, Error, Meter, Progress, Result, Status, find_non_finite, master};
 use crate::engine::{TensorSlice, Trainer};
 use crate::hf::shards::{self, Shard};
 use crate::hf::{FolderConfig, INDEX, file_text};
@@ -95,7 +94,8 @@ pub fn export_bytes(layout: &Layout, dtype: DType) -> u64 {
 /// Writes a trainer's model to `target`, as bf16 weights or f32 master weights, in files of at most
 /// `shard_bytes` bytes of tensors ([`SHARD_BYTES`]). Waits for the lanes and for the disk.
 ///
-/// After an error the target is as it was before.
+/// Errors: a weight that is not finite as `dtype` (`NonFinite`, with the first such tensor in the
+/// files); any error of `progress`; the disk. After an error the target is as it was before.
 pub fn export(
     target: &ExportTarget,
     config: &FolderConfig,
@@ -154,11 +154,10 @@ fn weights(
             locations[index] = Some((file, offset));
         }
     }
-    let done = AtomicU64::new(0);
+    let meter = Meter::new(total, progress);
     trainer.each_slice(&order, &|slice| {
         let (file, offset) = locations[slice.index].expect("every tensor has a file");
-        let bytes = write_slice(slice, dtype, file, offset)?;
-        progress(done.fetch_add(bytes, Ordering::Relaxed) + bytes, total)
+        meter.add(write_slice(slice, dtype, file, offset)?)
     })?;
     files.iter().try_for_each(SizedFile::sync)
 }
@@ -171,7 +170,7 @@ thread_local! {
 }
 
 /// Writes a slice of the tensor that starts at byte `tensor` of the file; returns the bytes
-/// written.
+/// written. Refuses values that are not finite.
 fn write_slice(slice: &TensorSlice, dtype: DType, file: &SizedFile, tensor: u64) -> Result<u64> {
     let size = dtype.bytes();
     let (mut halves, mut values) = ([0u16; 1024], [0f32; 1024]);
@@ -184,6 +183,7 @@ fn write_slice(slice: &TensorSlice, dtype: DType, file: &SizedFile, tensor: u64)
                 match dtype {
                     DType::Bf16 => {
                         slice.read_bf16(at, &mut halves[..count]);
+                        finite(slice, at, &halves[..count], master::widen)?;
                         bytes
                             .as_chunks_mut()
                             .0
@@ -193,6 +193,7 @@ fn write_slice(slice: &TensorSlice, dtype: DType, file: &SizedFile, tensor: u64)
                     }
                     DType::F32 => {
                         slice.read(at, &mut values[..count]);
+                        finite(slice, at, &values[..count], |value| value)?;
                         bytes
                             .as_chunks_mut()
                             .0
@@ -206,6 +207,17 @@ fn write_slice(slice: &TensorSlice, dtype: DType, file: &SizedFile, tensor: u64)
         }
         Ok((slice.elements.len() * size) as u64)
     })
+}
+
+/// Refuses values from element `from` of a slice, read as they are exported, if one is not finite.
+fn finite<T: Copy>(slice: &TensorSlice, from: usize, run: &[T], widen: impl Fn(T) -> f32) -> Result<()> {
+    let Some((at, value)) = find_non_finite(run, widen) else { return Ok(()) };
+    let (element, name) = (slice.elements.start + from + at, &slice.tensor.name);
+    let message = format!(
+        "element {element} of {name} is {value}; weights must be finite: load other weights, or a checkpoint \
+         from before, and lower the learning rate"
+    );
+    Err(Error::new(Status::NonFinite, message))
 }
 
 #[cfg(test)]

@@ -8,13 +8,12 @@
 use std::collections::BTreeMap;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
 
 use half::f16;
 use half::slice::HalfFloatSliceExt;
 use safetensors::tensor::{Dtype, Metadata, SafeTensors};
 
-use crate::base::{Error, Progress, Result, Status};
+use crate::base::{Error, Meter, Progress, Result, Status, find_non_finite, master};
 use crate::engine::{TensorSlice, Trainer};
 use crate::hf::INDEX;
 use crate::hf::index::sources;
@@ -146,11 +145,8 @@ impl Weights {
         let mut order: Vec<usize> = (0..self.tensors.len()).collect();
         order.sort_by_key(|&index| (self.tensors[index].file, self.tensors[index].bytes.start));
         let total = self.tensors.iter().map(|location| location.bytes.len() as u64).sum();
-        let done = AtomicU64::new(0);
-        trainer.each_slice(&order, &|slice| {
-            let bytes = self.read_slice(slice)?;
-            progress(done.fetch_add(bytes, Ordering::Relaxed) + bytes, total)
-        })
+        let meter = Meter::new(total, progress);
+        trainer.each_slice(&order, &|slice| meter.add(self.read_slice(slice)?))
     }
 
     /// Fills a slice from its file; returns the bytes read.
@@ -225,7 +221,7 @@ fn copy(slice: &mut TensorSlice, dtype: Dtype, bytes: &[u8]) -> Result<(), (usiz
             for (number, bytes) in bytes.as_chunks().0.chunks(RUN).enumerate() {
                 let run = &mut run[..bytes.len()];
                 run.iter_mut().zip(bytes).for_each(|(half, bytes)| *half = u16::from_le_bytes(*bytes));
-                finite(number * RUN, run, |half| f32::from_bits(u32::from(half) << 16))?;
+                finite(number * RUN, run, master::widen)?;
                 slice.write_bf16(number * RUN, run);
             }
         }
@@ -254,13 +250,8 @@ fn copy(slice: &mut TensorSlice, dtype: Dtype, bytes: &[u8]) -> Result<(), (usiz
 
 /// Returns index (counted from `first`) and value of the first element that is not finite as the
 /// error.
-fn finite<T: Copy>(first: usize, run: &[T], value: impl Fn(T) -> f32) -> Result<(), (usize, f32)> {
-    // No early exit, which would prevent vectorization.
-    if run.iter().fold(true, |all, &element| all & value(element).is_finite()) {
-        return Ok(());
-    }
-    let at = run.iter().position(|&element| !value(element).is_finite()).expect("one is not finite");
-    Err((first + at, value(run[at])))
+fn finite<T: Copy>(first: usize, run: &[T], widen: impl Fn(T) -> f32) -> Result<(), (usize, f32)> {
+    find_non_finite(run, widen).map_or(Ok(()), |(at, value)| Err((first + at, value)))
 }
 
 impl WeightFile {

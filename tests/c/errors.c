@@ -2,6 +2,7 @@
  * Errors that a caller of the C interface can cause, and calls that need no training: names, log, plans, structs of
  * other versions. After each error the outputs are unchanged and the trainer is usable.
  */
+#include <float.h>
 #include <inttypes.h>
 #include <math.h>
 
@@ -324,12 +325,14 @@ static void test_misuse(void) {
     prompt[0] = 7;
     OK(hz_trainer_logits(trainer, prompt, T, logits, V));
 
-    /* A weight that is NaN: the step fails and changes nothing. */
+    /* A weight whose bf16 is infinite: the step fails and changes nothing. */
     static float norm[64], poisoned[64], now[64];
     const char *name = "model.norm.weight";
     OK(hz_trainer_read_tensor(trainer, name, norm, 64));
     memcpy(poisoned, norm, sizeof norm);
     poisoned[0] = NAN;
+    REFUSED(HZ_STATUS_INVALID_ARGUMENT, "element 0", hz_trainer_write_tensor(trainer, name, poisoned, 64));
+    poisoned[0] = FLT_MAX;
     OK(hz_trainer_write_tensor(trainer, name, poisoned, 64));
     REFUSED(HZ_STATUS_NON_FINITE, "finite", hz_trainer_step(trainer, &good, 1, 1e-3, &report));
     OK(hz_trainer_read_tensor(trainer, name, now, 64));

@@ -176,6 +176,11 @@ fn a_c11_program_places_layers_and_computes_losses() {
 }
 
 #[test]
+fn a_c11_program_cancels_and_watches() {
+    print!("{}", build_and_run(&Path::new(ROOT).join("tests/c/cancel.c"), false));
+}
+
+#[test]
 fn a_c11_program_resumes_from_a_checkpoint() {
     print!("{}", build_and_run(&Path::new(ROOT).join("tests/c/resume.c"), false));
 }
@@ -287,6 +292,7 @@ fn every_function_is_called_by_the_c_programs() {
     let programs = [
         "train.c",
         "loss.c",
+        "cancel.c",
         "dpo.c",
         "grpo.c",
         "resume.c",

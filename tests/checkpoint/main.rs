@@ -6,12 +6,13 @@ use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use horizon::base::{DType, Dims, Error, Shape, Status, unwatched};
+use horizon::base::{DType, Dims, Error, OwnedProgress, Shape, Status, unwatched};
 use horizon::checkpoint::{Changes, Checkpoint, Checkpoints, Note, open};
 use horizon::engine::{Batch, Sink, StateSpan, Trainer, TrainerOptions, UnitState};
 use horizon::hf::FolderConfig;
 use horizon::model::ModelConfig;
 use horizon::schedule::{GradWait, Mode};
+use parking_lot::Mutex;
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use serde_json::{Value, json};
@@ -39,7 +40,7 @@ fn steps(trainer: &mut Trainer, count: u64) {
         let step = trainer.stats().steps as i32;
         let tokens: Vec<i32> = (0..2 * T as i32).map(|at| (at * 5 + step) % 19).collect();
         let targets: Vec<i32> = (0..2 * T as i32).map(|at| (at * 3 + step + 1) % 19).collect();
-        let batch = Batch { tokens: &tokens, targets: &targets, weights: None, starts: None };
+        let batch = Batch::new(&tokens, &targets);
         trainer.step(&[batch], 1e-2).unwrap();
     }
 }
@@ -511,4 +512,54 @@ fn a_failed_save_leaves_the_previous_checkpoint() {
     assert!(state(&mut trainer) == state(&mut alone));
     save(&mut trainer, &to);
     assert_eq!(open(dir.path()).unwrap().manifest().step, trainer.stats().steps);
+}
+
+#[test]
+fn progress_is_watched_and_can_cancel() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut trainer = trained(&options(), 1);
+    let to = checkpoints(dir.path(), None);
+    let calls = Arc::new(Mutex::new(Vec::new()));
+    /// Records the calls; fails in the one with this number.
+    fn watch(calls: &Arc<Mutex<Vec<(u64, u64)>>>, fails_at: usize) -> OwnedProgress {
+        let calls = calls.clone();
+        Box::new(move |done, total| {
+            calls.lock().push((done, total));
+            let fails = calls.lock().len() == fails_at;
+            if fails { Err(Error::new(Status::Cancelled, "enough")) } else { Ok(()) }
+        })
+    }
+    let save = |trainer: &mut Trainer, fails_at| {
+        trainer.save(to.writer(trainer, Note::default())?.watched(watch(&calls, fails_at)))?;
+        trainer.save_wait()
+    };
+    let complete = |calls: &Mutex<Vec<(u64, u64)>>| {
+        let calls = std::mem::take(&mut *calls.lock());
+        assert!(calls.is_sorted() && calls.len() > 4, "{calls:?}");
+        assert_eq!(calls.last().map(|(done, total)| done == total), Some(true), "{calls:?}");
+        calls.len()
+    };
+    let before = names(dir.path());
+    for fails_at in [1, 4] {
+        assert_eq!(save(&mut trainer, fails_at).unwrap_err().status(), Status::Cancelled);
+        assert_eq!(calls.lock().drain(..).len(), fails_at);
+        assert_eq!(names(dir.path()), before);
+    }
+    save(&mut trainer, 0).unwrap();
+    let last = complete(&calls);
+    assert_eq!(save(&mut trainer, last).unwrap_err().status(), Status::Cancelled);
+    calls.lock().clear();
+
+    let checkpoint = open(dir.path()).unwrap();
+    let restore = |trainer: &mut Trainer, fails_at| {
+        checkpoint.restore_into(trainer, &Changes::none(), &watch(&calls, fails_at))
+    };
+    let mut resumed = opened(&options());
+    restore(&mut resumed, 0).unwrap();
+    complete(&calls);
+    assert!(state(&mut resumed) == state(&mut trainer));
+    let error = restore(&mut resumed, 3).unwrap_err();
+    assert_eq!((error.status(), error.message()), (Status::Cancelled, "enough"));
+    assert_eq!(calls.lock().len(), 3, "nothing is reported after the error");
+    assert_eq!(resumed.sync().unwrap_err(), error, "the trainer has failed");
 }

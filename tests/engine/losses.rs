@@ -40,7 +40,7 @@ fn placements() -> Vec<(&'static str, TrainerOptions)> {
 }
 
 /// The loss of a plain step, Σ −w · logprob / Σ w, and its gradient.
-fn plain_loss(batches: &[Data]) -> impl FnMut(&[f32], &mut [f32]) -> Result<f64> {
+pub fn plain_loss(batches: &[Data]) -> impl FnMut(&[f32], &mut [f32]) -> Result<f64> {
     let rows = || batches.iter().flat_map(|data| data.weights.iter().zip(&data.targets));
     let counted = rows().map(|(&weight, &target)| if target == -100 { 0.0 } else { weight });
     let weights: Vec<f32> = counted.collect();
@@ -170,10 +170,9 @@ fn a_custom_loss_has_the_gradient_of_the_reference() {
         let batches: Vec<decoder::Batch> =
             (0..2).map(|_| decoder::Batch::random(options.shape, config.dims.v, &mut random)).collect();
         let given = batches.iter().map(|batch| Batch {
-            tokens: &batch.tokens,
-            targets: &batch.targets,
             weights: Some(&batch.weights),
             starts: Some(&batch.starts),
+            ..Batch::new(&batch.tokens, &batch.targets)
         });
         let given: Vec<Batch> = given.collect();
         let counts: Vec<bool> =

@@ -14,7 +14,9 @@ use support::runs::{Data, Manner, data, fill, outcome, train, weights};
 
 mod announce;
 mod calibrates;
+mod cancels;
 mod cuda;
+mod finite;
 mod fresh;
 mod losses;
 mod modes;
@@ -26,6 +28,7 @@ mod recorded;
 mod refusals;
 mod resumes;
 mod saves;
+mod short;
 mod tuning;
 
 const MICROS: usize = 3;
@@ -163,7 +166,7 @@ fn logits_give_the_loss() {
     let length = 9;
     let mut targets = vec![-100; options.shape.n()];
     targets[length - 1] = 5;
-    let batch = Batch { tokens: &data.tokens, targets: &targets, weights: None, starts: None };
+    let batch = Batch::new(&data.tokens, &targets);
     let loss = trainer.eval(&[batch]).unwrap().loss;
     let logits = trainer.logits(&data.tokens[..length]).unwrap();
     let sum: f64 = logits.iter().map(|&logit| f64::from(logit).exp()).sum();
@@ -237,7 +240,8 @@ fn a_norm_that_is_not_finite_commits_nothing() {
     let mut finite = vec![0.0; 24 * 40];
     trainer.read_tensor(name, &mut finite).unwrap();
     let mut infinite = finite.clone();
-    infinite[17] = f32::INFINITY;
+    // Rounds to an infinite bf16.
+    infinite[17] = f32::MAX;
     trainer.write_tensor(name, &infinite).unwrap();
     let before = weights(&mut trainer);
     let error = trainer.step(&[data.batch()], 1e-3).unwrap_err();
@@ -259,7 +263,7 @@ fn under_backward_the_guard_is_per_unit() {
     // updates.
     let data = Data::random(1, options.shape, 67);
     let mut infinite = vec![0.01; 24 * 40];
-    infinite[3] = f32::INFINITY;
+    infinite[3] = f32::MAX;
     trainer.write_tensor("model.layers.0.mlp.down_proj.weight", &infinite).unwrap();
     let before = weights(&mut trainer);
     let error = trainer.step(&[data.batch()], 1e-3).unwrap_err();
@@ -314,7 +318,7 @@ fn bad_batches_are_refused_by_name_and_nothing_is_staged() {
     refused(
         &mut trainer,
         &|d| d.tokens.truncate(41),
-        &["batches[1].tokens.len() is 41; it must be shape.b × shape.t, 2 × 21 = 42"],
+        &["batches[1].targets.len() is 42; it must be that of tokens, 41"],
     );
     let error = trainer.update(1e-3).unwrap_err();
     assert_eq!(error.status(), Status::InvalidState, "nothing is staged");

@@ -56,10 +56,9 @@ struct Data {
 impl Data {
     fn batch(&self) -> Batch<'_> {
         Batch {
-            tokens: &self.tokens,
-            targets: &self.targets,
             weights: self.weights.as_deref(),
             starts: self.starts.as_deref(),
+            ..Batch::new(&self.tokens, &self.targets)
         }
     }
 }

@@ -92,6 +92,14 @@ pub fn begin(trainer: &mut Trainer) -> impl Fn() -> Saved + use<> {
     move || log.lock().units.clone()
 }
 
+/// Like [`begin`], and each unit waits for a message to the returned channel.
+pub fn begin_held(trainer: &mut Trainer) -> (Sender<()>, impl Fn() -> Saved + use<>) {
+    let (permit, permits) = unbounded();
+    let (log, sink) = sink(None, Some(permits));
+    trainer.save(sink).unwrap();
+    (permit, move || log.lock().units.clone())
+}
+
 fn opened(seed: Option<u64>) -> Trainer {
     let device = seed.map_or_else(|| CpuDevice::new(None), |seed| CpuDevice::adversarial(None, seed));
     let mut trainer = Trainer::open_on(device, &config(seed.is_some()), &options()).unwrap();

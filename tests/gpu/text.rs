@@ -27,7 +27,7 @@ fn losses(trainer: &mut Trainer, steps: usize, lr: f64) -> Vec<f64> {
     let step = |step: usize| {
         let at = step % windows * n;
         let (tokens, targets) = (&bytes[at..at + n], &bytes[at + 1..=at + n]);
-        let batch = Batch { tokens, targets, weights: None, starts: None };
+        let batch = Batch::new(tokens, targets);
         trainer.step(&[batch], lr).expect("a step").loss
     };
     (0..steps).map(step).collect()

@@ -12,7 +12,7 @@ use horizon::engine::calibrate::{
     CalibrateOptions, Calibrated, OpenDevice, Progress, Ram, Run, Sample, calibrate_by, measured_device,
 };
 use horizon::engine::{
-    AdamOptions, Backend, Batch, CudaDeviceReport, CudaReport, DeviceChoice, EvalReport, Fill,
+    AdamOptions, Backend, Batch, Canceller, CudaDeviceReport, CudaReport, DeviceChoice, EvalReport, Fill,
     KernelsSetting, Library, Loss, MakeKernels, Sink, SliceJob, StateJob, StateSpan, Stats, StepReport,
     TensorOptions, TensorSlice, Trainer, TrainerOptions, UnitState, autotune, device_info, devices,
 };
@@ -24,7 +24,7 @@ use horizon::schedule::{Accumulator, AdamWhen, Boundary, GradWait, LayerPlacemen
 use crate::{panics, survives};
 
 const SHAPE: Shape = Shape { b: 1, t: 7 };
-const BATCH: Batch = Batch { tokens: &[3; 7], targets: &[4; 7], weights: None, starts: None };
+const BATCH: Batch = Batch::new(&[3; 7], &[4; 7]);
 
 fn config() -> ModelConfig {
     let dims = Dims { c: 8, h: 2, g: 1, d: 4, f: 12, v: 19, l: 3 };
@@ -79,6 +79,9 @@ fn values_out_of_range_are_refused() {
     let mut trainer = opened();
     for batch in [
         Batch { tokens: &[], ..BATCH },
+        Batch { sequence_length: Some(0), ..BATCH },
+        Batch { sequence_length: Some(2), ..BATCH },
+        Batch { sequence_length: Some(usize::MAX), ..BATCH },
         Batch { targets: &[1; 8], ..BATCH },
         Batch { weights: Some(&[1.0; 6]), ..BATCH },
         Batch { weights: Some(&[f32::NAN; 7]), ..BATCH },
@@ -96,7 +99,8 @@ fn values_out_of_range_are_refused() {
     }
     let absurd = TensorOptions { lr_scale: f64::NAN, weight_decay: Some(-1.0), frozen: true };
     assert!(trainer.set_tensor_options("model.norm.weight", &absurd).is_err());
-    trainer.write_tensor("model.norm.weight", &[f32::NAN; 8]).unwrap();
+    assert!(trainer.write_tensor("model.norm.weight", &[f32::NAN; 8]).is_err());
+    trainer.write_tensor("model.norm.weight", &[f32::MAX; 8]).unwrap();
     assert_eq!(trainer.step(&[BATCH], 1e-3).unwrap_err().status(), Status::NonFinite);
 }
 
@@ -191,6 +195,25 @@ fn trainers_drop_while_lanes_run_and_on_any_thread() {
             });
         }
     });
+}
+
+#[test]
+fn any_thread_cancels_at_any_time() {
+    let mut trainer = opened();
+    let canceller: Canceller = trainer.canceller();
+    thread::scope(|scope| {
+        for _ in 0..2 {
+            scope.spawn(|| (0..10_000).for_each(|_| canceller.cancel()));
+        }
+        for _ in 0..10 {
+            survives(|| trainer.step(&[BATCH; 2], 1e-3));
+            survives(|| trainer.logits(&[1, 2]));
+        }
+    });
+    let steps = trainer.stats().steps;
+    assert_eq!(trainer.step(&[BATCH], 1e-3).unwrap().step, steps + 1);
+    drop(trainer);
+    canceller.cancel();
 }
 
 #[test]

@@ -157,7 +157,7 @@ impl Run {
         trainer.write_fresh(1)?;
         let (n, v) = (self.shape.n(), self.dims.v);
         let tokens: Vec<i32> = (0..=n).map(|at| (at * 7919 % v) as i32).collect();
-        let batch = Batch { tokens: &tokens[..n], targets: &tokens[1..], weights: None, starts: None };
+        let batch = Batch::new(&tokens[..n], &tokens[1..]);
         for _ in 0..STEPS {
             trainer.step(&[batch; MICROS], 1e-4)?;
             // Lets AdamW run alone.

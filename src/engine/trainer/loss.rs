@@ -2,47 +2,59 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 
-use super::steps::{Staged, check_lr};
+use super::steps::{Staged, check_lr, not_finite};
 use super::{StepReport, Trainer};
-use crate::base::{Error, IGNORED_TARGET, MicroIndex, Result, Shape, Status, phrase};
+use crate::base::{Error, IGNORED_TARGET, MicroIndex, Result, Shape, Status, find_non_finite, phrase};
 use crate::device::Lane;
 use crate::engine::Batch;
+use crate::engine::cancel::cancelled;
 use crate::engine::record::Issued;
 use crate::engine::step_state::Inputs;
 use crate::engine::task::Purpose;
 use crate::schedule::{Access, Content, Operation, Resource};
 
-/// A custom loss over the log-probabilities of all targets of a step. Takes `[micros · N]`
-/// log-probabilities, micro-batch by micro-batch; returns the loss and writes its gradient to the
-/// second array, which is zeroed before. Ignored targets have log-probability 0, and their gradient
-/// is not used. An error abandons the step.
+/// A custom loss over the log-probabilities of all targets of a step. Takes one for each token of
+/// the batches, micro-batch by micro-batch, without padding; returns the loss and writes its
+/// gradient to the second array, which is zeroed before. Ignored targets have log-probability 0,
+/// and their gradient is not used. An error abandons the step.
 pub type Loss<'a> = dyn FnMut(&[f32], &mut [f32]) -> Result<f64> + 'a;
 
 impl Trainer {
-    /// Computes the log-probabilities of the targets of some micro-batches: `[N]` for each, in
+    /// Computes the log-probabilities of the targets of some micro-batches: one for each token, in
     /// nats, 0 for an ignored target. Target weights are not used. Changes nothing.
     ///
     /// Blocks until they are computed, like [`Trainer::eval`].
     ///
-    /// Errors: those of [`Trainer::step`] for the batches, except `NoTarget`.
+    /// Errors: those of [`Trainer::step`] for the batches, except `NoTarget`; a log-probability that
+    /// is not finite (`NonFinite`).
     pub fn logprobs(&mut self, batches: &[Batch]) -> Result<Vec<f32>> {
         let Staged { micros, .. } = self.stage_all(batches, |_, _| Ok(()))?;
+        let shapes = self.shapes(batches);
         self.run(Purpose::Logprobs(micros), Inputs::default())?;
         let looks = (0..micros).map(|micro| {
             let micro = MicroIndex::from(micro);
             Access::read(Resource::HostLogprobs { micro }, Content::Logprobs(micro))
         });
         self.outside(&looks.collect::<Vec<_>>())?;
-        Ok(self.host_logprobs(micros))
+        let logprobs = self.host_logprobs(&shapes);
+        match find_non_finite(&logprobs, |logprob| logprob) {
+            Some((row, value)) => Err(not_finite(format_args!("log-probability {row}"), value)),
+            None => Ok(logprobs),
+        }
     }
 
-    fn host_logprobs(&self, micros: usize) -> Vec<f32> {
-        let n = self.runner.plan.policy.numeric.shape.n();
-        let mut logprobs = vec![0.0; micros * n];
-        for (micro, rows) in logprobs.chunks_exact_mut(n).enumerate() {
-            self.runner.store.read_logprobs(MicroIndex::from(micro), rows);
-        }
-        logprobs
+    /// The shapes of batches that were accumulated.
+    fn shapes(&self, batches: &[Batch]) -> Vec<Shape> {
+        let most = self.runner.plan.policy.numeric.shape;
+        batches.iter().map(|batch| batch.shape("", most).expect("it was accumulated")).collect()
+    }
+
+    /// The downloaded log-probabilities of batches of these shapes, without padding.
+    fn host_logprobs(&self, shapes: &[Shape]) -> Vec<f32> {
+        let micros = (0..).map(MicroIndex::from);
+        let sequences =
+            micros.zip(shapes).flat_map(|(micro, &shape)| self.runner.store.read_logprobs(micro, shape));
+        sequences.flatten().copied().collect()
     }
 
     /// Runs one step with a custom loss (DPO, GRPO, …): forward of the whole step, then `loss` on
@@ -57,7 +69,7 @@ impl Trainer {
     ///
     /// Errors: those of [`Trainer::step`]; more than one sweep (`InvalidArgument`); the error of
     /// `loss`; a loss or gradient that is not finite (`NonFinite`). After the last two, weights,
-    /// moments and step number are unchanged.
+    /// moments and step number are unchanged. Cancelled before `loss` is called, it is not called.
     pub fn step_with_loss(&mut self, batches: &[Batch], lr: f64, loss: &mut Loss) -> Result<StepReport> {
         self.usable()?;
         check_lr(lr)?;
@@ -65,6 +77,7 @@ impl Trainer {
             staged.sums.require_target()?;
             trainer.runner.lists.get(Purpose::TrainWithLoss(staged.micros)).map(drop)
         })?;
+        let shapes = self.shapes(batches);
         let targets: Vec<&[i32]> = batches.iter().map(|batch| batch.targets).collect();
         // Weight 1: the returned loss is the step's loss.
         let inputs = Inputs { lr, step: self.stats.steps + 1, weight: 1.0, row: 0 };
@@ -76,24 +89,25 @@ impl Trainer {
         let loss_at = loss_at.expect("the list has the loss");
         self.issue(&issued, step_state, 0..loss_at);
         self.reach_loss(&issued, loss_at)?;
-        let logprobs = self.host_logprobs(staged.micros);
+        let logprobs = self.host_logprobs(&shapes);
         let mut dlogprobs = vec![0.0; logprobs.len()];
         // The rest of the list is issued even after an error or a panic: waits of later lists refer
         // to it.
-        let returned = catch_unwind(AssertUnwindSafe(|| loss(&logprobs, &mut dlogprobs)));
-        let outcome =
-            returned.map(|returned| returned.and_then(|loss| self.store_loss(loss, &targets, &dlogprobs)));
-        let succeeded = matches!(outcome, Ok(Ok(())));
-        if !succeeded {
-            self.runner.step_states[step_state].abandon();
+        let outcome = catch_unwind(AssertUnwindSafe(|| {
+            // Abandoned forward passes have computed no log-probabilities.
+            if self.runner.step_states[step_state].phase.is_abandoned() {
+                return Err(cancelled());
+            }
+            loss(&logprobs, &mut dlogprobs)
+                .and_then(|loss| self.store_loss(loss, &shapes, &targets, &dlogprobs))
+        }));
+        if !matches!(outcome, Ok(Ok(()))) {
+            self.runner.step_states[step_state].phase.abandon();
         }
         self.issue(&issued, step_state, loss_at..issued.waits.len());
-        if succeeded {
-            self.conclude(issued)?;
-        } else {
-            self.note(issued);
-        }
+        let concluded = self.conclude(issued, step_state);
         outcome.unwrap_or_else(|panic| resume_unwind(panic))?;
+        concluded?;
         self.committed(step_state, staged)
     }
 
@@ -108,13 +122,14 @@ impl Trainer {
     }
 
     /// Checks and stores the results of [`Operation::Loss`].
-    fn store_loss(&self, loss: f64, targets: &[&[i32]], dlogprobs: &[f32]) -> Result<()> {
-        let shape = self.runner.plan.policy.numeric.shape;
-        all_finite(loss, targets, dlogprobs, shape)?;
+    fn store_loss(&self, loss: f64, shapes: &[Shape], targets: &[&[i32]], dlogprobs: &[f32]) -> Result<()> {
+        all_finite(loss, shapes, targets, dlogprobs)?;
         let store = &self.runner.store;
-        let n = shape.n();
-        for (micro, rows) in dlogprobs.chunks_exact(n).enumerate() {
-            store.write_logprobs(MicroIndex::from(micro), rows);
+        let mut rest = dlogprobs;
+        for (micro, &shape) in shapes.iter().enumerate() {
+            let (rows, after) = rest.split_at(shape.n());
+            store.write_logprobs(MicroIndex::from(micro), shape, rows);
+            rest = after;
         }
         store.set_loss_sum(loss);
         Ok(())
@@ -122,7 +137,7 @@ impl Trainer {
 }
 
 /// Refuses a loss that is not finite, or such a gradient of a target that is not ignored.
-fn all_finite(loss: f64, targets: &[&[i32]], dlogprobs: &[f32], shape: Shape) -> Result<()> {
+fn all_finite(loss: f64, shapes: &[Shape], targets: &[&[i32]], dlogprobs: &[f32]) -> Result<()> {
     let refuse = |what: String| {
         let message = format!("custom loss: {what}; it must be finite. Nothing was updated");
         Err(Error::new(Status::NonFinite, message))
@@ -130,13 +145,13 @@ fn all_finite(loss: f64, targets: &[&[i32]], dlogprobs: &[f32], shape: Shape) ->
     if !loss.is_finite() {
         return refuse(format!("{} is {loss}", phrase("the loss", "*out_loss", "the loss")));
     }
-    for (index, (target, d)) in targets.iter().copied().flatten().zip(dlogprobs).enumerate() {
-        if *target != IGNORED_TARGET && !d.is_finite() {
-            let (micro, row) = (index / shape.n(), index % shape.n());
+    let rows = shapes.iter().zip(targets).enumerate().flat_map(|(micro, (shape, targets))| {
+        targets.iter().enumerate().map(move |(row, target)| (micro, row / shape.t, row % shape.t, *target))
+    });
+    for (index, ((micro, sequence, position, target), d)) in rows.zip(dlogprobs).enumerate() {
+        if target != IGNORED_TARGET && !d.is_finite() {
             return refuse(format!(
-                "dlogprobs[{index}] (batch {micro}, sequence {}, position {}) is {d}",
-                row / shape.t,
-                row % shape.t
+                "dlogprobs[{index}] (batch {micro}, sequence {sequence}, position {position}) is {d}"
             ));
         }
     }

@@ -18,6 +18,7 @@ use crate::device::cpu::CpuDevice;
 use crate::device::{DeviceInfo, Lane, Lanes, Tick};
 use crate::engine::backend::{Backend, KernelsSetting, plan_on};
 use crate::engine::batch::BatchSums;
+use crate::engine::cancel::{Canceller, Phase, cancelled};
 use crate::engine::gather::Numbers;
 use crate::engine::options::{AdamOptions, TrainerOptions};
 use crate::engine::record::{Issued, Record};
@@ -43,7 +44,10 @@ pub struct StepReport {
     pub loss: f64,
     /// Global gradient norm, before clipping.
     pub grad_norm: f64,
-    /// Tokens of the step, padding included.
+    /// Micro-batches of the step.
+    pub micros: usize,
+    /// Tokens of the step's batches, ignored targets included, without the padding of
+    /// [smaller batches](crate::engine::Batch).
     pub tokens: u64,
     /// Unmasked targets of the step (supervised tokens).
     pub targets: u64,
@@ -92,6 +96,8 @@ pub struct Trainer {
     runner: Arc<Runner>,
     sync: Sync,
     checker: Checker,
+    /// Open from the start of a call until its step state is opened.
+    preparation: Arc<Phase>,
     staged: Vec<BatchSums>,
     /// The announced tokens of the step after the next one.
     announced: Numbers,
@@ -200,6 +206,7 @@ impl Trainer {
             runner,
             sync,
             checker,
+            preparation: Arc::default(),
             staged: Vec::with_capacity(options.micros_max),
             announced: Numbers::of(config.dims.v),
             gathered_by: None,
@@ -255,6 +262,12 @@ impl Trainer {
         self.runner.clip
     }
 
+    /// A handle with which any thread can cancel the running call.
+    pub fn canceller(&self) -> Canceller {
+        let step_states = self.runner.step_states.iter().map(|step_state| &step_state.phase);
+        Canceller::of(std::iter::once(&self.preparation).chain(step_states).cloned())
+    }
+
     /// Totals so far.
     pub fn stats(&self) -> Stats {
         self.stats
@@ -284,7 +297,7 @@ impl Trainer {
         let step_state = self.open_step_state(inputs)?;
         let list = self.infer(purpose)?;
         self.issue(&list, step_state, 0..list.waits.len());
-        self.conclude(list)?;
+        self.conclude(list, step_state)?;
         Ok(step_state)
     }
 
@@ -297,6 +310,9 @@ impl Trainer {
             self.reach(done)?;
         }
         self.runner.step_states[step_state].open(inputs);
+        if !self.preparation.close() {
+            self.runner.step_states[step_state].phase.abandon();
+        }
         Ok(step_state)
     }
 
@@ -372,14 +388,21 @@ impl Trainer {
     }
 
     /// Waits for the operation that concludes a list.
-    fn conclude(&mut self, mut issued: Issued) -> Result<()> {
+    ///
+    /// Errors: the list was abandoned (`Cancelled`).
+    fn conclude(&mut self, mut issued: Issued, step_state: usize) -> Result<()> {
         let conclusion = self.runner.lists.numbered(issued.list).conclusion();
         let tick = issued.waits.tick(conclusion.expect("every list has an operation that concludes it"));
         issued.reached = Some(tick);
         self.note(issued);
         self.reach(tick)?;
         self.collect_spans();
-        Ok(())
+        if self.runner.step_states[step_state].phase.close() {
+            return Ok(());
+        }
+        // AdamW has not gathered the next list's rows.
+        self.gathered_by = None;
+        Err(cancelled())
     }
 
     fn note(&mut self, issued: Issued) {

@@ -1,8 +1,10 @@
 //! Steps, evaluations and logits.
 
+use std::fmt;
+
 use super::{EvalReport, StepReport, Trainer};
 use crate::base::format::several;
-use crate::base::{Error, IGNORED_TARGET, MicroIndex, Name, Result, Status, phrase};
+use crate::base::{Error, IGNORED_TARGET, MicroIndex, Name, Result, Status, find_non_finite, phrase};
 use crate::engine::batch::{Batch, BatchSums, check_tokens};
 use crate::engine::step_state::Inputs;
 use crate::engine::task::Purpose;
@@ -18,7 +20,8 @@ pub(super) struct Staged {
 impl Staged {
     fn of(batches: &[BatchSums]) -> Self {
         let mut sums = BatchSums::default();
-        for BatchSums { weight, targets } in batches {
+        for BatchSums { tokens, weight, targets } in batches {
+            sums.tokens += tokens;
             sums.weight += weight;
             sums.targets += targets;
         }
@@ -31,6 +34,15 @@ pub(super) fn check_lr(lr: f64) -> Result<()> {
         return Ok(());
     }
     Err(Error::argument(format!("{} is {lr}; it must be finite and ≥ 0", Name::LearningRate)))
+}
+
+/// The error of a result that is not finite.
+pub(super) fn not_finite(what: impl fmt::Display, value: impl fmt::Display) -> Error {
+    let message = format!(
+        "the {what} is {value}: the weights are not finite, or so large that activations overflow; load other \
+         weights, or a checkpoint from before, and lower the learning rate"
+    );
+    Error::new(Status::NonFinite, message)
 }
 
 impl Trainer {
@@ -117,12 +129,16 @@ impl Trainer {
     /// not finite (`InvalidArgument`); nothing is staged (`InvalidState`); no supervised target
     /// (`NoTarget`). Errors of the step, after which none is staged: a norm or loss that is not
     /// finite (`NonFinite`: nothing changed; `StepPartial`: some units were updated, only with
-    /// AdamW under backward).
+    /// AdamW under backward); [cancelled](Trainer::canceller) (`Cancelled`: nothing changed).
     pub fn update(&mut self, lr: f64) -> Result<StepReport> {
+        self.preparation.open();
         self.usable()?;
         check_lr(lr)?;
         if self.staged.is_empty() {
-            return Err(Error::new(Status::InvalidState, "no micro-batch is staged: accumulate first"));
+            return Err(Error::new(
+                Status::InvalidState,
+                format!("no micro-batch is accumulated: call {} first", Name::Accumulate),
+            ));
         }
         let staged = Staged::of(&self.staged);
         staged.sums.require_weight()?;
@@ -143,7 +159,7 @@ impl Trainer {
             self.gathered_by = Some(step_state);
         }
         self.issue(&list, step_state, 0..list.waits.len());
-        self.conclude(list)?;
+        self.conclude(list, step_state)?;
         self.committed(step_state, staged)
     }
 
@@ -171,7 +187,7 @@ impl Trainer {
                 format!("step {step}: {not_finite}; nothing was updated, the step number is unchanged"),
             )),
         };
-        let tokens = (staged.micros * self.runner.plan.policy.numeric.shape.n()) as u64;
+        let Staged { micros, sums: BatchSums { tokens, targets, .. } } = staged;
         if !committed.as_ref().is_err_and(|error| error.status() == Status::NonFinite) {
             self.stats.steps = step;
             self.stats.tokens += tokens;
@@ -181,8 +197,9 @@ impl Trainer {
             step,
             loss: clip_decision.loss,
             grad_norm: clip_decision.norm,
+            micros,
             tokens,
-            targets: staged.sums.targets,
+            targets,
         })
     }
 
@@ -203,18 +220,23 @@ impl Trainer {
     /// Computes the loss of some micro-batches with the current weights. Changes nothing. Blocks
     /// until it is known; each unit's upload waits for the unit's AdamW.
     ///
-    /// Errors: those of [`Trainer::step`] for the batches.
+    /// Errors: those of [`Trainer::step`] for the batches; a loss that is not finite (`NonFinite`);
+    /// [cancelled](Trainer::canceller) (`Cancelled`).
     pub fn eval(&mut self, batches: &[Batch]) -> Result<EvalReport> {
-        let Staged { micros, sums: BatchSums { weight, targets } } =
+        let Staged { micros, sums: BatchSums { weight, targets, .. } } =
             self.stage_all(batches, |_, staged| staged.sums.require_weight())?;
         let step_state = self.run(Purpose::Evaluate(micros), Inputs { weight, ..Inputs::default() })?;
-        Ok(EvalReport { loss: self.runner.step_states[step_state].clip_decision().loss, targets })
+        match self.runner.step_states[step_state].clip_decision().loss {
+            loss if loss.is_finite() => Ok(EvalReport { loss, targets }),
+            loss => Err(not_finite("loss", loss)),
+        }
     }
 
     /// Computes the logits `[V]` of the token after `tokens`. Blocks until they are known.
     ///
     /// Errors: a number of tokens that is not in 1 … T; a token outside the vocabulary
-    /// (`InvalidArgument`); micro-batches are staged for an update (`InvalidState`).
+    /// (`InvalidArgument`); micro-batches are staged for an update (`InvalidState`); a logit that
+    /// is not finite (`NonFinite`); [cancelled](Trainer::canceller) (`Cancelled`).
     pub fn logits(&mut self, tokens: &[i32]) -> Result<Vec<f32>> {
         let shape = self.runner.plan.policy.numeric.shape;
         if tokens.is_empty() || tokens.len() > shape.t {
@@ -227,15 +249,16 @@ impl Trainer {
             )));
         }
         check_tokens(tokens, self.runner.config.dims.v, |index| format!("tokens[{index}]"))?;
-        // Attention is causal, so padding after the last token does not change its logits.
-        let mut padded = vec![0; shape.n()];
-        padded[..tokens.len()].copy_from_slice(tokens);
-        let batch =
-            Batch { tokens: &padded, targets: &vec![IGNORED_TARGET; shape.n()], weights: None, starts: None };
+        let ignored = vec![IGNORED_TARGET; tokens.len()];
+        let batch = Batch { sequence_length: Some(tokens.len()), ..Batch::new(tokens, &ignored) };
         self.stage_all(&[batch], |_, _| Ok(()))?;
         let row = tokens.len() as u32 - 1;
         self.run(Purpose::Logits, Inputs { row, ..Inputs::default() })?;
-        Ok(self.runner.store.read_logits())
+        let logits = self.runner.store.read_logits();
+        match find_non_finite(&logits, |logit| logit) {
+            Some((token, value)) => Err(not_finite(format_args!("logit of token {token}"), value)),
+            None => Ok(logits),
+        }
     }
 
     pub(super) fn nothing_staged(&self) -> Result<()> {
@@ -252,13 +275,14 @@ impl Trainer {
         format!("{} {verb} accumulated", several(self.staged.len(), "micro-batch"))
     }
 
-    /// Stages the micro-batches of one call after all checks: those of the trainer, of every batch,
-    /// and `check`. A refused call changes nothing.
+    /// Begins a call with batches: stages them after all checks, those of the trainer, of every
+    /// batch, and `check`. A refused call changes nothing.
     pub(super) fn stage_all(
         &mut self,
         batches: &[Batch],
         check: impl FnOnce(&Self, Staged) -> Result<()>,
     ) -> Result<Staged> {
+        self.preparation.open();
         self.usable()?;
         self.nothing_staged()?;
         let (micros, max) = (batches.len(), self.runner.plan.micros_max);

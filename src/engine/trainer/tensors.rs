@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use super::Trainer;
-use crate::base::{ChunkIndex, Result, UnitIndex};
+use crate::base::{ChunkIndex, Error, Result, UnitIndex, find_non_finite};
 use crate::engine::TensorOptions;
 use crate::engine::slices::{SliceJob, each_slice};
 use crate::model::{TensorLayout, fresh_values};
@@ -24,9 +24,15 @@ impl Trainer {
     /// Writes a tensor's f32 master weights. Moments are unchanged. Waits for operations that use
     /// its unit (upload, AdamW, save) only.
     ///
-    /// Errors: no such tensor (`NotFound`); `values` has another length (`InvalidArgument`).
+    /// Errors: no such tensor (`NotFound`); `values` has another length, or a value that is not
+    /// finite (`InvalidArgument`; nothing is written).
     pub fn write_tensor(&mut self, name: &str, values: &[f32]) -> Result<()> {
         let (unit, tensor) = self.find(name, values.len())?;
+        if let Some((at, value)) = find_non_finite(values, |value| value) {
+            return Err(Error::argument(format!(
+                "element {at} of {name} is {value}; weights must be finite"
+            )));
+        }
         self.outside(&[Access::write(Resource::Master { unit }, Content::Weights(unit))])?;
         self.runner.store.write_tensor(unit, &tensor, values);
         Ok(())

@@ -21,7 +21,7 @@ fn opened() -> Trainer {
     opened_with(options())
 }
 
-const BATCH: Batch = Batch { tokens: &[3; 7], targets: &[4; 7], weights: None, starts: None };
+const BATCH: Batch = Batch::new(&[3; 7], &[4; 7]);
 
 fn issued(trainer: &Trainer) -> [u64; Lane::COUNT] {
     Lane::ALL.map(|lane| trainer.lanes.last(lane).count)

@@ -1,3 +1,5 @@
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+
 use safetensors::tensor::{Dtype, TensorView};
 use serde_json::Value;
 
@@ -191,9 +193,9 @@ fn a_failed_export_changes_nothing() {
     let tensors = trainer.layout().tensors().count();
     let mut fail_at = |number: usize| {
         let target = ExportTarget::check(&folder, 0).unwrap();
-        let calls = std::sync::atomic::AtomicUsize::new(1);
+        let calls = AtomicUsize::new(1);
         export(&target, &config, &mut trainer, DType::Bf16, SHARD_BYTES, &|_, _| {
-            let fails = calls.fetch_add(1, Ordering::Relaxed) == number;
+            let fails = calls.fetch_add(1, Relaxed) == number;
             if fails { Err(Error::new(Status::DeviceFailed, "gone")) } else { Ok(()) }
         })
     };
@@ -206,6 +208,44 @@ fn a_failed_export_changes_nothing() {
     assert!(fail_at(tensors).is_err());
     assert_eq!(names(dir.path()), ["out"]);
     assert!(fs::read(folder.join(SINGLE)).unwrap() == before);
+}
+
+#[test]
+fn weights_that_are_not_finite_are_not_exported() {
+    let dir = tempfile::tempdir().unwrap();
+    let folder = dir.path().join("out");
+    let config = model();
+    let mut trainer = counting(&config, 1.0);
+    let export = |trainer: &mut Trainer, dtype| {
+        let target = ExportTarget::check(&folder, 0).unwrap();
+        export(&target, &config, trainer, dtype, SHARD_BYTES, &unwatched)
+    };
+    let refused = |trainer: &mut Trainer, dtype, words: &str| {
+        let error = export(trainer, dtype).unwrap_err();
+        assert_eq!(error.status(), Status::NonFinite);
+        assert!(error.message().contains(words), "{error}");
+        assert!(names(dir.path()).is_empty(), "{:?}", names(dir.path()));
+    };
+    let tensors: Vec<_> = trainer.layout().tensors().map(|(_, tensor)| tensor.name.clone()).collect();
+    let poison = |trainer: &mut Trainer, index, value| {
+        let write = |slice: &mut TensorSlice| {
+            slice.write(3, &[value]);
+            Ok(())
+        };
+        trainer.each_slice(&[index], &write).unwrap();
+    };
+    poison(&mut trainer, 2, f32::NEG_INFINITY);
+    poison(&mut trainer, 5, f32::NEG_INFINITY);
+    // Files have their tensors in the order of names.
+    let first = std::cmp::min(&tensors[2], &tensors[5]);
+    for dtype in [DType::Bf16, DType::F32] {
+        refused(&mut trainer, dtype, &format!("element 3 of {first} is -inf"));
+    }
+    // Finite, and infinite when rounded to bf16.
+    let mut trainer = counting(&config, 1.0);
+    poison(&mut trainer, 4, f32::MAX);
+    refused(&mut trainer, DType::Bf16, &format!("element 3 of {} is inf", tensors[4]));
+    export(&mut trainer, DType::F32).unwrap();
 }
 
 #[test]

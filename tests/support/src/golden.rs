@@ -27,10 +27,9 @@ pub struct OwnedBatch {
 impl OwnedBatch {
     pub fn view(&self) -> Batch<'_> {
         Batch {
-            tokens: &self.tokens,
-            targets: &self.targets,
             weights: self.weights.as_deref(),
             starts: self.starts.as_deref(),
+            ..Batch::new(&self.tokens, &self.targets)
         }
     }
 }

@@ -2,6 +2,7 @@
 //! golden models, ops with described operands, options of benches.
 
 pub mod bench;
+pub mod cancelling;
 #[cfg(hz_cuda)]
 pub mod emulator;
 pub mod fake_cuda;

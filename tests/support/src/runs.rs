@@ -48,10 +48,9 @@ impl Data {
 
     pub fn batch(&self) -> Batch<'_> {
         Batch {
-            tokens: &self.tokens,
-            targets: &self.targets,
             weights: Some(&self.weights),
             starts: Some(&self.starts),
+            ..Batch::new(&self.tokens, &self.targets)
         }
     }
 }

@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use horizon::base::{DType, Error, Result};
-use horizon::device::Lane;
 use horizon::device::cuda::CudaDevice;
+use horizon::device::{Device, Lane};
 use horizon::engine::{Backend, KernelsSetting};
 use horizon::ops::cpu::CpuKernels;
 use horizon::ops::{Kernels, Op};
@@ -30,7 +30,11 @@ impl StreamKernels {
 
 /// A fake device with the CPU kernels.
 pub fn backend(device: Arc<CudaDevice>) -> Backend {
-    let user = device.clone();
+    backend_around(device.clone(), device)
+}
+
+/// Like [`backend`], with another device around it.
+pub fn backend_around(user: Arc<CudaDevice>, device: Arc<dyn Device>) -> Backend {
     let kernels = move |setting: KernelsSetting| -> Result<Box<dyn Kernels>> {
         let cpu = Arc::new(CpuKernels::new(setting.pool.clone()));
         Ok(Box::new(StreamKernels { cpu, device: user, failed: Mutex::default() }))

@@ -36,7 +36,7 @@ use horizon::sys::cuda_status::{self, Presence};
 
 use device::{Device, PRESENCE};
 pub use faults::{FUNCTIONS, Fault, Injection};
-pub use kernels::backend;
+pub use kernels::{backend, backend_around};
 use machine::Work;
 
 /// The time at which queued work runs.
