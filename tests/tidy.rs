@@ -39,6 +39,10 @@ const UNSAFE: [&str; 11] = [
     "src/engine/calibrate/memory.rs",
 ];
 
+/// Folders and files that may contain an option of the command. Messages of all others, which C and
+/// Rust programs get, name settings by `base::Name`.
+const OPTIONS: [&str; 5] = ["src/bin/", "src/data/", "src/train/", "src/base/", "src/checkpoint/agree.rs"];
+
 const LINES_MAX: usize = 600;
 
 fn root() -> PathBuf {
@@ -205,6 +209,20 @@ fn callbacks_may_unwind() {
         "function pointers of C are `extern \"C-unwind\"` and are called by process::callback:\n{}",
         found.join("\n")
     );
+}
+
+#[test]
+fn messages_of_the_library_have_no_options_of_the_command() {
+    for (path, text) in files("src", &["rs"]) {
+        if OPTIONS.iter().any(|may| path.starts_with(may)) {
+            continue;
+        }
+        for (number, line) in text.lines().enumerate().filter(|(_, line)| !is_comment(line)) {
+            let mut dashes = line.match_indices("--");
+            let option = dashes.any(|(at, _)| line[at + 2..].starts_with(|c: char| c.is_ascii_lowercase()));
+            assert!(!option, "{}:{}: use base::Name: {line}", path.display(), number + 1);
+        }
+    }
 }
 
 #[test]

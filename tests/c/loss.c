@@ -206,7 +206,7 @@ static void test_losses(void) {
     mean.result = 5;
     REFUSED(HZ_STATUS_CANCELLED, "returned 5",
             hz_trainer_step_with_loss(ours, batches, MICROS, 1e-2, mean_loss, &mean, &a));
-    REFUSED(HZ_STATUS_NON_FINITE, "loss",
+    REFUSED(HZ_STATUS_NON_FINITE, "*out_loss is ",
             hz_trainer_step_with_loss(ours, batches, MICROS, 1e-2, unset_loss, NULL, &a));
     CHECK(a.step == 3);
     OK(hz_trainer_read_tensor(ours, NAME, one, ELEMENTS));

@@ -178,7 +178,7 @@ fn errors_name_every_difference() {
         assert!(error.message().contains(sentence), "{error}");
     }
     let both = refusal(&checkpoint, &config(), &|o| (o.clip, o.adam.beta1) = (0.5, 0.5));
-    assert!(both.message().contains("allow the change (Changes::of([\"beta1\", \"clip\"]))"), "{both}");
+    assert!(both.message().contains("allow the change (Changes::of([\"clip\", \"beta1\"]))"), "{both}");
     let wide = ModelConfig { rope_theta: 7.0, tied: true, ..config() };
     let error = refusal(&checkpoint, &wide, &|_| ());
     for word in

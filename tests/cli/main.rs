@@ -54,8 +54,8 @@ impl Ran {
         assert!(!self.err.contains("hz_") && !self.err.contains("::"), "{}", self.err);
         for name in Name::ALL {
             let [command, of_library @ ..] = name.spellings();
-            let foreign = |name: &&str| name.contains(['_', '.']) && self.err.contains(name);
-            assert!(!of_library.iter().any(|name| foreign(&name)), "{command} in: {}", self.err);
+            let foreign = of_library.iter().any(|name| name.contains(['_', '.']) && self.err.contains(name));
+            assert!(!foreign, "{command} in: {}", self.err);
         }
     }
 

@@ -255,13 +255,15 @@ fn an_abandoned_step_changes_nothing() {
             assert_eq!(trainer.stats().steps, 1);
         };
         refused(&mut |_| Err(Error::argument("no reward")), Status::InvalidArgument, "no reward");
-        refused(&mut |_| Ok(f64::NAN), Status::NonFinite, "loss NaN");
+        refused(&mut |_| Ok(f64::NAN), Status::NonFinite, "the loss is NaN");
         let counting = data[1].targets.iter().position(|target| *target != -100).unwrap();
         let mut spoil = |d: &mut [f32]| {
             d[42 + counting] = f32::INFINITY;
             Ok(1.0)
         };
-        refused(&mut spoil, Status::NonFinite, &format!("row {counting} of micro-batch 1"));
+        let (sequence, position) = (counting / 21, counting % 21);
+        let place = format!("dlogprobs[{}] (batch 1, sequence {sequence}, position {position})", 42 + counting);
+        refused(&mut spoil, Status::NonFinite, &place);
         let panicked = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
             trainer.step_with_loss(&batches, 1e-2, &mut |_, _| panic!("the callback's own"))
         }));

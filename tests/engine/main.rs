@@ -347,13 +347,13 @@ fn invalid_options_are_refused() {
         assert_eq!(error.status(), Status::InvalidArgument, "{error}");
         assert!(error.message().contains(word), "`{word}` is missing in: {error}");
     };
-    refused(&|o| o.weight_slots = 1, "slots");
-    refused(&|o| o.slabs = 1, "slabs");
-    refused(&|o| o.micros_max = 0, "micro-batches");
-    refused(&|o| o.shape.t = 65, "max_position_embeddings");
-    refused(&|o| o.clip = -1.0, "clip");
-    refused(&|o| o.mode = Mode::Streamed, "clip 0");
-    refused(&|o| o.adam.beta1 = 1.0, "beta1");
+    refused(&|o| o.weight_slots = 1, "weight_slots is 1");
+    refused(&|o| o.slabs = 1, "slabs is 1");
+    refused(&|o| o.micros_max = 0, "micros_max is 0");
+    refused(&|o| o.shape.t = 65, "shape.t is 65; it must be at most max_position_embeddings, ");
+    refused(&|o| o.clip = -1.0, "clip is -1");
+    refused(&|o| o.mode = Mode::Streamed, "use clip = 0, ");
+    refused(&|o| o.adam.beta1 = 1.0, "beta1 is 1");
 }
 
 #[test]
