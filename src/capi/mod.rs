@@ -23,6 +23,8 @@ mod argument;
 mod checkpoint;
 mod config;
 mod guard;
+#[cfg(test)]
+mod header;
 mod lane;
 mod log;
 mod loss;
@@ -58,7 +60,7 @@ pub use plan::{
 };
 pub use save::{hz_save_callback_t, hz_trainer_save, hz_trainer_save_wait};
 pub use sized::{Field, SizedStruct};
-pub use status::{hz_abi_version, hz_last_error, hz_status_name, hz_status_t, hz_version};
+pub use status::{hz_abi_version, hz_last_error, hz_status_name, hz_status_t, hz_version, hz_version_number};
 pub use trainer::{
     hz_trainer_accumulate, hz_trainer_announce, hz_trainer_busy_seconds, hz_trainer_close, hz_trainer_eval,
     hz_trainer_logits, hz_trainer_model, hz_trainer_open, hz_trainer_open_planned, hz_trainer_stats,

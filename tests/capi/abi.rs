@@ -1,0 +1,96 @@
+//! The binary interface of the header compared with the committed table `abi.txt`.
+
+use std::collections::BTreeSet;
+use std::fmt::Write as _;
+use std::fs;
+use std::path::Path;
+
+use horizon::capi::hz_abi_version;
+
+use crate::{ROOT, build_and_run, declarations};
+
+const ACCEPT: &str = "HZ_ACCEPT_ABI=1 cargo test --release --test capi abi";
+
+/// Fields of structs as "type.field offset size C-type", measured by a C compiler.
+fn fields() -> String {
+    let mut body = String::new();
+    for listed in declarations::structs() {
+        let name = &listed.name;
+        for (kind, field) in &listed.fields {
+            writeln!(
+                body,
+                "    printf(\"{name}.{field} %zu %zu {kind}\\n\", offsetof({name}, {field}), sizeof((({name} *)0)->{field}));"
+            )
+            .unwrap();
+        }
+        // No padding at the end, so the last field has the size of the struct.
+        let last = &listed.fields.last().unwrap().1;
+        writeln!(
+            body,
+            "    _Static_assert(sizeof({name}) == offsetof({name}, {last}) + sizeof((({name} *)0)->{last}), \"padding\");"
+        )
+        .unwrap();
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let source = folder.path().join("fields.c");
+    let code = format!(
+        "#include <stddef.h>\n#include <stdio.h>\n#include \"horizon.h\"\nint main(void) {{\n{body}    return 0;\n}}\n"
+    );
+    fs::write(&source, code).unwrap();
+    build_and_run(&source, false)
+}
+
+/// The table of the header: one line per field, constant and function.
+fn table() -> String {
+    let mut table = format!(
+        "# The binary interface of include/horizon.h: fields (offset, size, type), constants, functions.\n\
+         # Written by {ACCEPT}\n\
+         HZ_ABI_VERSION {}\n",
+        hz_abi_version()
+    );
+    table += &fields();
+    for listed in declarations::enums() {
+        for (constant, number) in listed.constants {
+            writeln!(table, "{}.{constant} {number}", listed.name).unwrap();
+        }
+    }
+    for callback in declarations::callbacks() {
+        writeln!(table, "{callback}").unwrap();
+    }
+    for (_, prototype) in declarations::functions() {
+        writeln!(table, "{prototype}").unwrap();
+    }
+    table
+}
+
+/// The ABI version of a table.
+fn version(table: &str) -> Option<u32> {
+    table.lines().find_map(|line| line.strip_prefix("HZ_ABI_VERSION "))?.parse().ok()
+}
+
+/// Lines of `a` that `b` does not have.
+fn only_in(a: &str, b: &str) -> String {
+    let b: BTreeSet<&str> = b.lines().collect();
+    a.lines().filter(|line| !b.contains(line)).map(|line| format!("  {line}\n")).collect()
+}
+
+#[test]
+fn the_abi_is_the_committed_one() {
+    let path = Path::new(ROOT).join("tests/capi/abi.txt");
+    let (committed, found) = (fs::read_to_string(&path).unwrap_or_default(), table());
+    if committed == found {
+        return;
+    }
+    let (gone, new) = (only_in(&committed, &found), only_in(&found, &committed));
+    let breaks = !gone.is_empty() && version(&committed) == version(&found);
+    assert!(
+        !breaks,
+        "include/horizon.h no longer has these lines of tests/capi/abi.txt:\n{gone}and has instead or in addition:\n\
+         {new}Programs compiled with the older header would break: restore them, or increment HZ_ABI_VERSION, then run\n\
+         {ACCEPT}"
+    );
+    if std::env::var_os("HZ_ACCEPT_ABI").is_some_and(|value| value == "1") {
+        return fs::write(&path, found).unwrap();
+    }
+    panic!("include/horizon.h has appended to tests/capi/abi.txt:\n{new}If this is intended, run\n{ACCEPT}");
+}
