@@ -109,6 +109,32 @@
  * order. To time whole steps, and before exit, call hz_trainer_sync.
  *
  * ==================================================================================================
+ * PRECISION
+ *
+ * Forward and backward read the weights as bf16, the rounded f32 masters. Values are stored as
+ *
+ *                                                                     HZ_DEVICE_CPU   HZ_DEVICE_CUDA
+ *   activations, their gradients, logits; attention probabilities     f32             bf16
+ *   sums in matmuls, attention, norms and softmax; RoPE angles        f32             f32
+ *   log-sum-exp, log-probabilities, gradient accumulators             f32             f32
+ *   loss, squares of the gradient norm                                f64             f64
+ *
+ * An operation computes in f32 and rounds its result once. An accumulator sums a weight's gradient over all
+ * micro-batches of a step. The norm is taken from the accumulators, before they are rounded to grad_dtype: squares are
+ * summed in f64 over blocks of 65536 elements, these over tensors. AdamW computes in f32 on masters and moments; in
+ * HZ_MODE_COMPACT moments are stored as bf16.
+ *
+ * Rounding to bf16: weights, after every AdamW, and gradients, when they leave the device, to nearest with ties away
+ * from zero; activations on CUDA to nearest with ties to even; moments stochastically. Reading, writing and exporting
+ * masters as f32, loading f32, bf16 and f16 files, and checkpoints are exact.
+ *
+ * The same calls give the same bits, whatever the timing, the placement (see hz_trainer_options_t), the number of
+ * threads, announcements, evaluations and saves between steps, and interruptions (see hz_trainer_resume). Other bits
+ * may come from another kind of device or GPU, on the CPU device from another instruction set, on CUDA from another
+ * version of cuBLASLt or gemm_table, and from another mode, grad_dtype, logits_chunk, sequences, sequence_length or
+ * division into micro-batches.
+ *
+ * ==================================================================================================
  * ERRORS
  *
  * Functions that can fail return an hz_status_t; 0 is success. hz_last_error returns a message: what was
