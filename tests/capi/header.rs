@@ -171,10 +171,9 @@ fn has_clang() -> bool {
     has
 }
 
-/// A header alone, in every supported language version, by both compilers, with more warnings than
-/// it must compile under.
-fn compiles_alone(header: &str, standards: &[&str]) {
-    let folder = tempfile::tempdir().unwrap();
+/// Compiles a source in several language versions, by both compilers, with more warnings than it
+/// must compile under.
+fn compiles(source: &Path, standards: &[&str]) {
     let strict = ["-Wconversion", "-Wshadow", "-Wundef", "-fsyntax-only"];
     let (c, cpp) =
         (["-Wc++-compat", "-Wstrict-prototypes"], ["-Wold-style-cast", "-Wzero-as-null-pointer-constant"]);
@@ -184,25 +183,51 @@ fn compiles_alone(header: &str, standards: &[&str]) {
         if is_cpp && !has_cpp() {
             continue;
         }
-        let source = folder.path().join(if is_cpp { "alone.cpp" } else { "alone.c" });
-        fs::write(&source, format!("#include \"{header}\"\n")).unwrap();
-        let other = if is_cpp { "clang++" } else { "clang" };
+        let (other, more) = if is_cpp { ("clang++", cpp) } else { ("clang", c) };
         for tool in iter::once(None).chain(clang.then_some(Some(other))) {
             let mut command = compiler_named(tool, is_cpp);
-            command.arg(format!("-std={standard}")).args(strict).args(if is_cpp { cpp } else { c });
-            run(command.arg(&source));
+            run(command.arg(format!("-std={standard}")).args(strict).args(more).arg(source));
         }
     }
 }
 
 #[test]
 fn the_header_compiles_alone() {
-    compiles_alone("horizon.h", &["c11", "c17", "c2x", "c++17", "c++20", "c++2b"]);
+    let folder = tempfile::tempdir().unwrap();
+    for (file, standards) in [("alone.c", ["c11", "c17", "c2x"]), ("alone.cpp", ["c++17", "c++20", "c++2b"])]
+    {
+        let source = folder.path().join(file);
+        fs::write(&source, "#include \"horizon.h\"\n").unwrap();
+        compiles(&source, &standards);
+    }
+}
+
+/// With `HZ_LONG` in every language version.
+#[test]
+fn the_wrapper_compiles() {
+    let standards = ["c++20", "c++17", "c++2b"];
+    let count = if std::env::var_os("HZ_LONG").is_some() { 3 } else { 1 };
+    compiles(&Path::new(ROOT).join("tests/c/wrapper.cpp"), &standards[..count]);
 }
 
 #[test]
-fn the_header_is_ascii_with_at_most_120_columns() {
-    for (number, line) in declarations::text().lines().enumerate() {
-        assert!(line.is_ascii() && line.len() <= 120, "line {}: {line}", number + 1);
+fn the_wrapper_reaches_every_function_and_defines_no_macro() {
+    let wrapper = fs::read_to_string(Path::new(ROOT).join("include/horizon.hpp")).unwrap();
+    let words: BTreeSet<&str> = wrapper.split(|c: char| !(c.is_alphanumeric() || c == '_')).collect();
+    for name in declared() {
+        assert!(words.contains(name.as_str()), "include/horizon.hpp does not use {name}");
+    }
+    let defines: Vec<&str> =
+        wrapper.lines().filter(|line| line.trim_start().starts_with("#define")).collect();
+    assert_eq!(defines, ["#define HORIZON_HPP"]);
+}
+
+#[test]
+fn the_headers_are_ascii_with_at_most_120_columns() {
+    for header in ["include/horizon.h", "include/horizon.hpp"] {
+        let text = fs::read_to_string(Path::new(ROOT).join(header)).unwrap();
+        for (number, line) in text.lines().enumerate() {
+            assert!(line.is_ascii() && line.len() <= 120, "{header}:{}: {line}", number + 1);
+        }
     }
 }

@@ -170,3 +170,29 @@ fn a_cpp17_program_trains() {
         print!("{}", build_and_run(&Path::new(ROOT).join("tests/c/train.cpp"), true));
     }
 }
+
+#[test]
+fn a_cpp17_program_uses_the_wrapper() {
+    if has_cpp() {
+        print!("{}", build_and_run(&Path::new(ROOT).join("tests/c/wrapper.cpp"), true));
+    }
+}
+
+/// Python is among `.ci/requirements`; elsewhere this test may be skipped.
+#[test]
+fn a_python_program_trains_through_ctypes() {
+    let version = Command::new("python3").arg("--version").output();
+    if !version.is_ok_and(|output| output.status.success()) {
+        return println!("skipped: python3 does not run");
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let (text, model) = (folder.path().join("text"), folder.path().join("model"));
+    fs::write(&text, "The model lives in host memory. ".repeat(100)).unwrap();
+    let program = Path::new(ROOT).join("tests/c/examples/train.py");
+    let mut command = Command::new("python3");
+    command.arg(program).arg(text).arg(&model).env("LD_LIBRARY_PATH", library_folder());
+    let out = run(&mut command);
+    let losses: Vec<f64> = out.lines().map(|line| line.split(' ').nth(1).unwrap().parse().unwrap()).collect();
+    assert!(losses.len() == 6 && losses[5] < losses[0], "{losses:?}");
+    assert!(model.join("model.safetensors").is_file());
+}
