@@ -130,9 +130,9 @@
  *
  * The same calls give the same bits, whatever the timing, the placement (see hz_trainer_options_t), the number of
  * threads, announcements, evaluations and saves between steps, and interruptions (see hz_trainer_resume). Other bits
- * may come from another kind of device or GPU, on the CPU device from another instruction set, on CUDA from another
- * version of cuBLASLt or gemm_table, and from another mode, grad_dtype, logits_chunk, sequences, sequence_length or
- * division into micro-batches.
+ * may come from another kind of device or GPU; on the CPU device from another instruction set (matmuls); on CUDA from
+ * another cuBLASLt, gemm_table or build of the kernels; and from another mode, grad_dtype, logits_chunk, sequences,
+ * sequence_length or division into micro-batches.
  *
  * ==================================================================================================
  * ERRORS

@@ -3,13 +3,13 @@
  */
 #include "check.h"
 
-enum { FILL = 0xaa, ROOM = 512 };
+enum { FILL = 0xaa, CAPACITY = 512 };
 
-static _Alignas(8) unsigned char bytes[ROOM], untouched[ROOM];
+static _Alignas(8) unsigned char bytes[CAPACITY], untouched[CAPACITY];
 
 static void fill(void) {
-    memset(bytes, FILL, ROOM);
-    memset(untouched, FILL, ROOM);
+    memset(bytes, FILL, CAPACITY);
+    memset(untouched, FILL, CAPACITY);
 }
 
 /* `bytes` has a struct of `size` bytes, of which the first `known` are the macro's except for the size. */
@@ -18,7 +18,7 @@ static void check_defaults(const void *macro, size_t known, uint32_t size) {
     CHECK(memcmp(bytes, &size, sizeof size) == 0);
     CHECK(memcmp(bytes + sizeof size, (const unsigned char *)macro + sizeof size, known - sizeof size) == 0);
     for (size_t i = known; i < size; i++) CHECK(bytes[i] == 0);
-    CHECK(memcmp(bytes + size, untouched, ROOM - size) == 0);
+    CHECK(memcmp(bytes + size, untouched, CAPACITY - size) == 0);
 }
 
 /* `call` names its arguments `value` and `size`. Older callers' sizes end after a field: those that are accepted. */
@@ -32,7 +32,7 @@ static void check_defaults(const void *macro, size_t known, uint32_t size) {
                 check_defaults(&expected, sizeof(type), size); \
             } else { \
                 CHECK(size < sizeof(type) && strstr(hz_last_error(), "struct_size is ") != NULL); \
-                CHECK(memcmp(bytes, untouched, ROOM) == 0); \
+                CHECK(memcmp(bytes, untouched, CAPACITY) == 0); \
                 refused++; \
             } \
         } \

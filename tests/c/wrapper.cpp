@@ -34,7 +34,7 @@ void refused(hz_status_t status, const std::string &word, F call) {
     require(false, "not refused: " + word);
 }
 
-// What callbacks throw here.
+// Thrown by callbacks of this test.
 struct Stop {
     int number;
 };

@@ -14,7 +14,7 @@ use horizon::capi::{
 };
 
 use crate::declarations::{self, Struct};
-use crate::{ROOT, build_and_run, compiler_named, has_cpp, library_folder, run};
+use crate::{ROOT, build_and_run, compiler_named, has_cpp, library_folder, requires_cpp, run, runs};
 
 /// Names of the functions that the header declares.
 fn declared() -> BTreeSet<String> {
@@ -148,7 +148,7 @@ fn every_struct_has_a_macro_and_a_function_with_the_same_defaults() {
     for listed in declarations::structs() {
         let (name, init, function) = (&listed.name, listed.macro_name(), listed.function_name());
         let line = format!("DEFAULTS({name}, {init}, {function}(");
-        assert!(program.contains(&line), "tests/c/init.c lacks {line}");
+        assert!(program.contains(&line), "missing from tests/c/init.c: {line}");
     }
     print!("{}", build_and_run(&Path::new(ROOT).join("tests/c/init.c"), false));
 }
@@ -160,11 +160,10 @@ fn versions_are_those_of_the_crate() {
     assert!(header.contains(&format!("#define HZ_VERSION_NUMBER {}\n", hz_version_number())));
     assert!(header.contains(&format!("#define HZ_ABI_VERSION {}\n", hz_abi_version())));
 }
-/// Whether clang and clang++ run.
+/// Returns whether clang and clang++ run. `HZ_REQUIRE_CPP=1` makes their absence a failure.
 fn has_clang() -> bool {
-    let runs =
-        |tool| Command::new(tool).arg("--version").output().is_ok_and(|output| output.status.success());
-    let has = runs("clang") && runs("clang++");
+    let has = ["clang", "clang++"].iter().all(|tool| runs(tool.as_ref()));
+    assert!(has || !requires_cpp(), "HZ_REQUIRE_CPP=1, but clang or clang++ does not run");
     if !has {
         println!("skipped with clang: it does not run; Debian's package clang has it");
     }

@@ -5,6 +5,7 @@ mod abi;
 mod declarations;
 mod header;
 
+use std::ffi::OsStr;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -48,12 +49,21 @@ fn compiler_named(name: Option<&str>, cpp: bool) -> Command {
     command
 }
 
+/// Returns whether a program can be started.
+fn runs(program: &OsStr) -> bool {
+    Command::new(program).arg("--version").output().is_ok_and(|output| output.status.success())
+}
+
+/// True if the absence of a compiler is a failure.
+fn requires_cpp() -> bool {
+    std::env::var_os("HZ_REQUIRE_CPP").is_some_and(|value| value == "1")
+}
+
 /// Returns whether a C++ compiler runs. `HZ_REQUIRE_CPP=1` makes its absence a failure.
 fn has_cpp() -> bool {
     let tool = compiler(true).get_program().to_owned();
-    let has = Command::new(&tool).arg("--version").output().is_ok_and(|output| output.status.success());
-    let must = std::env::var_os("HZ_REQUIRE_CPP").is_some_and(|value| value == "1");
-    assert!(has || !must, "HZ_REQUIRE_CPP=1, but {tool:?} does not run");
+    let has = runs(&tool);
+    assert!(has || !requires_cpp(), "HZ_REQUIRE_CPP=1, but {tool:?} does not run");
     if !has {
         println!("skipped in C++: {tool:?} does not run; Debian's package g++ has it");
     }
@@ -181,8 +191,7 @@ fn a_cpp17_program_uses_the_wrapper() {
 /// Python is among `.ci/requirements`; elsewhere this test may be skipped.
 #[test]
 fn a_python_program_trains_through_ctypes() {
-    let version = Command::new("python3").arg("--version").output();
-    if !version.is_ok_and(|output| output.status.success()) {
+    if !runs("python3".as_ref()) {
         return println!("skipped: python3 does not run");
     }
     let folder = tempfile::tempdir().unwrap();
