@@ -35,6 +35,7 @@
  * Fine-tuning a Hugging Face model: hz_model_config_from_hf, hz_trainer_open, hz_trainer_load_hf.
  * Checkpoints: hz_trainer_save_to, hz_trainer_resume. Memory and speed before anything runs: hz_plan_search.
  * AdamW and large host allocations can be used alone: see "AdamW alone" and "Arena" at the end.
+ * C++17: horizon.hpp has the same functions with RAII, exceptions and spans. Python: tests/c/examples/train.py.
  *
  * With an installed library: cc train.c $(pkg-config --cflags --libs horizon)
  * From a build tree:         cc -Iinclude train.c -Ltarget/release -lhorizon -Wl,-rpath,$PWD/target/release
@@ -124,9 +125,9 @@
  * summed in f64 over blocks of 65536 elements, these over tensors. AdamW computes in f32 on masters and moments; in
  * HZ_MODE_COMPACT moments are stored as bf16.
  *
- * Rounding to bf16: weights, after every AdamW, and gradients, when they leave the device, to nearest with ties away
- * from zero; activations on CUDA to nearest with ties to even; moments stochastically. Reading, writing and exporting
- * masters as f32, loading f32, bf16 and f16 files, and checkpoints are exact.
+ * Rounding to bf16: weights, after every AdamW, and complete gradients, to nearest with ties away from zero;
+ * activations on CUDA to nearest with ties to even; moments stochastically. Reading, writing and exporting masters as
+ * f32, loading f32, bf16 and f16 files, and checkpoints are exact.
  *
  * The same calls give the same bits, whatever the timing, the placement (see hz_trainer_options_t), the number of
  * threads, announcements, evaluations and saves between steps, and interruptions (see hz_trainer_resume). Other bits

@@ -4,6 +4,7 @@
 //! Later versions only append fields: a size that ends after one of the known fields is an older
 //! struct, a larger size a newer one.
 
+use std::fmt::Arguments;
 use std::{ptr, slice};
 
 use crate::base::{Error, Result};
@@ -117,9 +118,17 @@ fn check<T: SizedStruct>(pointer: *const T, what: &str) -> Result<()> {
     Ok(())
 }
 
-/// True if a version of the struct may have this size.
-fn possible<T: SizedStruct>(size: usize) -> bool {
-    (size_of::<T>()..=SIZE_MAX).contains(&size) || T::FIELDS.iter().any(|field| field.end() == size)
+/// Checks that a version of the struct may have the size `size`, which `what` states.
+fn check_size<T: SizedStruct>(size: usize, what: Arguments) -> Result<()> {
+    let known = size_of::<T>();
+    if (known..=SIZE_MAX).contains(&size) || T::FIELDS.iter().any(|field| field.end() == size) {
+        return Ok(());
+    }
+    Err(Error::argument(format!(
+        "{what} is {size}; a {} of this library has {known}: initialize the struct with its HZ_..._INIT macro, or \
+         pass its sizeof to hz_..._init",
+        T::NAME
+    )))
 }
 
 /// Reads and checks the `struct_size` of a caller's struct. `what` is the parameter's name.
@@ -127,14 +136,7 @@ fn stated_size<T: SizedStruct>(pointer: *const T, what: &str) -> Result<usize> {
     check(pointer, what)?;
     // SAFETY: not NULL and aligned; horizon.h requires a struct whose first field is `struct_size`.
     let size = unsafe { pointer.cast::<u32>().read() } as usize;
-    if !possible::<T>(size) {
-        return Err(Error::argument(format!(
-            "{what}->struct_size is {size}; a {} of this library has {}: initialize the struct with its \
-             HZ_..._INIT macro",
-            T::NAME,
-            size_of::<T>()
-        )));
-    }
+    check_size::<T>(size, format_args!("{what}->struct_size"))?;
     Ok(size)
 }
 
@@ -221,13 +223,7 @@ impl<T: SizedStruct> Out<T> {
     /// Sets `struct_size` to `size`, known fields to their defaults and unknown ones to zero.
     pub fn initialize(self, size: usize) -> Result<()> {
         check(self.0, "value")?;
-        if !possible::<T>(size) {
-            return Err(Error::argument(format!(
-                "struct_size is {size}; a {} of this library has {}: pass its sizeof",
-                T::NAME,
-                size_of::<T>()
-            )));
-        }
+        check_size::<T>(size, format_args!("struct_size"))?;
         // SAFETY: not NULL and aligned; horizon.h requires `size` bytes, which are at least the first field.
         unsafe { self.0.cast::<u32>().write(size as u32) };
         Output { pointer: self.0, size }.write(T::defaults());
