@@ -35,6 +35,7 @@
  * Fine-tuning a Hugging Face model: hz_model_config_from_hf, hz_trainer_open, hz_trainer_load_hf.
  * Checkpoints: hz_trainer_save_to, hz_trainer_resume. Memory and speed before anything runs: hz_plan_search.
  * AdamW and large host allocations can be used alone: see "AdamW alone" and "Arena" at the end.
+ * C++17: horizon.hpp has the same functions with RAII, exceptions and spans. Python: tests/c/examples/train.py.
  *
  * With an installed library: cc train.c $(pkg-config --cflags --libs horizon)
  * From a build tree:         cc -Iinclude train.c -Ltarget/release -lhorizon -Wl,-rpath,$PWD/target/release
@@ -77,7 +78,7 @@
  *
  *     hz_trainer_options_t options = HZ_TRAINER_OPTIONS_INIT;
  *
- * Languages without macros call the function of the same name, which does the same:
+ * Languages without macros call the function of the same name, which writes the same struct_size bytes:
  *
  *     hz_trainer_options_init(&options, sizeof options);
  *
@@ -141,6 +142,32 @@
  * order. To time whole steps, and before exit, call hz_trainer_sync.
  *
  * ==================================================================================================
+ * PRECISION
+ *
+ * Forward and backward read the weights as bf16, the rounded f32 masters. Values are stored as
+ *
+ *                                                                     HZ_DEVICE_CPU   HZ_DEVICE_CUDA
+ *   activations, their gradients, logits; attention probabilities     f32             bf16
+ *   sums in matmuls, attention, norms and softmax; RoPE angles        f32             f32
+ *   log-sum-exp, log-probabilities, gradient accumulators             f32             f32
+ *   loss, squares of the gradient norm                                f64             f64
+ *
+ * An operation computes in f32 and rounds its result once. An accumulator sums a weight's gradient over all
+ * micro-batches of a step. The norm is taken from the accumulators, before they are rounded to grad_dtype: squares are
+ * summed in f64 over blocks of 65536 elements, these over tensors. AdamW computes in f32 on masters and moments; in
+ * HZ_MODE_COMPACT moments are stored as bf16.
+ *
+ * Rounding to bf16: weights, after every AdamW, and complete gradients, to nearest with ties away from zero;
+ * activations on CUDA to nearest with ties to even; moments stochastically. Reading, writing and exporting masters as
+ * f32, loading f32, bf16 and f16 files, and checkpoints are exact.
+ *
+ * The same calls give the same bits, whatever the timing, the placement (see hz_trainer_options_t), the number of
+ * threads, announcements, evaluations and saves between steps, and interruptions (see hz_trainer_resume). Other bits
+ * may come from another kind of device or GPU; on the CPU device from another instruction set (matmuls); on CUDA from
+ * another cuBLASLt, gemm_table or build of the kernels; and from another mode, grad_dtype, logits_chunk, sequences,
+ * sequence_length or division into micro-batches.
+ *
+ * ==================================================================================================
  * ERRORS
  *
  * Functions that can fail return an hz_status_t; 0 is success. hz_last_error returns a message: what was
@@ -178,8 +205,8 @@
 extern "C" {
 #endif
 
-/* HZ_API exports a function. HZ_CHECKED does too, and the compiler warns if the caller ignores the status.
- * HZ_DEPRECATED marks what a later version removes; the message names the replacement. */
+/* HZ_API: an exported function. HZ_CHECKED: one whose status must not be ignored; the compiler warns.
+ * HZ_DEPRECATED: one that a later version removes; the message names its replacement. */
 #if defined(__GNUC__) || defined(__clang__)
 #define HZ_API __attribute__((visibility("default")))
 #define HZ_CHECKED HZ_API __attribute__((warn_unused_result))
@@ -190,8 +217,8 @@ extern "C" {
 #define HZ_DEPRECATED(message)
 #endif
 
-/* Every enum ends in a ..._MAX_ENUM, which is not a value: it makes the type 32 bits wide with every compiler option.
- * Functions that receive a number outside the enum fail and name the argument or field. */
+/* The last constant of an enum, ..._MAX_ENUM, is not a value: it makes the enum 32 bits wide under every compiler
+ * option. Functions that receive a number without a constant fail and name the argument or field. */
 
 /* ==================================================================================================
  * Version
@@ -325,12 +352,12 @@ typedef enum hz_device_t {
 /* A device of this machine. */
 typedef struct hz_device_info_t {
     uint32_t struct_size;
-    hz_device_t kind;      /* HZ_DEVICE_CPU or HZ_DEVICE_CUDA */
-    uint32_t index;        /* the CUDA device number; 0 for the CPU */
-    uint32_t reserved;     /* 0 */
-    uint64_t memory;       /* device memory, bytes; for the CPU the RAM that this process may use */
-    uint64_t memory_free;  /* the part that is free now */
-    char name[128];        /* e.g. "NVIDIA H200", or the instruction set and threads of the CPU; NUL-terminated */
+    hz_device_t kind;     /* HZ_DEVICE_CPU or HZ_DEVICE_CUDA */
+    uint32_t index;       /* the CUDA device number; 0 for the CPU */
+    uint32_t reserved;    /* 0 */
+    uint64_t memory;      /* device memory, bytes; for the CPU the RAM that this process may use */
+    uint64_t memory_free; /* the part that is free now */
+    char name[128];       /* e.g. "NVIDIA H200", or the instruction set and threads of the CPU; NUL-terminated */
 } hz_device_info_t;
 
 #define HZ_DEVICE_INFO_INIT {sizeof(hz_device_info_t), HZ_DEVICE_AUTO, 0, 0, 0, 0, {0}}
@@ -383,7 +410,7 @@ typedef struct hz_model_config_t {
     uint32_t o_bias;                  /* 1: the attention output projection has a bias */
     uint32_t mlp_bias;                /* 1: the gate, up and down projections have biases */
     uint32_t qk_norm;                 /* 1: RMSNorm on every query and key head, before RoPE */
-    hz_rope_t rope_scaling;            /* HZ_ROPE_* */
+    hz_rope_t rope_scaling;           /* HZ_ROPE_* */
     uint32_t rope_original_positions; /* LLAMA3: original_max_position_embeddings; otherwise ignored */
     double rope_factor;               /* LINEAR, LLAMA3: at least 1; otherwise ignored */
     double rope_low_freq_factor;      /* LLAMA3: less than rope_high_freq_factor; otherwise ignored */
@@ -489,17 +516,17 @@ typedef enum hz_place_t {
 /* The placement of layers first .. first + count - 1, counted from 0. */
 typedef struct hz_layer_placement_t {
     uint32_t struct_size;
-    hz_recompute_t recompute;   /* HZ_RECOMPUTE_* */
-    hz_place_t boundary;    /* HZ_PLACE_*, AUTO = DEVICE: the layer's input between its forward and backward. On the
-                             device B*T*C activations per micro-batch of a sweep; if all layers offload theirs to
-                             the host, device memory does not grow with the number of layers */
-    uint32_t resident;    /* 1: the weights stay on the device during a step, in a slot of their own, and are uploaded
-                             once per step instead of once or twice per sweep */
-    hz_place_t accumulator; /* HZ_PLACE_*, AUTO = HOST: the layer's f32 gradient accumulator between the sweeps of a step.
-                             On the device 4 bytes per parameter. Unused with one sweep */
-    uint32_t reserved;    /* 0 */
+    hz_recompute_t recompute; /* HZ_RECOMPUTE_* */
+    hz_place_t boundary;      /* HZ_PLACE_*, AUTO = DEVICE: the layer's input between its forward and backward. On the
+                                 device B*T*C activations per micro-batch of a sweep; if all layers offload theirs to
+                                 the host, device memory does not grow with the number of layers */
+    uint32_t resident;        /* 1: the weights stay on the device during a step, in a slot of their own, and are
+                                 uploaded once per step instead of once or twice per sweep */
+    hz_place_t accumulator;   /* HZ_PLACE_*, AUTO = HOST: the layer's f32 gradient accumulator between the sweeps of a
+                                 step. On the device 4 bytes per parameter. Unused with one sweep */
+    uint32_t reserved;        /* 0 */
     uint64_t first;
-    uint64_t count;       /* 0 = all from `first` on */
+    uint64_t count;           /* 0 = all from `first` on */
 } hz_layer_placement_t;
 
 /* All layers, with the placement that a trainer uses by default: least memory, boundaries on the device. */
@@ -511,13 +538,13 @@ HZ_CHECKED hz_status_t hz_layer_placement_init(hz_layer_placement_t *value, size
  * threads, adam_when and the memory limits may be chosen freely. */
 typedef struct hz_trainer_options_t {
     uint32_t struct_size;
-    hz_device_t device;          /* HZ_DEVICE_* */
-    hz_mode_t mode;            /* HZ_MODE_* */
-    hz_dtype_t grad_dtype;      /* HZ_DTYPE_*: gradients are rounded to it, once, when they leave the device */
-    hz_adam_when_t adam_when;       /* HZ_ADAM_* */
+    hz_device_t device;       /* HZ_DEVICE_* */
+    hz_mode_t mode;           /* HZ_MODE_* */
+    hz_dtype_t grad_dtype;    /* HZ_DTYPE_*: gradients are rounded to it, once, when they leave the device */
+    hz_adam_when_t adam_when; /* HZ_ADAM_* */
     uint32_t tracing;         /* 1: record all lanes for hz_trainer_trace; memory grows with every step */
     uint32_t device_index;    /* HZ_DEVICE_CUDA: the device number */
-    hz_pinning_t pinning;         /* HZ_PINNING_*, for HZ_DEVICE_CUDA */
+    hz_pinning_t pinning;     /* HZ_PINNING_*, for HZ_DEVICE_CUDA */
     uint64_t sequences;       /* B, sequences per micro-batch */
     uint64_t sequence_length; /* T, tokens per sequence */
     uint64_t micros_max;      /* most micro-batches per step or evaluation (gradient accumulation steps) */
@@ -526,32 +553,31 @@ typedef struct hz_trainer_options_t {
     uint64_t weight_slots;    /* weight slots on the device for layers that are not resident, >= 2; 0 = 2, in
                                  hz_plan_search the fastest number */
     uint64_t slabs;           /* gradient staging buffers on the device, >= 2; 0 as for weight_slots */
-    uint64_t device_mem;      /* limit of device memory, bytes; 0 = none. At most what is free is used; on CUDA
-                                 1 GiB less (at most 1/16 of the device), for kernels and handles */
-    uint64_t host_mem;        /* limit of host memory, bytes; 0 = the free memory. More than that is accepted with
-                                 a logged warning, for virtual machines whose memory grows when used; opening fails
-                                 with HZ_STATUS_OUT_OF_HOST_MEMORY if it does not */
-    uint64_t threads;         /* CPU threads, at most max(1024, processors); 0 = all that this process may
-                                 run on */
-    double beta1;             /* AdamW (Loshchilov & Hutter 2019). Defaults are PyTorch's; those of the command
-                                 `horizon train` are beta2 0.95 and weight decay 0.1 */
+    uint64_t device_mem;      /* limit of device memory, bytes; 0 = none. At most what is free is used; on CUDA 1 GiB
+                                 less (at most 1/16 of the device), for kernels and handles */
+    uint64_t host_mem;        /* limit of host memory, bytes; 0 = the free memory. More than that is accepted with a
+                                 logged warning, for virtual machines whose memory grows when used; opening fails with
+                                 HZ_STATUS_OUT_OF_HOST_MEMORY if it does not */
+    uint64_t threads;         /* CPU threads, at most max(1024, processors); 0 = all that this process may run on */
+    double beta1;             /* AdamW (Loshchilov & Hutter 2019). Defaults are PyTorch's; those of the command `horizon
+                                 train` are beta2 0.95 and weight decay 0.1 */
     double beta2;
     double eps;
     double weight_decay;      /* decoupled; for tensors of two or more dimensions */
     double clip;              /* largest global gradient norm; 0 = no clipping */
-    hz_place_t grad_place;      /* HZ_PLACE_*, AUTO = HOST: where rounded gradients wait for AdamW. On the device 2 or 4
+    hz_place_t grad_place;    /* HZ_PLACE_*, AUTO = HOST: where rounded gradients wait for AdamW. On the device 2 or 4
                                  bytes per parameter, and HZ_MODE_STREAMED can clip */
     uint32_t sweeps;          /* sweeps per step: the micro-batches are divided among them, and only those of one sweep
                                  have activations on the device. 0 = 1 */
     const hz_layer_placement_t *layers; /* or NULL; where two placements name the same layer, the later one holds */
     uint64_t layers_count;              /* number of elements of layers */
     const char *gemm_table; /* or NULL: path of the GEMM autotune table of a CUDA device, written by `horizon
-                             calibrate`. hz_trainer_open fails if it does not cover the device and the loaded
-                             cuBLASLt. A table may change bits. NULL: cuBLASLt's heuristic, which depends only on
-                             the shape, the device and its version; nothing is measured. The CPU device ignores it */
-    uint32_t measuring;   /* 1: sum up the busy time of every lane for hz_trainer_busy_seconds, at two clock readings
-                             per task. Implied by tracing = 1 */
-    uint32_t reserved;    /* 0 */
+                               calibrate`. hz_trainer_open fails if it does not cover the device and the loaded
+                               cuBLASLt. A table may change bits. NULL: cuBLASLt's heuristic, which depends only on the
+                               shape, the device and its version; nothing is measured. The CPU device ignores it */
+    uint32_t measuring;     /* 1: sum up the busy time of every lane for hz_trainer_busy_seconds, at two clock readings
+                               per task. Implied by tracing = 1 */
+    uint32_t reserved;      /* 0 */
 } hz_trainer_options_t;
 
 /* Exact mode, bf16 gradients, one micro-batch of 1 x 256 tokens, two slots and slabs; AdamW as in PyTorch (0.9,
@@ -590,7 +616,7 @@ typedef struct hz_plan_t hz_plan_t;
 /* Figures of a plan. */
 typedef struct hz_plan_summary_t {
     uint32_t struct_size;
-    hz_adam_when_t adam_when;              /* HZ_ADAM_AFTER_NORM or HZ_ADAM_UNDER_BACKWARD, never AUTO */
+    hz_adam_when_t adam_when;        /* HZ_ADAM_AFTER_NORM or HZ_ADAM_UNDER_BACKWARD, never AUTO */
     uint64_t parameters;             /* P; a tied tensor counts once */
     uint64_t logits_chunk;           /* rows, never 0 */
     uint64_t device_bytes;           /* device memory */
@@ -814,14 +840,14 @@ HZ_CHECKED hz_status_t hz_trainer_read_gradient(hz_trainer_t *trainer, const cha
  * token (hz_trainer_logprobs, hz_loss_callback_t) and counts of tokens are without padding. */
 typedef struct hz_batch_t {
     uint32_t struct_size;
-    uint32_t reserved;      /* 0 */
-    uint64_t rows;          /* b*t, the length of every array */
-    const int32_t *tokens;  /* ids, 0 .. V-1 */
-    const int32_t *targets; /* the id that follows each token, or -100 to ignore it */
-    const float *weights;   /* or NULL (all 1): weight of each target in the loss, finite, >= 0 */
-    const int32_t *starts;  /* or NULL (one document per sequence): for each token the position 0 .. T-1 in its
-                               sequence where its document starts. Attention does not cross documents, and RoPE
-                               positions count from it */
+    uint32_t reserved;        /* 0 */
+    uint64_t rows;            /* b*t, the length of every array */
+    const int32_t *tokens;    /* ids, 0 .. V-1 */
+    const int32_t *targets;   /* the id that follows each token, or -100 to ignore it */
+    const float *weights;     /* or NULL (all 1): weight of each target in the loss, finite, >= 0 */
+    const int32_t *starts;    /* or NULL (one document per sequence): for each token the position 0 .. T-1 in its
+                                 sequence where its document starts. Attention does not cross documents, and RoPE
+                                 positions count from it */
     uint64_t sequence_length; /* t, tokens per sequence of this batch; divides rows; 0 = T */
 } hz_batch_t;
 
@@ -1144,9 +1170,9 @@ typedef enum hz_adam_mode_t {
 /* Settings of an optimizer. */
 typedef struct hz_adam_options_t {
     uint32_t struct_size;
-    hz_adam_mode_t mode;        /* HZ_ADAM_MODE_* */
-    uint64_t threads;     /* CPU threads, the caller's included, at most max(1024, processors); 0 = all that
-                             this process may run on */
+    hz_adam_mode_t mode;  /* HZ_ADAM_MODE_* */
+    uint64_t threads;     /* CPU threads, the caller's included, at most max(1024, processors); 0 = all that this
+                             process may run on */
     uint64_t state_count; /* elements whose residuals and moments the library keeps, initially zero; 0 = the caller
                              keeps them */
     uint64_t host_mem;    /* limit of the memory for them, bytes; 0 = the free memory */
@@ -1165,17 +1191,17 @@ HZ_CHECKED hz_status_t hz_adam_options_init(hz_adam_options_t *value, size_t str
 typedef struct hz_adam_arrays_t {
     uint32_t struct_size;
     hz_dtype_t gradient_dtype; /* HZ_DTYPE_*; required */
-    uint64_t count;          /* elements; with 0 the call does nothing */
-    uint64_t first;          /* number of element 0 in the model: the position of its state if the library keeps it, and
-                                an input of the rounding in HZ_ADAM_MODE_COMPACT */
-    void *weights;           /* in, out: bf16; in HZ_ADAM_MODE_F32 f32 */
-    int16_t *residual;       /* in, out; NULL in HZ_ADAM_MODE_F32, or if the library keeps the state */
-    const void *gradient;    /* in: gradient_dtype */
-    void *m;                 /* in, out: first moment, f32; in HZ_ADAM_MODE_COMPACT bf16; NULL if the library keeps
-                                the state */
-    void *v;                 /* in, out: second moment, as m */
-    uint16_t *bf16_out;      /* or NULL; only HZ_ADAM_MODE_F32: out, the new weights as bf16, rounded to nearest with
-                                ties away from zero, as in the other modes */
+    uint64_t count;            /* elements; with 0 the call does nothing */
+    uint64_t first;            /* number of element 0 in the model: the position of its state if the library keeps it,
+                                  and an input of the rounding in HZ_ADAM_MODE_COMPACT */
+    void *weights;             /* in, out: bf16; in HZ_ADAM_MODE_F32 f32 */
+    int16_t *residual;         /* in, out; NULL in HZ_ADAM_MODE_F32, or if the library keeps the state */
+    const void *gradient;      /* in: gradient_dtype */
+    void *m;                   /* in, out: first moment, f32; in HZ_ADAM_MODE_COMPACT bf16; NULL if the library keeps
+                                  the state */
+    void *v;                   /* in, out: second moment, as m */
+    uint16_t *bf16_out;        /* or NULL; only HZ_ADAM_MODE_F32: out, the new weights as bf16, rounded to nearest with
+                                  ties away from zero, as in the other modes */
 } hz_adam_arrays_t;
 
 #define HZ_ADAM_ARRAYS_INIT {sizeof(hz_adam_arrays_t), HZ_DTYPE_UNSET, 0, 0, NULL, NULL, NULL, NULL, NULL, NULL}
@@ -1271,7 +1297,7 @@ typedef struct hz_arena_options_t {
     uint32_t struct_size;
     hz_memory_t kind;  /* HZ_MEMORY_* */
     uint32_t node;     /* HZ_MEMORY_NODE: the system's number of the node; otherwise 0 */
-    hz_pages_t pages;    /* HZ_PAGES_*; opening fails if they are not available */
+    hz_pages_t pages;  /* HZ_PAGES_*; opening fails if they are not available */
     uint64_t host_mem; /* limit, bytes; 0 = the free memory */
 } hz_arena_options_t;
 
@@ -1282,8 +1308,8 @@ HZ_CHECKED hz_status_t hz_arena_options_init(hz_arena_options_t *value, size_t s
 typedef struct hz_arena_info_t {
     uint32_t struct_size;
     hz_pages_t pages; /* HZ_PAGES_*, never ANY */
-    void *address;  /* the first byte, page-aligned */
-    uint64_t bytes; /* the size given to hz_arena_open */
+    void *address;    /* the first byte, page-aligned */
+    uint64_t bytes;   /* the size given to hz_arena_open */
 } hz_arena_info_t;
 
 #define HZ_ARENA_INFO_INIT {sizeof(hz_arena_info_t), HZ_PAGES_ANY, NULL, 0}

@@ -256,7 +256,7 @@ fn the_header_declares_the_exported_functions() {
     let header = fs::read_to_string(root().join("include/horizon.h")).unwrap();
     let mut declared: Vec<&str> = header
         .lines()
-        .filter(|line| line.starts_with("HZ_API"))
+        .filter(|line| line.starts_with("HZ_API") || line.starts_with("HZ_CHECKED"))
         .filter_map(|line| {
             line.split(|c: char| !(c.is_alphanumeric() || c == '_'))
                 .find(|w| w.starts_with("hz_") && line.contains(&format!("{w}(")))
@@ -264,11 +264,15 @@ fn the_header_declares_the_exported_functions() {
         .collect();
     declared.sort_unstable();
     let sources = files("src/capi", &["rs"]);
+    // Functions, and structs with the functions that initialize them: `hz_x_t, hz_x_init {`.
     let mut exported: Vec<&str> = sources
         .iter()
         .flat_map(|(_, text)| text.lines())
-        .filter_map(|line| line.split_once("extern \"C\" fn "))
-        .filter_map(|(_, rest)| rest.split(['(', '<']).next())
+        .filter_map(|line| {
+            let function =
+                line.split_once("extern \"C\" fn ").and_then(|(_, rest)| rest.split(['(', '<']).next());
+            function.or_else(|| line.split_once("_t, ").and_then(|(_, rest)| rest.strip_suffix(" {")))
+        })
         .filter(|name| name.starts_with("hz_"))
         .collect();
     exported.sort_unstable();

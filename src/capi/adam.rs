@@ -14,7 +14,7 @@ use crate::host::{Arena, HostSpan, MemoryKind, Pool};
 use crate::optim::{self, AdamOptions, AdamScalars, Master, Optimizer, Rounding, Spans, Step, update};
 
 sized_struct! {
-    hz_adam_options_t {
+    hz_adam_options_t, hz_adam_options_init {
         mode: u32 = Mode::Exact as u32,
         threads: u64 = 0,
         state_count: u64 = 0,
@@ -28,7 +28,7 @@ sized_struct! {
 }
 
 sized_struct! {
-    hz_adam_arrays_t {
+    hz_adam_arrays_t, hz_adam_arrays_init {
         gradient_dtype: u32 = 0,
         count: u64 = 0,
         first: u64 = 0,
@@ -364,4 +364,22 @@ pub extern "C" fn hz_master_join(
         optim::read_master(weights, residual, values.get(count, "values")?);
         Ok(())
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::capi::header::assert_enum;
+
+    #[test]
+    fn numbers_are_those_of_the_header() {
+        assert_enum(
+            "hz_adam_mode_t",
+            &[
+                ("HZ_ADAM_MODE_EXACT", Mode::Exact as u32),
+                ("HZ_ADAM_MODE_COMPACT", Mode::Compact as u32),
+                ("HZ_ADAM_MODE_F32", Mode::F32 as u32),
+            ],
+        );
+    }
 }

@@ -14,8 +14,8 @@ use crate::capi::status::hz_status_t;
 use crate::host::{Arena, Limits, MemoryKind, Pages, Pool};
 
 sized_struct! {
-    hz_arena_options_t {
-        kind: u32 = 0,
+    hz_arena_options_t, hz_arena_options_init {
+        kind: u32 = Kind::Plain as u32,
         node: u32 = 0,
         pages: u32 = PAGES_ANY,
         host_mem: u64 = 0,
@@ -23,7 +23,7 @@ sized_struct! {
 }
 
 sized_struct! {
-    hz_arena_info_t {
+    hz_arena_info_t, hz_arena_info_init {
         pages: u32 = PAGES_ANY,
         address: Numbers = Numbers::NULL,
         bytes: u64 = 0,
@@ -158,5 +158,32 @@ pub extern "C" fn hz_arena_node_at(
 pub extern "C" fn hz_arena_close(arena: Handle<hz_arena_t>) {
     if !arena.is_null() {
         guard(|| arena.close("arena"));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::capi::header::assert_enum;
+
+    #[test]
+    fn numbers_are_those_of_the_header() {
+        assert_enum(
+            "hz_memory_t",
+            &[
+                ("HZ_MEMORY_PLAIN", Kind::Plain as u32),
+                ("HZ_MEMORY_NODE", Kind::Node as u32),
+                ("HZ_MEMORY_INTERLEAVED", Kind::Interleaved as u32),
+            ],
+        );
+        assert_enum(
+            "hz_pages_t",
+            &[
+                ("HZ_PAGES_ANY", PAGES_ANY),
+                ("HZ_PAGES_SMALL", pages_number(Pages::Small)),
+                ("HZ_PAGES_TRANSPARENT", pages_number(Pages::Transparent)),
+                ("HZ_PAGES_EXPLICIT", pages_number(Pages::Explicit)),
+            ],
+        );
     }
 }

@@ -12,7 +12,7 @@ use crate::plan::Fixed;
 use crate::schedule::{Accumulator, AdamWhen, Boundary, GradWait, LayerPlacement, Mode, Recompute};
 
 sized_struct! {
-    hz_trainer_options_t {
+    hz_trainer_options_t, hz_trainer_options_init {
         device: u32 = Device::Auto as u32,
         mode: u32 = mode_number(TrainerOptions::default().mode),
         grad_dtype: u32 = dtype_number(TrainerOptions::default().grad_dtype),
@@ -45,7 +45,7 @@ sized_struct! {
 }
 
 sized_struct! {
-    hz_layer_placement_t {
+    hz_layer_placement_t, hz_layer_placement_init {
         recompute: u32 = recompute_number(LayerPlacement::default().recompute),
         boundary: u32 = PLACE_AUTO,
         resident: u32 = 0,
@@ -57,7 +57,7 @@ sized_struct! {
 }
 
 sized_struct! {
-    hz_plan_summary_t {
+    hz_plan_summary_t, hz_plan_summary_init {
         adam_when: u32 = 0,
         parameters: u64 = 0,
         logits_chunk: u64 = 0,
@@ -74,7 +74,7 @@ sized_struct! {
 }
 
 sized_struct! {
-    hz_tensor_t {
+    hz_tensor_t, hz_tensor_init {
         rank: u32 = 0,
         name: LentText = LentText::NULL,
         shape: [u64; SHAPE_MAX] = [0; SHAPE_MAX],
@@ -83,7 +83,7 @@ sized_struct! {
 }
 
 sized_struct! {
-    hz_batch_t {
+    hz_batch_t, hz_batch_init {
         reserved: u32 = 0,
         rows: u64 = 0,
         tokens: Array<i32> = Array::NULL,
@@ -95,7 +95,7 @@ sized_struct! {
 }
 
 sized_struct! {
-    hz_step_report_t {
+    hz_step_report_t, hz_step_report_init {
         micros: u32 = 0,
         step: u64 = 0,
         loss: f64 = 0.0,
@@ -106,7 +106,7 @@ sized_struct! {
 }
 
 sized_struct! {
-    hz_eval_report_t {
+    hz_eval_report_t, hz_eval_report_init {
         micros: u32 = 0,
         loss: f64 = 0.0,
         targets: u64 = 0,
@@ -114,7 +114,7 @@ sized_struct! {
 }
 
 sized_struct! {
-    hz_stats_t {
+    hz_stats_t, hz_stats_init {
         threads: u32 = 0,
         steps: u64 = 0,
         tokens: u64 = 0,
@@ -374,6 +374,7 @@ pub fn fixed(raw: Option<hz_trainer_options_t>, options: &TrainerOptions, layers
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::capi::header::assert_enum;
 
     #[test]
     fn defaults_are_those_of_the_engine() {
@@ -383,6 +384,68 @@ mod tests {
         for raw in [None, Some(hz_trainer_options_t::defaults())] {
             assert_eq!(format!("{:?}", trainer_options(raw, 3).unwrap()), engine);
         }
+    }
+
+    #[test]
+    fn numbers_are_those_of_the_header() {
+        assert_enum(
+            "hz_device_t",
+            &[
+                ("HZ_DEVICE_AUTO", Device::Auto as u32),
+                ("HZ_DEVICE_CPU", Device::Cpu as u32),
+                ("HZ_DEVICE_CUDA", Device::Cuda as u32),
+            ],
+        );
+        assert_enum(
+            "hz_mode_t",
+            &[
+                ("HZ_MODE_EXACT", mode_number(Mode::Exact)),
+                ("HZ_MODE_STREAMED", mode_number(Mode::Streamed)),
+                ("HZ_MODE_COMPACT", mode_number(Mode::Compact)),
+            ],
+        );
+        assert_enum(
+            "hz_dtype_t",
+            &[
+                ("HZ_DTYPE_UNSET", 0),
+                ("HZ_DTYPE_BF16", dtype_number(DType::Bf16)),
+                ("HZ_DTYPE_F32", dtype_number(DType::F32)),
+            ],
+        );
+        assert!(dtype(0, "dtype").is_err());
+        assert_enum(
+            "hz_adam_when_t",
+            &[
+                ("HZ_ADAM_AUTO", ADAM_AUTO),
+                ("HZ_ADAM_AFTER_NORM", adam_number(AdamWhen::AfterNorm)),
+                ("HZ_ADAM_UNDER_BACKWARD", adam_number(AdamWhen::UnderBackward)),
+            ],
+        );
+        assert_enum(
+            "hz_pinning_t",
+            &[
+                ("HZ_PINNING_REGISTERED", pinning_number(Pinning::Registered)),
+                ("HZ_PINNING_ALLOCATED", pinning_number(Pinning::Allocated)),
+            ],
+        );
+        assert_enum(
+            "hz_recompute_t",
+            &[
+                ("HZ_RECOMPUTE_FULL", recompute_number(Recompute::Full)),
+                ("HZ_RECOMPUTE_SELECTIVE", recompute_number(Recompute::Selective)),
+                ("HZ_RECOMPUTE_NONE", recompute_number(Recompute::None)),
+                ("HZ_RECOMPUTE_LINEARS", recompute_number(Recompute::Linears)),
+                ("HZ_RECOMPUTE_MLP", recompute_number(Recompute::Mlp)),
+            ],
+        );
+        assert_enum(
+            "hz_place_t",
+            &[
+                ("HZ_PLACE_AUTO", PLACE_AUTO),
+                ("HZ_PLACE_HOST", Side::Host as u32),
+                ("HZ_PLACE_DEVICE", Side::Device as u32),
+            ],
+        );
     }
 
     #[test]

@@ -24,6 +24,22 @@ pub extern "C" fn hz_lane_name(lane: u32) -> *const c_char {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::capi::header::assert_enum;
+
+    #[test]
+    fn numbers_are_those_of_the_header() {
+        let number = |lane| Lane::ALL.iter().position(|&other| other == lane).unwrap() as u32;
+        assert_enum(
+            "hz_lane_t",
+            &[
+                ("HZ_LANE_COMPUTE", number(Lane::Compute)),
+                ("HZ_LANE_H2D", number(Lane::H2d)),
+                ("HZ_LANE_D2H", number(Lane::D2h)),
+                ("HZ_LANE_HOST", number(Lane::Host)),
+                ("HZ_LANE_DISK", number(Lane::Disk)),
+            ],
+        );
+    }
 
     #[test]
     fn names_are_those_of_traces() {

@@ -26,6 +26,8 @@ mod checkpoint;
 mod config;
 mod guard;
 mod handle;
+#[cfg(test)]
+mod header;
 mod lane;
 mod log;
 mod loss;
@@ -64,7 +66,7 @@ pub use plan::{
 pub use progress::{hz_progress_callback_t, hz_trainer_set_progress};
 pub use save::{hz_save_callback_t, hz_trainer_save, hz_trainer_save_wait};
 pub use sized::{Field, SizedStruct};
-pub use status::{hz_abi_version, hz_last_error, hz_status_name, hz_status_t, hz_version};
+pub use status::{hz_abi_version, hz_last_error, hz_status_name, hz_status_t, hz_version, hz_version_number};
 pub use trainer::{
     hz_trainer_accumulate, hz_trainer_announce, hz_trainer_busy_seconds, hz_trainer_cancel, hz_trainer_close,
     hz_trainer_discard, hz_trainer_eval, hz_trainer_logits, hz_trainer_model, hz_trainer_open,

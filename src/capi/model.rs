@@ -10,7 +10,7 @@ use crate::hf::FolderConfig;
 use crate::model::{self, Biases, ModelConfig, RopeScaling, Window};
 
 sized_struct! {
-    hz_model_config_t {
+    hz_model_config_t, hz_model_config_init {
         tie_word_embeddings: u32 = 0,
         vocab_size: u64 = 0,
         hidden_size: u64 = 0,
@@ -210,6 +210,19 @@ pub extern "C" fn hz_model_config_from_hf(folder: Text, out_config: Out<hz_model
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::capi::header::assert_enum;
+
+    #[test]
+    fn numbers_are_those_of_the_header() {
+        assert_enum(
+            "hz_rope_t",
+            &[
+                ("HZ_ROPE_PLAIN", ROPE_PLAIN),
+                ("HZ_ROPE_LINEAR", ROPE_LINEAR),
+                ("HZ_ROPE_LLAMA3", ROPE_LLAMA3),
+            ],
+        );
+    }
 
     #[test]
     fn presets_survive_the_conversion_to_c_and_back() {

@@ -4,6 +4,7 @@
 //! Later versions only append fields: a size that ends after one of the known fields is an older
 //! struct, a larger size a newer one.
 
+use std::fmt::Arguments;
 use std::{ptr, slice};
 
 use crate::base::{Error, Result};
@@ -58,9 +59,9 @@ pub const fn without_padding(fields: &[Field], bytes: usize) -> bool {
     end == bytes
 }
 
-/// Declares a struct of the header with its defaults.
+/// Declares a struct of the header with its defaults, and the function that sets them.
 macro_rules! sized_struct {
-    ($(#[$doc:meta])* $name:ident { $($field:ident: $kind:ty = $default:expr,)* }) => {
+    ($(#[$doc:meta])* $name:ident, $init:ident { $($field:ident: $kind:ty = $default:expr,)* }) => {
         $(#[$doc])*
         #[repr(C)]
         #[derive(Clone, Copy, Debug, PartialEq)]
@@ -94,6 +95,14 @@ macro_rules! sized_struct {
             ),
             concat!(stringify!($name), " has padding")
         );
+
+        #[unsafe(no_mangle)]
+        pub extern "C" fn $init(
+            value: $crate::capi::sized::Out<$name>,
+            struct_size: usize,
+        ) -> $crate::capi::status::hz_status_t {
+            $crate::capi::guard::guard(|| value.initialize(struct_size))
+        }
     };
 }
 pub(super) use sized_struct;
@@ -103,25 +112,36 @@ fn fields_of(what: &str) -> String {
     format!("{what}{}", if what.ends_with(']') { "." } else { "->" })
 }
 
-/// Reads and checks the `struct_size` of a caller's struct. `what` is the parameter's name.
-fn stated_size<T: SizedStruct>(pointer: *const T, what: &str) -> Result<usize> {
+/// Checks that `pointer`, the parameter `what`, is neither NULL nor misaligned.
+fn check<T: SizedStruct>(pointer: *const T, what: &str) -> Result<()> {
     if pointer.is_null() {
         return Err(Error::argument(format!("{what} is NULL; it must point to a {}", T::NAME)));
     }
     if !pointer.is_aligned() {
         return Err(Error::argument(format!("{what} is not aligned for a {}", T::NAME)));
     }
+    Ok(())
+}
+
+/// Checks that a version of the struct may have the size `size`, which `what` states.
+fn check_size<T: SizedStruct>(size: usize, what: Arguments) -> Result<()> {
+    let known = size_of::<T>();
+    if (known..=SIZE_MAX).contains(&size) || T::FIELDS.iter().any(|field| field.end() == size) {
+        return Ok(());
+    }
+    Err(Error::argument(format!(
+        "{what} is {size}; a {} of this library has {known}: initialize the struct with its HZ_..._INIT macro, or \
+         pass its sizeof to hz_..._init",
+        T::NAME
+    )))
+}
+
+/// Reads and checks the `struct_size` of a caller's struct. `what` is the parameter's name.
+fn stated_size<T: SizedStruct>(pointer: *const T, what: &str) -> Result<usize> {
+    check(pointer, what)?;
     // SAFETY: not NULL and aligned; horizon.h requires a struct whose first field is `struct_size`.
     let size = unsafe { pointer.cast::<u32>().read() } as usize;
-    let known = size_of::<T>();
-    if size > SIZE_MAX || (size < known && !T::FIELDS.iter().any(|field| field.end() == size)) {
-        return Err(Error::argument(format!(
-            "{}struct_size is {size}; a {} of this library has {known}: initialize the struct with its \
-             HZ_..._INIT macro",
-            fields_of(what),
-            T::NAME
-        )));
-    }
+    check_size::<T>(size, format_args!("{}struct_size", fields_of(what)))?;
     Ok(size)
 }
 
@@ -204,6 +224,16 @@ impl<T: SizedStruct> Out<T> {
         let size = stated_size(self.0, what)?;
         Ok(Output { pointer: self.0, size })
     }
+
+    /// Sets `struct_size` to `size`, known fields to their defaults and unknown ones to zero.
+    pub fn initialize(self, size: usize) -> Result<()> {
+        check(self.0, "value")?;
+        check_size::<T>(size, format_args!("struct_size"))?;
+        // SAFETY: not NULL and aligned; horizon.h requires `size` bytes, which are at least the first field.
+        unsafe { self.0.cast::<u32>().write(size as u32) };
+        Output { pointer: self.0, size }.write(T::defaults());
+        Ok(())
+    }
 }
 
 /// A checked output struct.
@@ -233,7 +263,7 @@ mod tests {
 
     sized_struct! {
         /// A struct of this version.
-        now_t { mode: u32 = 1, rate: f64 = 0.5, clip: f64 = 1.0, }
+        now_t, now_init { mode: u32 = 1, rate: f64 = 0.5, clip: f64 = 1.0, }
     }
 
     /// The struct as a newer header declares it.

@@ -17,6 +17,19 @@ const VERSION: &CStr = match CStr::from_bytes_with_nul(concat!(env!("CARGO_PKG_V
     Err(_) => panic!("a version has no NUL"),
 };
 
+/// `HZ_VERSION_NUMBER` of the header.
+const VERSION_NUMBER: u32 = 10_000 * number(env!("CARGO_PKG_VERSION_MAJOR"))
+    + 100 * number(env!("CARGO_PKG_VERSION_MINOR"))
+    + number(env!("CARGO_PKG_VERSION_PATCH"));
+
+/// Parses a part of the version.
+const fn number(text: &str) -> u32 {
+    match u32::from_str_radix(text, 10) {
+        Ok(number) => number,
+        Err(_) => panic!("the parts of a version are decimal numbers"),
+    }
+}
+
 /// Every status.
 const ALL: [Status; 18] = [
     Status::Ok,
@@ -86,6 +99,11 @@ pub extern "C" fn hz_version() -> *const c_char {
 }
 
 #[unsafe(no_mangle)]
+pub extern "C" fn hz_version_number() -> u32 {
+    VERSION_NUMBER
+}
+
+#[unsafe(no_mangle)]
 pub extern "C" fn hz_abi_version() -> u32 {
     ABI_VERSION
 }
@@ -104,6 +122,13 @@ pub extern "C" fn hz_last_error() -> *const c_char {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::capi::header::assert_enum;
+
+    #[test]
+    fn numbers_are_those_of_the_header() {
+        let ours = ALL.map(|status| (c_name(status).to_str().unwrap(), status as u32));
+        assert_enum("hz_status_t", &ours);
+    }
 
     #[test]
     fn names_are_those_of_base() {

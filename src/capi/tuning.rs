@@ -13,7 +13,7 @@ use crate::engine::TensorOptions;
 const DECAY_DEFAULT: f64 = -1.0;
 
 sized_struct! {
-    hz_tensor_options_t {
+    hz_tensor_options_t, hz_tensor_options_init {
         frozen: u32 = 0,
         lr_scale: f64 = 1.0,
         weight_decay: f64 = DECAY_DEFAULT,

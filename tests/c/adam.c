@@ -50,7 +50,7 @@ static void restart(void) {
     OK(hz_master_split(params, COUNT, weights, residual));
 }
 
-static hz_adam_t *open_mode(uint32_t mode, uint64_t threads, uint64_t state_count) {
+static hz_adam_t *open_mode(hz_adam_mode_t mode, uint64_t threads, uint64_t state_count) {
     hz_adam_options_t options = HZ_ADAM_OPTIONS_INIT;
     hz_adam_t *adam = NULL;
     options.mode = mode;
@@ -229,7 +229,7 @@ static void test_refused_options(void) {
     hz_adam_t *adam = NULL;
     const struct {
         const char *word;
-        uint32_t mode;
+        hz_adam_mode_t mode;
         uint64_t threads, state_count;
         double beta1, beta2, eps, weight_decay;
     } cases[] = {

@@ -5,7 +5,7 @@
 
 enum { BYTES = 5 * 1024 * 1024 + 123 };
 
-static hz_arena_options_t kind(uint32_t kind) {
+static hz_arena_options_t kind(hz_memory_t kind) {
     hz_arena_options_t options = HZ_ARENA_OPTIONS_INIT;
     options.kind = kind;
     return options;

@@ -5,7 +5,7 @@
  */
 #include "small.h"
 
-static hz_status_t open_on(uint32_t device, const char *machine, hz_trainer_t **out_trainer) {
+static hz_status_t open_on(hz_device_t device, const char *machine, hz_trainer_t **out_trainer) {
     hz_model_config_t model = HZ_MODEL_CONFIG_INIT;
     hz_trainer_options_t options = HZ_TRAINER_OPTIONS_INIT;
     model.vocab_size = V;
@@ -39,7 +39,7 @@ int main(int argc, char **argv) {
     enum { STEPS = 30 };
     double first[STEPS], again[STEPS];
     CHECK(argc == 2 || argc == 3);
-    uint32_t device = strcmp(argv[1], "cuda") == 0 ? HZ_DEVICE_CUDA : HZ_DEVICE_CPU;
+    hz_device_t device = strcmp(argv[1], "cuda") == 0 ? HZ_DEVICE_CUDA : HZ_DEVICE_CPU;
     hz_trainer_t *trainer = NULL;
     hz_status_t status = open_on(device, NULL, &trainer);
     if (status == HZ_STATUS_DEVICE_UNAVAILABLE) {

@@ -144,11 +144,13 @@ static void test_followed(void) {
     OK(hz_trainer_step(trainer, &batch, 1, 1e-3, &report)); /* warm-up: touches memory for the first time */
     CHECK(report.loss > 0);
     OK(hz_trainer_sync(trainer));
-    for (uint32_t lane = 0; hz_lane_name(lane); lane++) OK(hz_trainer_busy_seconds(trainer, lane, &before[lane]));
+    for (hz_lane_t lane = HZ_LANE_COMPUTE; hz_lane_name(lane); lane++) {
+        OK(hz_trainer_busy_seconds(trainer, lane, &before[lane]));
+    }
     for (int step = 0; step < STEPS; step++) OK(hz_trainer_step(trainer, &batch, 1, 1e-3, &report));
     OK(hz_trainer_sync(trainer));
     printf("lane     predicted   measured\n");
-    for (uint32_t lane = 0; hz_lane_name(lane); lane++) {
+    for (hz_lane_t lane = HZ_LANE_COMPUTE; hz_lane_name(lane); lane++) {
         double predicted, measured;
         OK(hz_plan_busy_seconds(plan, lane, &predicted));
         OK(hz_trainer_busy_seconds(trainer, lane, &measured));
