@@ -105,7 +105,7 @@ impl State {
         limits(host_mem).admit("AdamW's state", bytes)?;
         let arena = Arena::take(bytes, MemoryKind::Plain)?;
         arena.touch(pool)?;
-        log::info(&format!("AdamW state opened: {count} elements in {}", Size(bytes)));
+        log::info(format_args!("AdamW state opened: {count} elements in {}", Size(bytes)));
         Ok(State { count, arena, moment: mode.moment() })
     }
 

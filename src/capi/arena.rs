@@ -88,7 +88,7 @@ impl hz_arena_t {
             Kind::Interleaved => MemoryKind::Interleaved,
         };
         let arena = Arena::take_under(Path::new("/"), bytes, kind, wanted)?;
-        log::info(&format!("arena opened: {}, {}", Size(bytes), arena.pages()));
+        log::info(format_args!("arena opened: {}, {}", Size(bytes), arena.pages()));
         Ok(hz_arena_t(arena))
     }
 }

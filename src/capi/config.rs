@@ -162,10 +162,20 @@ fn recompute_number(recompute: Recompute) -> u32 {
 
 /// `HZ_DEVICE_*`.
 #[derive(Clone, Copy)]
-enum Device {
+pub(super) enum Device {
     Auto = 0,
     Cpu = 1,
     Cuda = 2,
+}
+
+/// The device for an `HZ_DEVICE_*`. `index` is the number of a CUDA device.
+pub(super) fn device_choice(kind: u32, index: u32, field: &str) -> Result<DeviceChoice> {
+    let kinds = [Device::Auto, Device::Cpu, Device::Cuda];
+    Ok(match choose(kind, &kinds, |kind| kind as u32, field, "HZ_DEVICE_")? {
+        Device::Auto => DeviceChoice::Auto,
+        Device::Cpu => DeviceChoice::Cpu,
+        Device::Cuda => DeviceChoice::Cuda(index as usize),
+    })
 }
 
 /// `HZ_PINNING_*`.
@@ -308,17 +318,11 @@ fn layer_placements(
 pub fn trainer_options(raw: Option<hz_trainer_options_t>, layers: usize) -> Result<TrainerOptions> {
     let raw = raw.unwrap_or_else(hz_trainer_options_t::defaults);
     let defaults = TrainerOptions::default();
-    let devices = [Device::Auto, Device::Cpu, Device::Cuda];
-    let device = match choose(raw.device, &devices, |device| device as u32, "device", "HZ_DEVICE_")? {
-        Device::Auto => DeviceChoice::Auto,
-        Device::Cpu => DeviceChoice::Cpu,
-        Device::Cuda => DeviceChoice::Cuda(raw.device_index as usize),
-    };
     let pinnings = [Pinning::Registered, Pinning::Allocated];
     let modes = [Mode::Exact, Mode::Streamed, Mode::Compact];
     reserved(raw.reserved, "reserved")?;
     Ok(TrainerOptions {
-        device,
+        device: device_choice(raw.device, raw.device_index, "device")?,
         pinning: choose(raw.pinning, &pinnings, pinning_number, "pinning", "HZ_PINNING_")?,
         mode: choose(raw.mode, &modes, mode_number, "mode", "HZ_MODE_")?,
         grad_dtype: dtype(raw.grad_dtype, "grad_dtype")?,
@@ -363,8 +367,7 @@ pub fn fixed(raw: Option<hz_trainer_options_t>, options: &TrainerOptions, layers
         ..Fixed::default()
     };
     if raw.layers_count > 0 {
-        let placement = |layer: usize| options.layers.get(layer).copied().unwrap_or_default();
-        fixed.place((0..layers).map(placement));
+        fixed.place(options.placements(layers));
     }
     Ok(fixed)
 }

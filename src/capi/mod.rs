@@ -10,6 +10,7 @@
 //! - `sized`: structs with `struct_size`, shared with programs of other versions
 //! - `status`: numbers and names of statuses, versions, the last error of a thread
 //! - `log`: the log callback
+//! - `device`: the devices of this machine
 //! - `config`, `model`, `lane`: structs and constants
 //! - `plan`, `trainer`, `loss`, `weights`, `tuning`, `save`, `checkpoint`, `adam`, `arena`: the
 //!   handles
@@ -22,6 +23,7 @@ mod arena;
 mod argument;
 mod checkpoint;
 mod config;
+mod device;
 mod guard;
 mod lane;
 mod log;
@@ -48,8 +50,9 @@ pub use config::{
     hz_batch_t, hz_eval_report_t, hz_layer_placement_t, hz_plan_summary_t, hz_stats_t, hz_step_report_t,
     hz_tensor_t, hz_trainer_options_t,
 };
+pub use device::{hz_device_count, hz_device_info, hz_device_info_t, hz_trainer_device};
 pub use lane::hz_lane_name;
-pub use log::{hz_log_callback_t, hz_set_log_callback};
+pub use log::{hz_log_callback_t, hz_set_log_callback, hz_set_log_level};
 pub use loss::{hz_loss_callback_t, hz_trainer_logprobs, hz_trainer_step_with_loss};
 pub use model::{hz_model_config_from_hf, hz_model_config_from_preset, hz_model_config_t};
 pub use plan::{

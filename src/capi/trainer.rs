@@ -18,6 +18,7 @@ use crate::capi::model::{hz_model_config_t, model_config};
 use crate::capi::plan::hz_plan_t;
 use crate::capi::sized::{In, Out, SizedStruct};
 use crate::capi::status::{c_string, hz_status_t};
+use crate::device::DeviceInfo;
 use crate::engine::{Batch, EvalReport, StepReport, Trainer, TrainerOptions};
 use crate::hf::FolderConfig;
 use crate::host::folder::replace_file;
@@ -29,6 +30,8 @@ pub struct hz_trainer_t {
     pub(super) tensors: Vec<(CString, Vec<usize>)>,
     /// Immutable like the tensors, so reading it needs no lock.
     pub(super) model: ModelConfig,
+    /// As it was when the trainer had been opened.
+    pub(super) device: DeviceInfo,
     pub(super) state: Guarded<State>,
 }
 
@@ -44,12 +47,17 @@ pub struct State {
 }
 
 impl hz_trainer_t {
+    /// Checks that a trainer can be opened. Allocates no model memory.
+    pub(super) fn admit(config: &ModelConfig, options: &TrainerOptions) -> Result<()> {
+        exported(config, options)?;
+        Trainer::admit(config, options)
+    }
+
     fn open(config: ModelConfig, options: &TrainerOptions) -> Result<Self> {
-        limits(options.host_mem);
-        let folder = FolderConfig::of(config.clone())?;
+        let folder = exported(&config, options)?;
         let trainer = Trainer::open(&config, options)?;
         let stats = trainer.stats();
-        log::info(&format!(
+        log::info(format_args!(
             "trainer opened on {}: {} parameters in {} of host memory, {} of device memory, {} threads",
             trainer.device().name,
             trainer.layout().parameters(),
@@ -57,13 +65,38 @@ impl hz_trainer_t {
             Size(stats.device_bytes),
             stats.threads
         ));
+        log_details(&trainer, options);
         let tensors = trainer
             .layout()
             .tensors()
             .map(|(_, tensor)| (c_string(&tensor.name), tensor.shape.clone()))
             .collect();
+        let device = trainer.device();
         let state = State { trainer, folder, saves: None, notes: Vec::new() };
-        Ok(hz_trainer_t { tensors, model: config, state: Guarded::new(state) })
+        Ok(hz_trainer_t { tensors, model: config, device, state: Guarded::new(state) })
+    }
+}
+
+/// The configuration of exports; a model without one is refused. Logs a warning if `host_mem`
+/// exceeds what the machine reports.
+fn exported(config: &ModelConfig, options: &TrainerOptions) -> Result<FolderConfig> {
+    limits(options.host_mem);
+    FolderConfig::of(config.clone())
+}
+
+/// Logs the options, the plan and the kernels of a trainer.
+fn log_details(trainer: &Trainer, options: &TrainerOptions) {
+    if !log::receives_debug() {
+        return;
+    }
+    log::debug(format_args!("{options:?}"));
+    trainer.plan().to_string().lines().for_each(log::debug);
+    log::debug(format_args!("kernels: {}", trainer.arithmetic()));
+    if trainer.device().ordinal.is_some() {
+        match &options.gemm_table {
+            Some(path) => log::debug(format_args!("GEMM algorithms: table {}", path.display())),
+            None => log::debug("GEMM algorithms: cuBLASLt's heuristic"),
+        }
     }
 }
 

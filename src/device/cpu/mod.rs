@@ -19,7 +19,7 @@ use parking_lot::Mutex;
 use super::{Device, DeviceInfo, DeviceSpan, Lane, Lanes, Work};
 use crate::base::format::Size;
 use crate::base::{Error, Result, Status};
-use crate::host::{Arena, HostSpan, Isa, Limits, MemoryKind};
+use crate::host::{Arena, HostSpan, Isa, Limits, MemoryKind, ram_bytes};
 
 /// A device that uses this machine's cores and a part of its RAM.
 #[derive(Debug)]
@@ -103,7 +103,13 @@ unsafe impl Device for CpuDevice {
             Some(limit) => limit.saturating_sub(taken),
             None => Limits::read(None).bytes,
         };
-        DeviceInfo { name: format!("cpu ({threads} threads, {isa})"), hardware: None, memory_free }
+        DeviceInfo {
+            name: format!("cpu ({threads} threads, {isa})"),
+            hardware: None,
+            ordinal: None,
+            memory: ram_bytes(),
+            memory_free,
+        }
     }
 
     fn reserve(&self, bytes: usize) -> Result<DeviceSpan> {
