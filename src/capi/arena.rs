@@ -10,20 +10,21 @@ use crate::capi::guard::guard;
 use crate::capi::log;
 use crate::capi::sized::{In, Out, SizedStruct, sized_struct};
 use crate::capi::status::hz_status_t;
+use crate::capi::values::{Enum, Values};
 use crate::host::{Arena, Limits, MemoryKind, Pages, Pool};
 
 sized_struct! {
     hz_arena_options_t {
-        kind: u32 = 0,
+        kind: u32 = 0 => Values::of(&KINDS),
         node: u32 = 0,
-        pages: u32 = PAGES_ANY,
+        pages: u32 = PAGES_ANY => Values::of(&PAGES),
         host_mem: u64 = 0,
     }
 }
 
 sized_struct! {
     hz_arena_info_t {
-        pages: u32 = PAGES_ANY,
+        pages: u32 = PAGES_ANY => Values::of(&PAGES),
         address: Numbers = Numbers::NULL,
         bytes: u64 = 0,
     }
@@ -31,6 +32,23 @@ sized_struct! {
 
 /// An arena. Immutable, so threads may share it.
 pub struct hz_arena_t(Arena);
+
+/// `HZ_MEMORY_*`.
+static KINDS: Enum = Enum {
+    name: "hz_memory_t",
+    values: &[("HZ_MEMORY_PLAIN", 1), ("HZ_MEMORY_NODE", 2), ("HZ_MEMORY_INTERLEAVED", 3)],
+};
+
+/// `HZ_PAGES_*`.
+static PAGES: Enum = Enum {
+    name: "hz_pages_t",
+    values: &[
+        ("HZ_PAGES_ANY", 0),
+        ("HZ_PAGES_SMALL", 1),
+        ("HZ_PAGES_TRANSPARENT", 2),
+        ("HZ_PAGES_EXPLICIT", 3),
+    ],
+};
 
 /// `HZ_MEMORY_*`.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -62,7 +80,7 @@ pub(super) fn limits(stated: Option<usize>) -> Limits {
 }
 
 impl hz_arena_t {
-    fn open(options: &hz_arena_options_t, bytes: usize) -> Result<Self> {
+    pub(super) fn open(options: &hz_arena_options_t, bytes: usize) -> Result<Self> {
         let kinds = [Kind::Plain, Kind::Node, Kind::Interleaved];
         let kind = choose(options.kind, &kinds, |kind| kind as u32, "kind", "HZ_MEMORY_")?;
         if kind != Kind::Node && options.node != 0 {

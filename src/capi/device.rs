@@ -2,21 +2,22 @@
 
 use crate::base::Error;
 use crate::capi::argument::{Handle, OutPointer};
-use crate::capi::config::{Device, device_choice};
+use crate::capi::config::{DEVICES, Device, device_choice};
 use crate::capi::guard::guard;
 use crate::capi::sized::{Out, SizedStruct, sized_struct};
 use crate::capi::status::hz_status_t;
 use crate::capi::trainer::hz_trainer_t;
+use crate::capi::values::Values;
 use crate::device::DeviceInfo;
 use crate::engine::{DeviceChoice, cuda_device_count, device_info};
 
 sized_struct! {
     hz_device_info_t {
-        kind: u32 = Device::Auto as u32,
+        kind: u32 = Device::Auto as u32 => Values::of(&DEVICES),
         index: u32 = 0,
-        reserved: u32 = 0,
-        memory: u64 = 0,
-        memory_free: u64 = 0,
+        reserved: u32 = 0 => Values::RESERVED,
+        memory: u64 = 0 => Values::ANY.unit("bytes"),
+        memory_free: u64 = 0 => Values::ANY.unit("bytes"),
         name: [u8; NAME_MAX] = [0; NAME_MAX],
     }
 }

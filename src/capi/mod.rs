@@ -7,6 +7,7 @@
 //!
 //! - `guard`: panics become errors, errors become statuses; a failed handle stays failed
 //! - `argument`: pointers to strings, arrays and handles
+//! - `values`, `options_json`: limits of fields, and their description in JSON
 //! - `sized`: structs with `struct_size`, shared with programs of other versions
 //! - `status`: numbers and names of statuses, versions, the last error of a thread
 //! - `log`: the log callback
@@ -29,12 +30,14 @@ mod lane;
 mod log;
 mod loss;
 mod model;
+mod options_json;
 mod plan;
 mod save;
 mod sized;
 mod status;
 mod trainer;
 mod tuning;
+mod values;
 mod weights;
 
 pub use adam::{
@@ -55,6 +58,7 @@ pub use lane::hz_lane_name;
 pub use log::{hz_log_callback_t, hz_set_log_callback, hz_set_log_level};
 pub use loss::{hz_loss_callback_t, hz_trainer_logprobs, hz_trainer_step_with_loss};
 pub use model::{hz_model_config_from_hf, hz_model_config_from_preset, hz_model_config_t};
+pub use options_json::hz_options_json;
 pub use plan::{
     hz_plan_admit, hz_plan_busy_seconds, hz_plan_close, hz_plan_json, hz_plan_open, hz_plan_search,
     hz_plan_summary, hz_plan_t, hz_plan_trace,

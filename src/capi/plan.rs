@@ -265,7 +265,13 @@ mod tests {
     use super::*;
 
     fn device(name: &str, hardware: Option<&str>) -> DeviceInfo {
-        DeviceInfo { name: name.to_owned(), hardware: hardware.map(str::to_owned), memory_free: 1 << 30 }
+        DeviceInfo {
+            name: name.to_owned(),
+            hardware: hardware.map(str::to_owned),
+            ordinal: hardware.map(|_| 1),
+            memory: 1 << 31,
+            memory_free: 1 << 30,
+        }
     }
 
     #[test]

@@ -25,7 +25,7 @@ pub use limits::{Limit, Limits, ram_bytes, ram_bytes_under};
 pub use others::Others;
 pub use pages::{HugePages, Pages};
 pub use pin::{Pin, Pinning};
-pub use pool::{Pool, check_threads};
+pub use pool::{Pool, check_threads, threads_max};
 pub use resident::resident_bytes;
 pub use span::{HostSpan, Plain, Span, side};
 pub use topology::{Node, Topology, node_of_pci, node_of_pci_under, processor_name, processor_name_under};

@@ -36,11 +36,16 @@ const THREADS_MAX: usize = 1024;
 /// The bit of an entry word that lets workers enter; the lower bits count the workers inside.
 const OPEN: u32 = 1 << 31;
 
-/// Checks that `threads` is at most 1024, or the number of processors if that is larger.
+/// The largest number of threads of a pool: 1024, or the number of processors if that is larger.
+pub fn threads_max() -> usize {
+    thread::available_parallelism().map_or(1, |cores| cores.get()).max(THREADS_MAX)
+}
+
+/// Checks that `threads` is at most [`threads_max`].
 ///
 /// Errors: it is larger (`InvalidArgument`).
 pub fn check_threads(threads: usize) -> Result<()> {
-    let most = thread::available_parallelism().map_or(1, |cores| cores.get()).max(THREADS_MAX);
+    let most = threads_max();
     if threads <= most {
         return Ok(());
     }

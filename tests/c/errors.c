@@ -14,7 +14,7 @@ typedef struct {
     hz_status_t inner;
 } log_t;
 
-static void on_message(int32_t level, const char *message, void *user) {
+static void on_message(hz_log_level_t level, const char *message, void *user) {
     log_t *log = user;
     log->messages++;
     log->infos += level == HZ_LOG_INFO && strstr(message, "parameters") != NULL;

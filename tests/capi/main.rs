@@ -10,9 +10,13 @@ use std::process::Command;
 
 use horizon::capi::{
     SizedStruct, hz_abi_version, hz_adam_arrays_t, hz_adam_options_t, hz_arena_info_t, hz_arena_options_t,
-    hz_batch_t, hz_eval_report_t, hz_layer_placement_t, hz_model_config_t, hz_plan_summary_t, hz_stats_t,
-    hz_status_name, hz_step_report_t, hz_tensor_options_t, hz_tensor_t, hz_trainer_options_t,
+    hz_batch_t, hz_device_info_t, hz_eval_report_t, hz_layer_placement_t, hz_model_config_t, hz_options_json,
+    hz_plan_summary_t, hz_stats_t, hz_status_name, hz_step_report_t, hz_tensor_options_t, hz_tensor_t,
+    hz_trainer_options_t,
 };
+
+use horizon::plan::Description;
+use serde_json::Value;
 
 const ROOT: &str = env!("CARGO_MANIFEST_DIR");
 
@@ -154,6 +158,22 @@ fn a_c11_program_searches_and_follows_plans() {
     print!("{}", build_and_run(&Path::new(ROOT).join("tests/c/plan.c"), false));
 }
 
+/// Machine files of this machine's kind with device memory and host memory of other sizes: all too
+/// small, or far larger than this machine's.
+#[test]
+fn a_c11_program_asks_what_fits_this_machine() {
+    let folder = tempfile::tempdir().unwrap();
+    let cpu = Description::shipped("cpu").unwrap();
+    for (name, bytes) in [("small", 1 << 10), ("large", 1 << 50)] {
+        let sizes = Description { device_bytes: Some(bytes), host_bytes: bytes, ..cpu.clone() };
+        fs::write(folder.path().join(format!("{name}.json")), sizes.to_json()).unwrap();
+        let discrete = Description { shared: false, ..sizes };
+        fs::write(folder.path().join(format!("{name}-discrete.json")), discrete.to_json()).unwrap();
+    }
+    let program = build(&Path::new(ROOT).join("tests/c/machine.c"), false, folder.path());
+    print!("{}", run(Command::new(program).arg(folder.path()).env("LD_LIBRARY_PATH", library_folder())));
+}
+
 #[test]
 fn a_c11_program_steps_adamw_on_its_own_arrays() {
     print!("{}", build_and_run(&Path::new(ROOT).join("tests/c/adam.c"), false));
@@ -218,6 +238,7 @@ fn every_function_is_called_by_the_c_programs() {
         "adam.c",
         "arena.c",
         "plan.c",
+        "machine.c",
         "train.cpp",
     ];
     let folder = Path::new(ROOT).join("tests/c");
@@ -281,6 +302,7 @@ fn structs_and_their_defaults_are_the_same_in_c_and_rust() {
         hz_step_report_t,
         hz_eval_report_t,
         hz_stats_t,
+        hz_device_info_t,
         hz_adam_options_t,
         hz_adam_arrays_t,
         hz_arena_options_t,
@@ -312,6 +334,76 @@ fn structs_and_their_defaults_are_the_same_in_c_and_rust() {
         }
         assert_eq!(found.lines().count(), expected.lines().count());
     }
+}
+
+/// The fields of every struct of the header after `struct_size`, as `TYPE NAME`; pointers have the
+/// type `pointer`.
+fn header_fields() -> Vec<(String, Vec<String>)> {
+    let code = declarations();
+    let structs = code.split("typedef struct ").skip(1).filter_map(|text| text.split_once('{'));
+    let structs = structs.filter(|(name, _)| !name.contains(';'));
+    structs
+        .map(|(name, body)| {
+            let fields = body.split('}').next().unwrap().split(';').map(str::trim).skip(1);
+            let field = |text: &str| match text.rsplit_once([' ', '*']).unwrap() {
+                (kind, name) if kind.contains('*') || text.contains('*') => format!("pointer {name}"),
+                (kind, name) => match name.split_once('[') {
+                    Some((name, length)) => format!("{kind}[{length} {name}"),
+                    None => format!("{kind} {name}"),
+                },
+            };
+            (name.trim().to_owned(), fields.filter(|text| !text.is_empty()).map(field).collect())
+        })
+        .collect()
+}
+
+fn options_json() -> Value {
+    // SAFETY: a static string.
+    serde_json::from_slice(unsafe { CStr::from_ptr(hz_options_json()) }.to_bytes()).unwrap()
+}
+
+#[test]
+fn options_in_json_are_the_fields_and_enums_of_the_header() {
+    let json = options_json();
+    let structs = json["structs"].as_object().unwrap();
+    let text = |field: &Value, key: &str| field[key].as_str().unwrap().to_owned();
+    let mut enums = BTreeSet::new();
+    assert_eq!(structs.len(), header_fields().len());
+    for (name, fields) in header_fields() {
+        let described = structs[&name].as_array().unwrap();
+        let found: Vec<_> =
+            described.iter().map(|field| text(field, "type") + " " + &text(field, "name")).collect();
+        assert_eq!(found, fields, "{name}");
+        for field in described {
+            let numbers = field["values"].as_object().map(|values| {
+                let mut numbers: Vec<_> =
+                    values.iter().map(|(name, n)| (n.as_i64().unwrap(), name)).collect();
+                numbers.sort_unstable();
+                numbers.iter().map(|(n, name)| format!("{name} = {n}")).collect::<Vec<_>>()
+            });
+            assert_eq!(numbers, header_enum(&text(field, "type")), "{name}.{}", field["name"]);
+            enums.extend(numbers);
+        }
+    }
+    assert!(enums.len() > 10, "{enums:?}");
+    let mode = &structs["hz_trainer_options_t"][1];
+    assert_eq!((&mode["name"], &mode["default"]), (&"mode".into(), &1.into()));
+    let [batch, limit, beta] = [7, 12, 15].map(|at| &structs["hz_trainer_options_t"][at]);
+    assert_eq!(
+        (&batch["name"], &batch["min"], &batch["default"]),
+        (&"sequences".into(), &1.into(), &1.into())
+    );
+    assert_eq!((&limit["name"], &limit["unit"]), (&"device_mem".into(), &"bytes".into()));
+    assert_eq!((&beta["default"], &beta["min"], &beta["below"]), (&0.9.into(), &0.0.into(), &1.0.into()));
+    assert!(json["machine"]["threads_max"].as_u64().unwrap() >= 1024);
+}
+
+/// The values of an enum of the header, `NAME = number`; none if it is not an enum.
+fn header_enum(name: &str) -> Option<Vec<String>> {
+    let code = declarations();
+    let body = code.split_once(&format!("typedef enum {name} {{"))?.1.split('}').next().unwrap();
+    let values = body.split(',').map(|value| value.trim().to_owned());
+    Some(values.filter(|value| !value.contains("_MAX_ENUM")).collect())
 }
 
 /// Constants of the header, `NAME = number`.
