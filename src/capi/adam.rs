@@ -23,7 +23,7 @@ sized_struct! {
         beta1: f64 = AdamOptions::default().beta1 => BETA,
         beta2: f64 = AdamOptions::default().beta2 => BETA,
         eps: f64 = AdamOptions::default().eps => EPS,
-        weight_decay: f64 = AdamOptions::default().weight_decay => Values::from(0.0),
+        weight_decay: f64 = AdamOptions::default().weight_decay => Values::at_least(0.0),
     }
 }
 

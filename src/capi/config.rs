@@ -25,8 +25,8 @@ sized_struct! {
         tracing: u32 = 0 => Values::FLAG,
         device_index: u32 = 0,
         pinning: u32 = pinning_number(TrainerOptions::default().pinning) => Values::of(&PINNINGS),
-        sequences: u64 = TrainerOptions::default().shape.b as u64 => Values::from(1.0),
-        sequence_length: u64 = TrainerOptions::default().shape.t as u64 => Values::from(1.0).unit("tokens"),
+        sequences: u64 = TrainerOptions::default().shape.b as u64 => Values::at_least(1.0),
+        sequence_length: u64 = TrainerOptions::default().shape.t as u64 => Values::at_least(1.0).unit("tokens"),
         micros_max: u64 = TrainerOptions::default().micros_max as u64 => Values::between(1.0, COUNT_MAX as f64),
         logits_chunk: u64 = 0 => Values::ANY.unit("rows"),
         weight_slots: u64 = 0 => Values::between(2.0, COUNT_MAX as f64).or(0.0),
@@ -37,8 +37,8 @@ sized_struct! {
         beta1: f64 = AdamOptions::default().beta1 => BETA,
         beta2: f64 = AdamOptions::default().beta2 => BETA,
         eps: f64 = AdamOptions::default().eps => EPS,
-        weight_decay: f64 = AdamOptions::default().weight_decay => Values::from(0.0),
-        clip: f64 = TrainerOptions::default().clip => Values::from(0.0),
+        weight_decay: f64 = AdamOptions::default().weight_decay => Values::at_least(0.0),
+        clip: f64 = TrainerOptions::default().clip => Values::at_least(0.0),
         grad_place: u32 = PLACE_AUTO => Values::of(&PLACES),
         sweeps: u32 = 0 => Values::between(0.0, COUNT_MAX as f64),
         layers: In<hz_layer_placement_t> = In::NULL,
@@ -175,7 +175,7 @@ static PLACES: Enum = Enum {
 pub(super) const BETA: Values = Values::below(0.0, 1.0);
 
 /// The eps of AdamW, which is positive as an f32.
-pub(super) const EPS: Values = Values::from(EPS_MIN);
+pub(super) const EPS: Values = Values::at_least(EPS_MIN);
 
 /// Length of `shape` in `hz_tensor_t`.
 pub const SHAPE_MAX: usize = 4;

@@ -20,7 +20,7 @@ sized_struct! {
         num_attention_heads: u64 = 0 => SIZE,
         num_key_value_heads: u64 = 0 => SIZE.or(0.0),
         head_dim: u64 = 0 => Values::between(2.0, SIZE_MAX as f64).or(0.0),
-        max_position_embeddings: u64 = 0 => Values::from(1.0).unit("tokens"),
+        max_position_embeddings: u64 = 0 => Values::at_least(1.0).unit("tokens"),
         rms_norm_eps: f64 = 1e-5 => Values::between(0.0, f32::MAX as f64),
         rope_theta: f64 = 10_000.0,
         qkv_bias: u32 = 0 => Values::FLAG,

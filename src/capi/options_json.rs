@@ -137,7 +137,7 @@ mod tests {
     fn walk<T: SizedStruct>(good: T, take: impl Fn(&T) -> Result<()>) {
         let accepts = |field: &Field, number: f64, expected: bool| {
             let outcome = take(&with(good, field, number));
-            // This machine may lack a device or a kind of pages.
+            // A device or a kind of pages may be missing here.
             let accepted =
                 outcome.as_ref().err().is_none_or(|error| error.status() != Status::InvalidArgument);
             assert_eq!(accepted, expected, "{}.{} = {number}: {outcome:?}", T::NAME, field.name);

@@ -36,7 +36,7 @@ impl Values {
     }
 
     /// At least `min`.
-    pub const fn from(min: f64) -> Values {
+    pub const fn at_least(min: f64) -> Values {
         Values { range: [Some(min), None], ..Values::ANY }
     }
 

@@ -85,7 +85,7 @@ fn a_refusal_proposes_changes_that_are_admitted() {
 fn a_refusal_of_a_huge_step_comes_without_all_advice() {
     let config = shape("llama3.1-405b").unwrap();
     let options = TrainerOptions {
-        shape: Shape { b: 5040, t: 4096 },
+        shape: Shape { b: 1, t: 128 },
         micros_max: 8000,
         sweeps: 8000,
         device_mem: Some(1 << 20),
@@ -96,7 +96,7 @@ fn a_refusal_of_a_huge_step_comes_without_all_advice() {
 
 #[test]
 fn a_device_too_small_for_the_plan_is_refused_with_its_free_memory() {
-    let calls = FakeCuda::new(Setting { memory: 1 << 20, ..Setting::default() });
+    let calls = FakeCuda::new(Setting { memory: 1 << 17, ..Setting::default() });
     let device = CudaDevice::open(calls.ordinal(), CudaOptions::default()).unwrap();
     let error = Trainer::open_with(backend(device), &config(true), &options()).err().unwrap();
     assert_eq!(error.status(), Status::OutOfDeviceMemory);

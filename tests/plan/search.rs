@@ -306,7 +306,7 @@ fn refusals_are_exact_to_the_byte_and_name_the_binding_limit() {
         case.device_limit = Some(device - 1);
         let error = case.question(&fixed).search().unwrap_err();
         assert!(
-            error.message().contains(&format!("{} bytes), 1 byte short", device - 1)),
+            error.message().contains(&format!("{} bytes, 1 byte short", device - 1)),
             "seed {seed}: {error}"
         );
         case.device_limit = Some(device);

@@ -46,7 +46,7 @@ pub fn plan(backend: &Backend, config: &ModelConfig, options: &TrainerOptions) -
     let limits = MemoryLimits::here(options.device_mem, free, options.host_mem, shared);
     let layout = Layout::new(config);
     let fixed = options.fixed(layout.layers());
-    // The rates are of no use: nothing is simulated.
+    // Nothing is simulated, so any rates will do.
     let machine = Description::shipped("cpu").expect("a machine that is built in").rates;
     options.question(config, &layout, activation_dtype, &machine, limits, &fixed)?.admit(&plan)?;
     Arena::admit(plan.host.wire_bytes(), &wire_memory)?;

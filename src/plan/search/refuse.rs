@@ -52,7 +52,9 @@ impl Effort {
         let placements = 4 + 4 * movable;
         let micro_slots: usize = sweeps.iter().map(|sweeps| micros.div_ceil(*sweeps)).sum();
         let placed = micro_slots.saturating_mul(layers).saturating_add(sweeps.len() * (layers + micros));
-        let work = placed.saturating_mul(placements * question.waits().len());
+        // The head has several ops per chunk of logits.
+        let head = 10 * question.numeric.shape.n().div_ceil(question.numeric.logits_chunk);
+        let work = placed.saturating_mul(placements * question.waits().len()).saturating_add(head);
         let left = self.0.get().checked_sub(work);
         left.is_some_and(|left| {
             self.0.set(left);
@@ -163,7 +165,7 @@ fn changes(question: &Question, chosen: &str, effort: &Effort) -> Vec<String> {
             break;
         }
     }
-    for fewer in halves(question.micros / 2, 1) {
+    for fewer in fewer_micros(question.micros) {
         if effort.fits(&Question { micros: fewer, ..*question }) {
             let fewer = if fewer == 1 { "one".to_owned() } else { fewer.to_string() };
             found.push(format!("steps of {fewer} of these micro-batches"));
@@ -231,6 +233,11 @@ fn combined(question: &Question, effort: &Effort) -> String {
         }
     }
     String::new()
+}
+
+/// Smaller numbers of micro-batches: all, or of more than eight the half and so on.
+fn fewer_micros(micros: usize) -> Vec<usize> {
+    if micros <= 8 { (1..micros).rev().collect() } else { halves(micros / 2, 1).collect() }
 }
 
 /// A number, its half and so on, down to `least`.
