@@ -311,7 +311,8 @@ typedef enum hz_log_level_t {
     HZ_LOG_WARNING = 2,
     /* A handle was opened; its size and its device. */
     HZ_LOG_INFO = 3,
-    /* Details for a bug report: the plan of a trainer, line by line. */
+    /* Details for a bug report, when a trainer was opened: its options, its plan line by line, its kernels, and
+     * where the algorithms of its GEMMs come from. */
     HZ_LOG_DEBUG = 4,
     HZ_LOG_MAX_ENUM = 0x7fffffff
 } hz_log_level_t;
@@ -329,7 +330,8 @@ typedef void (*hz_log_callback_t)(hz_log_level_t level, const char *message, voi
  * Errors: HZ_STATUS_INVALID_STATE when called inside a callback. */
 HZ_CHECKED hz_status_t hz_set_log_callback(hz_log_callback_t callback /* or NULL */, void *user /* or NULL */);
 
-/* Sets the highest level of the messages that the callback receives: HZ_LOG_INFO by default. */
+/* Sets the highest level of the messages that the callback receives, for the whole process: HZ_LOG_INFO by default.
+ * Other messages are not even formatted. Errors: HZ_STATUS_INVALID_ARGUMENT for an unknown level. */
 HZ_CHECKED hz_status_t hz_set_log_level(hz_log_level_t level);
 
 /* ==================================================================================================
@@ -355,21 +357,28 @@ typedef struct hz_device_info_t {
     hz_device_t kind;     /* HZ_DEVICE_CPU or HZ_DEVICE_CUDA */
     uint32_t index;       /* the CUDA device number; 0 for the CPU */
     uint32_t reserved;    /* 0 */
-    uint64_t memory;      /* device memory, bytes; for the CPU the RAM that this process may use */
-    uint64_t memory_free; /* the part that is free now */
+    uint64_t memory;      /* device memory, bytes; for the CPU the RAM that this process may use: that of the machine or
+                             of its control groups */
+    uint64_t memory_free; /* the part that a trainer may use now; on CUDA 1 GiB less than what is free (at most 1/16 of
+                             the device) */
     char name[128];       /* e.g. "NVIDIA H200", or the instruction set and threads of the CPU; NUL-terminated */
 } hz_device_info_t;
 
 #define HZ_DEVICE_INFO_INIT {sizeof(hz_device_info_t), HZ_DEVICE_AUTO, 0, 0, 0, 0, {0}}
 HZ_CHECKED hz_status_t hz_device_info_init(hz_device_info_t *value, size_t struct_size);
 
-/* Sets *out_count to the number of devices of a kind that can train: 1 for HZ_DEVICE_CPU. No CUDA device is a count of
- * 0 and no error: hz_device_info then says why. */
+/* Sets *out_count to the number of devices of a kind: 1 for HZ_DEVICE_CPU and HZ_DEVICE_AUTO; for HZ_DEVICE_CUDA the
+ * devices that the driver shows to this process (CUDA_VISIBLE_DEVICES). No CUDA device, no driver and a library without
+ * kernels are a count of 0 and no error; hz_device_info says why, and whether a device can train.
+ * Errors: HZ_STATUS_INVALID_ARGUMENT for an unknown kind; HZ_STATUS_DEVICE_FAILED or HZ_STATUS_DEVICE_UNAVAILABLE if
+ * CUDA is there and cannot count. */
 HZ_CHECKED hz_status_t hz_device_count(hz_device_t kind, uint32_t *out_count);
 
-/* Fills in device `index` of a kind. HZ_DEVICE_AUTO: the device that trainers open by default; `index` is ignored.
+/* Fills in device `index` of a kind. HZ_DEVICE_AUTO: the device that trainers open by default if CUDA's kernels
+ * support the model; `index` is ignored. A CUDA device is opened for the call and becomes the calling thread's current
+ * one.
  * Errors: HZ_STATUS_DEVICE_UNAVAILABLE, with the reason: a library without kernels, no driver, no such device, a
- * device that is too old, cuBLASLt. */
+ * device that is too old, cuBLASLt; HZ_STATUS_INVALID_ARGUMENT for an unknown kind, or a CPU other than 0. */
 HZ_CHECKED hz_status_t hz_device_info(hz_device_t kind, uint32_t index, hz_device_info_t *out_info);
 
 /* ==================================================================================================
@@ -588,9 +597,20 @@ typedef struct hz_trainer_options_t {
      0, 0}
 HZ_CHECKED hz_status_t hz_trainer_options_init(hz_trainer_options_t *value, size_t struct_size);
 
-/* Returns the options, limits and defaults of this library as one JSON object: for every struct of this header its
- * fields with type, default, smallest and largest value or the names of the enum, and unit; and the limits that depend
- * on the machine. For bindings and user interfaces. Static, never NULL. */
+/* Returns the options, limits and defaults of this library as one JSON object, for bindings and user interfaces:
+ *
+ *     {"version": "0.1.0",
+ *      "structs": {"hz_trainer_options_t": [
+ *          {"name": "mode", "type": "hz_mode_t", "default": 1, "values": {"HZ_MODE_EXACT": 1, ...}},
+ *          {"name": "beta1", "type": "double", "default": 0.9, "min": 0.0, "below": 1.0},
+ *          {"name": "slabs", "type": "uint64_t", "default": 0, "min": 2, "max": 8192, "or": 0},
+ *          {"name": "host_mem", "type": "uint64_t", "default": 0, "unit": "bytes"}, ...], ...},
+ *      "machine": {"threads_max": 1024}}
+ *
+ * "structs" has all structs of this header with their fields in order, struct_size excepted. A pointer has the type
+ * "pointer" and the default null. "min" and "max" are allowed, "below" is not; "or" is allowed, too. A value within
+ * these limits may still contradict another field. "machine" has the limits that depend on the machine.
+ * Static, never NULL. */
 HZ_API const char *hz_options_json(void);
 
 /* ==================================================================================================
@@ -635,23 +655,25 @@ typedef struct hz_plan_summary_t {
 #define HZ_PLAN_SUMMARY_INIT {sizeof(hz_plan_summary_t), HZ_ADAM_AUTO, 0, 0, 0, 0, 0, 0, 0, 0, 0.0, 0.0, 0.0}
 HZ_CHECKED hz_status_t hz_plan_summary_init(hz_plan_summary_t *value, size_t struct_size);
 
-/* Computes the plan that hz_trainer_open would use, for this machine or a larger one. Allocates no model memory and
- * does not check whether the plan fits: see hz_plan_admit.
+/* Computes the plan that hz_trainer_open would use. Allocates no model memory and opens no device. Does not check
+ * whether the plan fits this machine, so that a plan for a larger one can be computed: see hz_plan_admit.
  *
  * Ownership: the caller closes *out_plan with hz_plan_close.
- * Errors: HZ_STATUS_INVALID_ARGUMENT, naming the field of model or options. */
+ * Errors: HZ_STATUS_INVALID_ARGUMENT, naming the field of model or options; HZ_STATUS_UNSUPPORTED for a model that the
+ * kernels of a chosen CUDA device do not support. */
 HZ_CHECKED hz_status_t hz_plan_open(const hz_model_config_t *model, const hz_trainer_options_t *options /* or NULL */,
                                     hz_plan_t **out_plan);
 
 /* Searches the placement with the shortest simulated step that fits a machine, this one or another: resident layers,
  * offload, activation checkpointing, slots, slabs, sweeps, and where gradients wait. Simulates only; takes a second
  * or two. Options that are set stay: weight_slots, slabs and sweeps unless 0, grad_place unless
- * HZ_PLACE_AUTO, adam_when unless HZ_ADAM_AUTO, and layers. device_mem and host_mem replace the machine's memory
- * sizes. A step has options->micros_max micro-batches, announced by hz_trainer_announce.
+ * HZ_PLACE_AUTO, adam_when unless HZ_ADAM_AUTO, and layers. The plan fits the memory of the described machine, or
+ * device_mem and host_mem if they are set; hz_plan_admit checks whether it fits this one. A step has
+ * options->micros_max micro-batches, announced by hz_trainer_announce.
  *
  * machine: "cpu", "h200", "gh200", "h100-sxm", "h100-pcie", "a100-pcie", "rtx5090", "rtx4090", "rtx3090", or the
- * path of a file written by `horizon calibrate`; NULL = "cpu". If the machine's device memory is RAM, the limits of
- * this process apply.
+ * path of a file written by `horizon calibrate`; NULL = "cpu". If the machine's device memory is RAM, its host memory
+ * is what is free on this machine now.
  *
  * Ownership: the caller closes *out_plan with hz_plan_close.
  * Errors: those of hz_plan_open; HZ_STATUS_OUT_OF_DEVICE_MEMORY or HZ_STATUS_OUT_OF_HOST_MEMORY if nothing fits, with
@@ -661,10 +683,16 @@ HZ_CHECKED hz_status_t hz_plan_search(const hz_model_config_t *model,
                                       const hz_trainer_options_t *options /* or NULL */,
                                       const char *machine /* or NULL */, hz_plan_t **out_plan);
 
-/* Checks whether the plan fits into the memory that is free now, as hz_trainer_open does: physical RAM and the
- * control group's limit, or device_mem and host_mem if they are set.
- * Errors: HZ_STATUS_OUT_OF_DEVICE_MEMORY or HZ_STATUS_OUT_OF_HOST_MEMORY, with the bytes needed, the bytes free, and
- * what would fit; HZ_STATUS_IO if the system does not report its memory. */
+/* Checks whether a trainer can be opened with the plan, on this machine and now. It makes the checks of
+ * hz_trainer_open_planned, and of hz_trainer_open with the same model and options, with their statuses and messages:
+ * the model; the device, for a plan of hz_plan_search also its kind and name; free device memory, or device_mem if that
+ * is less; free RAM and the control group's limit, or host_mem if it is set; pinnable memory; that gemm_table covers
+ * the device and the loaded cuBLASLt. What it accepts can be opened unless memory is taken meanwhile, the system
+ * refuses it, the device fails, or cuBLASLt refuses an algorithm of gemm_table.
+ *
+ * Allocates no model memory. A CUDA device is opened for the call and becomes the calling thread's current one.
+ * Errors: HZ_STATUS_OUT_OF_DEVICE_MEMORY or HZ_STATUS_OUT_OF_HOST_MEMORY, with the bytes needed, the limit and its
+ * source, the missing bytes, and the smallest changes that fit; and the other errors of hz_trainer_open_planned. */
 HZ_CHECKED hz_status_t hz_plan_admit(const hz_plan_t *plan);
 
 /* Fills in the figures of the plan. */
@@ -706,8 +734,10 @@ typedef struct hz_trainer_t hz_trainer_t;
  *
  * Ownership: the caller closes *out_trainer with hz_trainer_close.
  * Blocks until the memory is allocated: seconds for hundreds of GiB.
- * Errors: those of hz_plan_open and hz_plan_admit; HZ_STATUS_DEVICE_UNAVAILABLE; for gemm_table
- * HZ_STATUS_NOT_FOUND, HZ_STATUS_IO and HZ_STATUS_BAD_FORMAT. */
+ * Errors: HZ_STATUS_INVALID_ARGUMENT, naming the field of model or options; HZ_STATUS_UNSUPPORTED (the model);
+ * HZ_STATUS_DEVICE_UNAVAILABLE; HZ_STATUS_OUT_OF_DEVICE_MEMORY and HZ_STATUS_OUT_OF_HOST_MEMORY, as for hz_plan_admit;
+ * for gemm_table HZ_STATUS_NOT_FOUND, HZ_STATUS_IO, HZ_STATUS_BAD_FORMAT and HZ_STATUS_INVALID_ARGUMENT (made for
+ * another device or cuBLASLt). */
 HZ_CHECKED hz_status_t hz_trainer_open(const hz_model_config_t *model,
                                        const hz_trainer_options_t *options /* or NULL */, hz_trainer_t **out_trainer);
 
@@ -715,7 +745,8 @@ HZ_CHECKED hz_status_t hz_trainer_open(const hz_model_config_t *model,
  *
  * A plan of hz_plan_search runs on the kind of device it was searched for: HZ_DEVICE_AUTO means the CPU or CUDA device
  * 0, as its machine has it. A CUDA device must have the name in the machine's file ("device", e.g. H200). Device and
- * host memory must suffice as for hz_trainer_open.
+ * host memory must suffice as for hz_trainer_open, whatever the machine's file says. hz_plan_admit checks all of this
+ * without opening.
  * Ownership, blocks: as hz_trainer_open.
  * Errors: those of hz_trainer_open; HZ_STATUS_DEVICE_UNAVAILABLE, naming both devices, if the chosen one is not the
  * plan's. */
@@ -727,7 +758,8 @@ HZ_CHECKED hz_status_t hz_trainer_open_planned(const hz_plan_t *plan, hz_trainer
  * Errors: the first error of a failed trainer, including work that no call had waited for. */
 HZ_API hz_status_t hz_trainer_close(hz_trainer_t *trainer /* or NULL */);
 
-/* Fills in the device of the trainer, e.g. the one that HZ_DEVICE_AUTO chose.
+/* Fills in the device of the trainer, e.g. the one that HZ_DEVICE_AUTO chose. memory_free is what it left free when it
+ * was opened.
  * Threads: as hz_trainer_model. */
 HZ_CHECKED hz_status_t hz_trainer_device(const hz_trainer_t *trainer, hz_device_info_t *out_info);
 

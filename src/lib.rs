@@ -36,7 +36,8 @@
 //! | task | items |
 //! |---|---|
 //! | describe a model | [`hf::FolderConfig`] for a Hugging Face folder, [`preset`], or a [`ModelConfig`] |
-//! | see every byte before it is taken | [`Trainer::plan_for`], [`Plan`] |
+//! | see the devices of this machine | [`devices`], [`device_info`], [`missing_for_cuda`] |
+//! | see every byte before it is taken | [`Trainer::plan_for`], [`Plan`], [`Trainer::admit`] |
 //! | open a trainer | [`Trainer::open`], [`TrainerOptions`] |
 //! | set weights | [`hf::Weights`], [`Trainer::write_fresh`], [`Trainer::write_tensor`] |
 //! | train | [`Trainer::step`], [`Batch`]; [`Trainer::step_with_loss`] for a loss of your own (DPO, GRPO, …) |
@@ -191,7 +192,8 @@ pub use base::{
 pub use device::{DeviceInfo, Lane};
 pub use engine::{
     AdamOptions, Batch, Canceller, DeviceChoice, EvalReport, Fill, Loss, Sink, StateJob, StateSpan, Stats,
-    StepReport, TensorOptions, Trainer, TrainerOptions, UnitState,
+    StepReport, TensorOptions, Trainer, TrainerOptions, UnitState, cuda_device_count, device_info, devices,
+    missing_for_cuda,
 };
 pub use host::Pinning;
 pub use model::{

@@ -4,32 +4,33 @@ use crate::base::format::Size;
 use crate::base::{DType, Error, Result};
 use crate::capi::arena::limits;
 use crate::capi::argument::{Array, ArrayOut, Numbers, OutPointer, size};
-use crate::capi::config::{choose, chosen_size, dtype, threads_or_all};
+use crate::capi::config::{BETA, DTYPES, EPS, choose, chosen_size, dtype, threads_or_all};
 use crate::capi::guard::guard;
 use crate::capi::handle::{Handle, HandleKind, Object, Table};
 use crate::capi::log;
 use crate::capi::sized::{In, Out, SizedStruct, sized_struct};
 use crate::capi::status::hz_status_t;
+use crate::capi::values::{Enum, Values};
 use crate::host::{Arena, HostSpan, MemoryKind, Pool};
 use crate::optim::{self, AdamOptions, AdamScalars, Master, Optimizer, Rounding, Spans, Step, update};
 
 sized_struct! {
     hz_adam_options_t, hz_adam_options_init {
-        mode: u32 = Mode::Exact as u32,
+        mode: u32 = Mode::Exact as u32 => Values::of(&MODES),
         threads: u64 = 0,
         state_count: u64 = 0,
         host_mem: u64 = 0,
         seed: u64 = 0,
-        beta1: f64 = AdamOptions::default().beta1,
-        beta2: f64 = AdamOptions::default().beta2,
-        eps: f64 = AdamOptions::default().eps,
-        weight_decay: f64 = AdamOptions::default().weight_decay,
+        beta1: f64 = AdamOptions::default().beta1 => BETA,
+        beta2: f64 = AdamOptions::default().beta2 => BETA,
+        eps: f64 = AdamOptions::default().eps => EPS,
+        weight_decay: f64 = AdamOptions::default().weight_decay => Values::at_least(0.0),
     }
 }
 
 sized_struct! {
     hz_adam_arrays_t, hz_adam_arrays_init {
-        gradient_dtype: u32 = 0,
+        gradient_dtype: u32 = 0 => Values::of(&DTYPES),
         count: u64 = 0,
         first: u64 = 0,
         weights: Numbers = Numbers::NULL,
@@ -40,6 +41,12 @@ sized_struct! {
         bf16_out: Numbers = Numbers::NULL,
     }
 }
+
+/// `HZ_ADAM_MODE_*`.
+static MODES: Enum = Enum {
+    name: "hz_adam_mode_t",
+    values: &[("HZ_ADAM_MODE_EXACT", 1), ("HZ_ADAM_MODE_COMPACT", 2), ("HZ_ADAM_MODE_F32", 3)],
+};
 
 /// `HZ_ADAM_MODE_*`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -141,7 +148,7 @@ impl State {
 }
 
 impl hz_adam_t {
-    fn open(raw: &hz_adam_options_t) -> Result<Self> {
+    pub(super) fn open(raw: &hz_adam_options_t) -> Result<Self> {
         let modes = [Mode::Exact, Mode::Compact, Mode::F32];
         let mode = choose(raw.mode, &modes, |mode| mode as u32, "mode", "HZ_ADAM_MODE_")?;
         let options =

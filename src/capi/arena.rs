@@ -11,20 +11,21 @@ use crate::capi::handle::{Handle, HandleKind, Object, Table};
 use crate::capi::log;
 use crate::capi::sized::{In, Out, SizedStruct, sized_struct};
 use crate::capi::status::hz_status_t;
+use crate::capi::values::{Enum, Values};
 use crate::host::{Arena, Limits, MemoryKind, Pages, Pool};
 
 sized_struct! {
     hz_arena_options_t, hz_arena_options_init {
-        kind: u32 = Kind::Plain as u32,
+        kind: u32 = Kind::Plain as u32 => Values::of(&KINDS),
         node: u32 = 0,
-        pages: u32 = PAGES_ANY,
+        pages: u32 = PAGES_ANY => Values::of(&PAGES),
         host_mem: u64 = 0,
     }
 }
 
 sized_struct! {
     hz_arena_info_t, hz_arena_info_init {
-        pages: u32 = PAGES_ANY,
+        pages: u32 = PAGES_ANY => Values::of(&PAGES),
         address: Numbers = Numbers::NULL,
         bytes: u64 = 0,
     }
@@ -39,6 +40,23 @@ impl Object for hz_arena_t {
         &TABLE
     }
 }
+
+/// `HZ_MEMORY_*`.
+static KINDS: Enum = Enum {
+    name: "hz_memory_t",
+    values: &[("HZ_MEMORY_PLAIN", 1), ("HZ_MEMORY_NODE", 2), ("HZ_MEMORY_INTERLEAVED", 3)],
+};
+
+/// `HZ_PAGES_*`.
+static PAGES: Enum = Enum {
+    name: "hz_pages_t",
+    values: &[
+        ("HZ_PAGES_ANY", 0),
+        ("HZ_PAGES_SMALL", 1),
+        ("HZ_PAGES_TRANSPARENT", 2),
+        ("HZ_PAGES_EXPLICIT", 3),
+    ],
+};
 
 /// `HZ_MEMORY_*`.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -70,7 +88,7 @@ pub(super) fn limits(stated: Option<usize>) -> Limits {
 }
 
 impl hz_arena_t {
-    fn open(options: &hz_arena_options_t, bytes: usize) -> Result<Self> {
+    pub(super) fn open(options: &hz_arena_options_t, bytes: usize) -> Result<Self> {
         let kinds = [Kind::Plain, Kind::Node, Kind::Interleaved];
         let kind = choose(options.kind, &kinds, |kind| kind as u32, "kind", "HZ_MEMORY_")?;
         if kind != Kind::Node && options.node != 0 {

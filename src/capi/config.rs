@@ -1,56 +1,61 @@
 //! The structs of the header and their conversion to Rust values. Errors name the field.
 
+use std::ops::Range;
 use std::path::Path;
 use std::thread;
 
 use crate::base::{DType, Error, Result, Shape};
 use crate::capi::argument::{Array, LentText, Text, size};
 use crate::capi::sized::{In, SizedStruct, sized_struct};
+use crate::capi::values::{Enum, Values};
 use crate::engine::{AdamOptions, DeviceChoice, TrainerOptions};
 use crate::host::Pinning;
+use crate::optim::EPS_MIN;
 use crate::plan::Fixed;
-use crate::schedule::{Accumulator, AdamWhen, Boundary, GradWait, LayerPlacement, Mode, Recompute};
+use crate::schedule::{
+    Accumulator, AdamWhen, Boundary, COUNT_MAX, GradWait, LayerPlacement, Mode, Recompute,
+};
 
 sized_struct! {
     hz_trainer_options_t, hz_trainer_options_init {
-        device: u32 = Device::Auto as u32,
-        mode: u32 = mode_number(TrainerOptions::default().mode),
-        grad_dtype: u32 = dtype_number(TrainerOptions::default().grad_dtype),
-        adam_when: u32 = ADAM_AUTO,
-        tracing: u32 = 0,
+        device: u32 = Device::Auto as u32 => Values::of(&DEVICES),
+        mode: u32 = mode_number(TrainerOptions::default().mode) => Values::of(&MODES),
+        grad_dtype: u32 = dtype_number(TrainerOptions::default().grad_dtype) => Values::of(&DTYPES),
+        adam_when: u32 = ADAM_AUTO => Values::of(&ADAM_TIMES),
+        tracing: u32 = 0 => Values::FLAG,
         device_index: u32 = 0,
-        pinning: u32 = pinning_number(TrainerOptions::default().pinning),
-        sequences: u64 = TrainerOptions::default().shape.b as u64,
-        sequence_length: u64 = TrainerOptions::default().shape.t as u64,
-        micros_max: u64 = TrainerOptions::default().micros_max as u64,
-        logits_chunk: u64 = 0,
-        weight_slots: u64 = 0,
-        slabs: u64 = 0,
+        pinning: u32 = pinning_number(TrainerOptions::default().pinning) => Values::of(&PINNINGS),
+        sequences: u64 = TrainerOptions::default().shape.b as u64 => Values::at_least(1.0),
+        sequence_length: u64 = TrainerOptions::default().shape.t as u64 => Values::at_least(1.0).unit("tokens"),
+        micros_max: u64 = TrainerOptions::default().micros_max as u64 => Values::between(1.0, COUNT_MAX as f64),
+        logits_chunk: u64 = 0 => Values::ANY.unit("rows"),
+        weight_slots: u64 = 0 => Values::between(2.0, COUNT_MAX as f64).or(0.0),
+        slabs: u64 = 0 => Values::between(2.0, COUNT_MAX as f64).or(0.0),
         device_mem: u64 = 0,
         host_mem: u64 = 0,
         threads: u64 = 0,
-        beta1: f64 = AdamOptions::default().beta1,
-        beta2: f64 = AdamOptions::default().beta2,
-        eps: f64 = AdamOptions::default().eps,
-        weight_decay: f64 = AdamOptions::default().weight_decay,
-        clip: f64 = TrainerOptions::default().clip,
-        grad_place: u32 = PLACE_AUTO,
-        sweeps: u32 = 0,
+        beta1: f64 = AdamOptions::default().beta1 => BETA,
+        beta2: f64 = AdamOptions::default().beta2 => BETA,
+        eps: f64 = AdamOptions::default().eps => EPS,
+        weight_decay: f64 = AdamOptions::default().weight_decay => Values::at_least(0.0),
+        clip: f64 = TrainerOptions::default().clip => Values::at_least(0.0),
+        grad_place: u32 = PLACE_AUTO => Values::of(&PLACES),
+        sweeps: u32 = 0 => Values::between(0.0, COUNT_MAX as f64),
         layers: In<hz_layer_placement_t> = In::NULL,
         layers_count: u64 = 0,
         gemm_table: Text = Text::NULL,
-        measuring: u32 = 0,
-        reserved: u32 = 0,
+        measuring: u32 = 0 => Values::FLAG,
+        reserved: u32 = 0 => Values::RESERVED,
     }
 }
 
 sized_struct! {
     hz_layer_placement_t, hz_layer_placement_init {
-        recompute: u32 = recompute_number(LayerPlacement::default().recompute),
-        boundary: u32 = PLACE_AUTO,
-        resident: u32 = 0,
-        accumulator: u32 = PLACE_AUTO,
-        reserved: u32 = 0,
+        recompute: u32 = recompute_number(LayerPlacement::default().recompute) => Values::of(&RECOMPUTES),
+        boundary: u32 = PLACE_AUTO => Values::of(&PLACES),
+        resident: u32 = 0 => Values::FLAG,
+        accumulator: u32 = PLACE_AUTO => Values::of(&PLACES),
+        reserved: u32 = 0 => Values::RESERVED,
         first: u64 = 0,
         count: u64 = 0,
     }
@@ -58,9 +63,9 @@ sized_struct! {
 
 sized_struct! {
     hz_plan_summary_t, hz_plan_summary_init {
-        adam_when: u32 = 0,
+        adam_when: u32 = 0 => Values::of(&ADAM_TIMES),
         parameters: u64 = 0,
-        logits_chunk: u64 = 0,
+        logits_chunk: u64 = 0 => Values::ANY.unit("rows"),
         device_bytes: u64 = 0,
         device_bytes_per_micro: u64 = 0,
         host_bytes: u64 = 0,
@@ -68,8 +73,8 @@ sized_struct! {
         host_state_bytes: u64 = 0,
         ram_bytes: u64 = 0,
         step_seconds: f64 = 0.0,
-        tokens_per_second: f64 = 0.0,
-        tflops: f64 = 0.0,
+        tokens_per_second: f64 = 0.0 => Values::ANY.unit("tokens/s"),
+        tflops: f64 = 0.0 => Values::ANY.unit("10^12 FLOP/s"),
     }
 }
 
@@ -84,7 +89,7 @@ sized_struct! {
 
 sized_struct! {
     hz_batch_t, hz_batch_init {
-        reserved: u32 = 0,
+        reserved: u32 = 0 => Values::RESERVED,
         rows: u64 = 0,
         tokens: Array<i32> = Array::NULL,
         targets: Array<i32> = Array::NULL,
@@ -98,7 +103,7 @@ sized_struct! {
     hz_step_report_t, hz_step_report_init {
         micros: u32 = 0,
         step: u64 = 0,
-        loss: f64 = 0.0,
+        loss: f64 = 0.0 => Values::ANY.unit("nats"),
         grad_norm: f64 = 0.0,
         tokens: u64 = 0,
         targets: u64 = 0,
@@ -108,7 +113,7 @@ sized_struct! {
 sized_struct! {
     hz_eval_report_t, hz_eval_report_init {
         micros: u32 = 0,
-        loss: f64 = 0.0,
+        loss: f64 = 0.0 => Values::ANY.unit("nats"),
         targets: u64 = 0,
     }
 }
@@ -122,6 +127,56 @@ sized_struct! {
         host_bytes: u64 = 0,
     }
 }
+
+/// `HZ_DEVICE_*`.
+pub(super) static DEVICES: Enum = Enum {
+    name: "hz_device_t",
+    values: &[("HZ_DEVICE_AUTO", 0), ("HZ_DEVICE_CPU", 1), ("HZ_DEVICE_CUDA", 2)],
+};
+
+/// `HZ_MODE_*`.
+static MODES: Enum = Enum {
+    name: "hz_mode_t",
+    values: &[("HZ_MODE_EXACT", 1), ("HZ_MODE_STREAMED", 2), ("HZ_MODE_COMPACT", 3)],
+};
+
+/// `HZ_DTYPE_*`.
+pub(super) static DTYPES: Enum =
+    Enum { name: "hz_dtype_t", values: &[("HZ_DTYPE_UNSET", 0), ("HZ_DTYPE_BF16", 1), ("HZ_DTYPE_F32", 2)] };
+
+/// `HZ_ADAM_*`.
+static ADAM_TIMES: Enum = Enum {
+    name: "hz_adam_when_t",
+    values: &[("HZ_ADAM_AUTO", 0), ("HZ_ADAM_AFTER_NORM", 1), ("HZ_ADAM_UNDER_BACKWARD", 2)],
+};
+
+/// `HZ_PINNING_*`.
+static PINNINGS: Enum =
+    Enum { name: "hz_pinning_t", values: &[("HZ_PINNING_REGISTERED", 0), ("HZ_PINNING_ALLOCATED", 1)] };
+
+/// `HZ_RECOMPUTE_*`.
+static RECOMPUTES: Enum = Enum {
+    name: "hz_recompute_t",
+    values: &[
+        ("HZ_RECOMPUTE_FULL", 1),
+        ("HZ_RECOMPUTE_SELECTIVE", 2),
+        ("HZ_RECOMPUTE_NONE", 3),
+        ("HZ_RECOMPUTE_LINEARS", 4),
+        ("HZ_RECOMPUTE_MLP", 5),
+    ],
+};
+
+/// `HZ_PLACE_*`.
+static PLACES: Enum = Enum {
+    name: "hz_place_t",
+    values: &[("HZ_PLACE_AUTO", 0), ("HZ_PLACE_HOST", 1), ("HZ_PLACE_DEVICE", 2)],
+};
+
+/// Decays of AdamW's moments.
+pub(super) const BETA: Values = Values::below(0.0, 1.0);
+
+/// The eps of AdamW, which is positive as an f32.
+pub(super) const EPS: Values = Values::at_least(EPS_MIN);
 
 /// Length of `shape` in `hz_tensor_t`.
 pub const SHAPE_MAX: usize = 4;
@@ -163,10 +218,20 @@ fn recompute_number(recompute: Recompute) -> u32 {
 
 /// `HZ_DEVICE_*`.
 #[derive(Clone, Copy)]
-enum Device {
+pub(super) enum Device {
     Auto = 0,
     Cpu = 1,
     Cuda = 2,
+}
+
+/// The device for an `HZ_DEVICE_*`. `index` is the number of a CUDA device.
+pub(super) fn device_choice(kind: u32, index: u32, field: &str) -> Result<DeviceChoice> {
+    let kinds = [Device::Auto, Device::Cpu, Device::Cuda];
+    Ok(match choose(kind, &kinds, |kind| kind as u32, field, "HZ_DEVICE_")? {
+        Device::Auto => DeviceChoice::Auto,
+        Device::Cpu => DeviceChoice::Cpu,
+        Device::Cuda => DeviceChoice::Cuda(index as usize),
+    })
 }
 
 /// `HZ_PINNING_*`.
@@ -267,60 +332,57 @@ fn layer_placements(
         return Ok(placements);
     }
     for (index, raw) in given.read_all(count, "layers")?.into_iter().enumerate() {
-        let field = |name: &str| format!("layers[{index}].{name}");
-        reserved(raw.reserved, &field("reserved"))?;
-        let first = size(raw.first, &field("first"))?;
-        let end = match chosen_size(raw.count, &field("count"))? {
-            Some(count) => first.saturating_add(count),
-            None => layers,
-        };
-        if first >= end || end > layers {
-            return Err(Error::argument(format!(
-                "layers[{index}].first is {first} and layers[{index}].count is {}; num_hidden_layers is {layers}",
-                raw.count
-            )));
-        }
-        let auto = LayerPlacement::default();
-        let recompute = field("recompute");
-        let placement = LayerPlacement {
-            recompute: choose(raw.recompute, &Recompute::ALL, recompute_number, &recompute, "HZ_RECOMPUTE_")?,
-            boundary: place(
-                raw.boundary,
-                &field("boundary"),
-                auto.boundary,
-                Boundary::Spilled,
-                Boundary::Kept,
-            )?,
-            resident: flag(raw.resident, &field("resident"))?,
-            accumulator: place(
-                raw.accumulator,
-                &field("accumulator"),
-                auto.accumulator,
-                Accumulator::Spilled,
-                Accumulator::OnDevice,
-            )?,
-        };
-        placements.resize(placements.len().max(end), auto);
-        placements[first..end].fill(placement);
+        let (range, placement) = layer_placement(&raw, index, layers)?;
+        placements.resize(placements.len().max(range.end), LayerPlacement::default());
+        placements[range].fill(placement);
     }
     Ok(placements)
+}
+
+/// The layers that element `index` names, and their placement.
+pub(super) fn layer_placement(
+    raw: &hz_layer_placement_t,
+    index: usize,
+    layers: usize,
+) -> Result<(Range<usize>, LayerPlacement)> {
+    let field = |name: &str| format!("layers[{index}].{name}");
+    reserved(raw.reserved, &field("reserved"))?;
+    let first = size(raw.first, &field("first"))?;
+    let end = match chosen_size(raw.count, &field("count"))? {
+        Some(count) => first.saturating_add(count),
+        None => layers,
+    };
+    if first >= end || end > layers {
+        return Err(Error::argument(format!(
+            "layers[{index}] is for layers {first} .. {end}; the model has layers 0 .. {layers}"
+        )));
+    }
+    let auto = LayerPlacement::default();
+    let recompute = field("recompute");
+    let placement = LayerPlacement {
+        recompute: choose(raw.recompute, &Recompute::ALL, recompute_number, &recompute, "HZ_RECOMPUTE_")?,
+        boundary: place(raw.boundary, &field("boundary"), auto.boundary, Boundary::Spilled, Boundary::Kept)?,
+        resident: flag(raw.resident, &field("resident"))?,
+        accumulator: place(
+            raw.accumulator,
+            &field("accumulator"),
+            auto.accumulator,
+            Accumulator::Spilled,
+            Accumulator::OnDevice,
+        )?,
+    };
+    Ok((first..end, placement))
 }
 
 /// The options for a model with `layers` layers; `None` means all defaults.
 pub fn trainer_options(raw: Option<hz_trainer_options_t>, layers: usize) -> Result<TrainerOptions> {
     let raw = raw.unwrap_or_else(hz_trainer_options_t::defaults);
     let defaults = TrainerOptions::default();
-    let devices = [Device::Auto, Device::Cpu, Device::Cuda];
-    let device = match choose(raw.device, &devices, |device| device as u32, "device", "HZ_DEVICE_")? {
-        Device::Auto => DeviceChoice::Auto,
-        Device::Cpu => DeviceChoice::Cpu,
-        Device::Cuda => DeviceChoice::Cuda(raw.device_index as usize),
-    };
     let pinnings = [Pinning::Registered, Pinning::Allocated];
     let modes = [Mode::Exact, Mode::Streamed, Mode::Compact];
     reserved(raw.reserved, "reserved")?;
     Ok(TrainerOptions {
-        device,
+        device: device_choice(raw.device, raw.device_index, "device")?,
         pinning: choose(raw.pinning, &pinnings, pinning_number, "pinning", "HZ_PINNING_")?,
         mode: choose(raw.mode, &modes, mode_number, "mode", "HZ_MODE_")?,
         grad_dtype: dtype(raw.grad_dtype, "grad_dtype")?,
@@ -365,8 +427,7 @@ pub fn fixed(raw: Option<hz_trainer_options_t>, options: &TrainerOptions, layers
         ..Fixed::default()
     };
     if raw.layers_count > 0 {
-        let placement = |layer: usize| options.layers.get(layer).copied().unwrap_or_default();
-        fixed.place((0..layers).map(placement));
+        fixed.place(options.placements(layers));
     }
     Ok(fixed)
 }

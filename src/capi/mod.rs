@@ -9,9 +9,11 @@
 //! - `process`: the caller's floating-point environment, forks and callbacks
 //! - `handle`: handles are keys of a table
 //! - `argument`: pointers to values, strings and arrays
+//! - `values`, `options_json`: limits of fields, and their description in JSON
 //! - `sized`: structs with `struct_size`, shared with programs of other versions
 //! - `status`: numbers and names of statuses, versions, the last error of a thread
 //! - `log`: the log callback
+//! - `device`: the devices of this machine
 //! - `config`, `model`, `lane`: structs and constants
 //! - `plan`, `trainer`, `loss`, `weights`, `tuning`, `save`, `checkpoint`, `progress`, `adam`,
 //!   `arena`: the handles
@@ -24,6 +26,7 @@ mod arena;
 mod argument;
 mod checkpoint;
 mod config;
+mod device;
 mod guard;
 mod handle;
 #[cfg(test)]
@@ -32,6 +35,7 @@ mod lane;
 mod log;
 mod loss;
 mod model;
+mod options_json;
 mod plan;
 mod process;
 mod progress;
@@ -40,6 +44,7 @@ mod sized;
 mod status;
 mod trainer;
 mod tuning;
+mod values;
 mod weights;
 
 pub use adam::{
@@ -55,10 +60,12 @@ pub use config::{
     hz_batch_t, hz_eval_report_t, hz_layer_placement_t, hz_plan_summary_t, hz_stats_t, hz_step_report_t,
     hz_tensor_t, hz_trainer_options_t,
 };
+pub use device::{hz_device_count, hz_device_info, hz_device_info_t, hz_trainer_device};
 pub use lane::hz_lane_name;
-pub use log::{hz_log_callback_t, hz_set_log_callback};
+pub use log::{hz_log_callback_t, hz_set_log_callback, hz_set_log_level};
 pub use loss::{hz_loss_callback_t, hz_trainer_logprobs, hz_trainer_step_with_loss};
 pub use model::{hz_model_config_from_hf, hz_model_config_from_preset, hz_model_config_t};
+pub use options_json::hz_options_json;
 pub use plan::{
     hz_plan_admit, hz_plan_busy_seconds, hz_plan_close, hz_plan_json, hz_plan_open, hz_plan_search,
     hz_plan_summary, hz_plan_t, hz_plan_trace,

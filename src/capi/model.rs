@@ -6,40 +6,52 @@ use crate::capi::config::{chosen_size, flag};
 use crate::capi::guard::guard;
 use crate::capi::sized::{Out, SizedStruct, sized_struct};
 use crate::capi::status::hz_status_t;
+use crate::capi::values::{Enum, Values};
 use crate::hf::FolderConfig;
-use crate::model::{self, Biases, ModelConfig, RopeScaling, Window};
+use crate::model::{self, Biases, LAYERS_MAX, ModelConfig, RopeScaling, SIZE_MAX, Window};
 
 sized_struct! {
     hz_model_config_t, hz_model_config_init {
-        tie_word_embeddings: u32 = 0,
-        vocab_size: u64 = 0,
-        hidden_size: u64 = 0,
-        intermediate_size: u64 = 0,
-        num_hidden_layers: u64 = 0,
-        num_attention_heads: u64 = 0,
-        num_key_value_heads: u64 = 0,
-        head_dim: u64 = 0,
-        max_position_embeddings: u64 = 0,
-        rms_norm_eps: f64 = 1e-5,
+        tie_word_embeddings: u32 = 0 => Values::FLAG,
+        vocab_size: u64 = 0 => SIZE,
+        hidden_size: u64 = 0 => SIZE,
+        intermediate_size: u64 = 0 => SIZE,
+        num_hidden_layers: u64 = 0 => Values::between(1.0, LAYERS_MAX as f64),
+        num_attention_heads: u64 = 0 => SIZE,
+        num_key_value_heads: u64 = 0 => SIZE.or(0.0),
+        head_dim: u64 = 0 => Values::between(2.0, SIZE_MAX as f64).or(0.0),
+        max_position_embeddings: u64 = 0 => Values::at_least(1.0).unit("tokens"),
+        rms_norm_eps: f64 = 1e-5 => Values::between(0.0, f32::MAX as f64),
         rope_theta: f64 = 10_000.0,
-        qkv_bias: u32 = 0,
-        o_bias: u32 = 0,
-        mlp_bias: u32 = 0,
-        qk_norm: u32 = 0,
-        rope_scaling: u32 = ROPE_PLAIN,
+        qkv_bias: u32 = 0 => Values::FLAG,
+        o_bias: u32 = 0 => Values::FLAG,
+        mlp_bias: u32 = 0 => Values::FLAG,
+        qk_norm: u32 = 0 => Values::FLAG,
+        rope_scaling: u32 = ROPE_PLAIN => Values::of(&ROPES),
         rope_original_positions: u32 = 0,
         rope_factor: f64 = 0.0,
         rope_low_freq_factor: f64 = 0.0,
         rope_high_freq_factor: f64 = 0.0,
-        sliding_window: u64 = 0,
+        sliding_window: u64 = 0 => Values::ANY.unit("tokens"),
         full_attention_layers: [u64; LAYER_WORDS] = [0; LAYER_WORDS],
     }
 }
 
 /// `HZ_ROPE_*`.
+static ROPES: Enum = Enum {
+    name: "hz_rope_t",
+    values: &[
+        ("HZ_ROPE_PLAIN", ROPE_PLAIN),
+        ("HZ_ROPE_LINEAR", ROPE_LINEAR),
+        ("HZ_ROPE_LLAMA3", ROPE_LLAMA3),
+    ],
+};
 const ROPE_PLAIN: u32 = 0;
 const ROPE_LINEAR: u32 = 1;
 const ROPE_LLAMA3: u32 = 2;
+
+/// A size of a model.
+const SIZE: Values = Values::between(1.0, SIZE_MAX as f64);
 
 /// Words of `full_attention_layers`, one bit per layer; layers beyond the last bit are like the
 /// last.

@@ -14,9 +14,9 @@ use crate::capi::lane::lane_of;
 use crate::capi::model::{hz_model_config_t, model_config};
 use crate::capi::sized::{In, Out, SizedStruct};
 use crate::capi::status::{c_string, hz_status_t};
+use crate::capi::trainer::hz_trainer_t;
 use crate::device::{DeviceInfo, Lane};
 use crate::engine::{DeviceChoice, Trainer, TrainerOptions, device_info};
-use crate::host::Limits;
 use crate::host::folder::replace_file;
 use crate::model::{Layout, ModelConfig};
 use crate::plan::{Description, Fixed, MemoryLimits, Plan, Region};
@@ -27,7 +27,6 @@ pub struct hz_plan_t {
     plan: Plan,
     config: ModelConfig,
     options: TrainerOptions,
-    limits: MemoryLimits,
     /// The machine of `hz_plan_search`.
     machine: Option<Description>,
     summary: hz_plan_summary_t,
@@ -47,18 +46,8 @@ impl hz_plan_t {
         let plan = Trainer::plan_for(config, &options)?;
         let summary = summary(&plan, Layout::new(config).parameters());
         let json = c_string(&plan_json(&plan, &summary));
-        let limits = MemoryLimits::here(options.device_mem, options.host_mem, plan.shares_memory());
         let busy_seconds = [0.0; Lane::COUNT];
-        Ok(hz_plan_t {
-            plan,
-            config: config.clone(),
-            options,
-            limits,
-            machine: None,
-            summary,
-            busy_seconds,
-            json,
-        })
+        Ok(hz_plan_t { plan, config: config.clone(), options, machine: None, summary, busy_seconds, json })
     }
 
     fn search(
@@ -81,7 +70,7 @@ impl hz_plan_t {
         };
         let json = c_string(&planned.json().to_string());
         let (machine, busy_seconds) = (Some(machine), planned.predicted().busy_seconds);
-        Ok(hz_plan_t { plan, config: config.clone(), options, limits, machine, summary, busy_seconds, json })
+        Ok(hz_plan_t { plan, config: config.clone(), options, machine, summary, busy_seconds, json })
     }
 
     /// The model and options of a trainer that follows the plan.
@@ -220,10 +209,9 @@ const MACHINE_DEFAULT: &str = "cpu";
 #[unsafe(no_mangle)]
 pub extern "C" fn hz_plan_admit(plan: Handle<hz_plan_t>) -> hz_status_t {
     guard(|| {
-        let hz_plan_t { plan, options, limits, .. } = &*plan.get("plan")?;
-        // Free memory may have changed since the plan was made.
-        let host = if limits.shared { Limits::read(options.host_mem) } else { limits.host };
-        plan.admit(limits.device, &host, limits.shared)
+        let plan = plan.get("plan")?;
+        let (config, options) = plan.trainer()?;
+        hz_trainer_t::admit(config, options)
     })
 }
 
@@ -283,7 +271,13 @@ mod tests {
     use super::*;
 
     fn device(name: &str, hardware: Option<&str>) -> DeviceInfo {
-        DeviceInfo { name: name.to_owned(), hardware: hardware.map(str::to_owned), memory_free: 1 << 30 }
+        DeviceInfo {
+            name: name.to_owned(),
+            hardware: hardware.map(str::to_owned),
+            ordinal: hardware.map(|_| 1),
+            memory: 1 << 31,
+            memory_free: 1 << 30,
+        }
     }
 
     #[test]

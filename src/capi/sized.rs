@@ -8,12 +8,13 @@ use std::fmt::Arguments;
 use std::{ptr, slice};
 
 use crate::base::{Error, Result};
+use crate::capi::values::Values;
 
 /// Larger than any struct: a greater `struct_size` was not initialized.
 const SIZE_MAX: usize = 4096;
 
 /// A field of a struct.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Field {
     /// The name in C.
     pub name: &'static str,
@@ -21,6 +22,10 @@ pub struct Field {
     pub offset: usize,
     /// Size in bytes.
     pub bytes: usize,
+    /// The type in C; `pointer` for all pointers.
+    pub kind: &'static str,
+    /// The values that it may have.
+    pub values: Values,
 }
 
 impl Field {
@@ -42,6 +47,9 @@ pub unsafe trait SizedStruct: Copy {
 
     /// The value of the header's `_INIT` macro.
     fn defaults() -> Self;
+
+    /// The values of the fields after `struct_size`, as JSON.
+    fn json(&self) -> Vec<serde_json::Value>;
 }
 
 /// True if the fields cover the struct without padding, so that copies and comparisons never read
@@ -59,9 +67,13 @@ pub const fn without_padding(fields: &[Field], bytes: usize) -> bool {
     end == bytes
 }
 
-/// Declares a struct of the header with its defaults, and the function that sets them.
+/// Declares a struct of the header with its defaults and, after `=>`, the values that a field may
+/// have, unless that is any; and the function that sets the defaults.
 macro_rules! sized_struct {
-    ($(#[$doc:meta])* $name:ident, $init:ident { $($field:ident: $kind:ty = $default:expr,)* }) => {
+    (
+        $(#[$doc:meta])*
+        $name:ident, $init:ident { $($field:ident: $kind:ty = $default:expr $(=> $values:expr)?,)* }
+    ) => {
         $(#[$doc])*
         #[repr(C)]
         #[derive(Clone, Copy, Debug, PartialEq)]
@@ -75,16 +87,28 @@ macro_rules! sized_struct {
         unsafe impl $crate::capi::sized::SizedStruct for $name {
             const NAME: &'static str = stringify!($name);
             const FIELDS: &'static [$crate::capi::sized::Field] = &[
-                $crate::capi::sized::Field { name: "struct_size", offset: 0, bytes: 4 },
+                $crate::capi::sized::Field {
+                    name: "struct_size",
+                    offset: 0,
+                    bytes: 4,
+                    kind: "uint32_t",
+                    values: $crate::capi::values::Values::ANY,
+                },
                 $($crate::capi::sized::Field {
                     name: stringify!($field),
                     offset: std::mem::offset_of!($name, $field),
                     bytes: std::mem::size_of::<$kind>(),
+                    kind: <$kind as $crate::capi::values::FieldType>::NAME,
+                    values: [$($values,)? $crate::capi::values::Values::ANY][0],
                 },)*
             ];
 
             fn defaults() -> Self {
                 $name { struct_size: std::mem::size_of::<$name>() as u32, $($field: $default,)* }
+            }
+
+            fn json(&self) -> Vec<serde_json::Value> {
+                vec![$($crate::capi::values::FieldType::json(&self.$field),)*]
             }
         }
 
@@ -342,7 +366,7 @@ mod tests {
 
     #[test]
     fn padding_is_found() {
-        let at = |offset, bytes| Field { name: "", offset, bytes };
+        let at = |offset, bytes| Field { name: "", offset, bytes, kind: "", values: Values::ANY };
         assert!(without_padding(&[at(0, 4), at(4, 4)], 8));
         assert!(!without_padding(&[at(0, 4), at(8, 8)], 16));
         assert!(!without_padding(&[at(0, 4)], 8));

@@ -20,6 +20,7 @@ use crate::capi::plan::hz_plan_t;
 use crate::capi::progress::Watcher;
 use crate::capi::sized::{In, Out, SizedStruct};
 use crate::capi::status::{c_string, hz_status_t};
+use crate::device::DeviceInfo;
 use crate::engine::{Batch, Canceller, EvalReport, StepReport, Trainer, TrainerOptions};
 use crate::hf::FolderConfig;
 use crate::host::folder::replace_file;
@@ -33,6 +34,8 @@ pub struct hz_trainer_t {
     pub(super) model: ModelConfig,
     /// Used while a call holds the state.
     canceller: Canceller,
+    /// As it was when the trainer had been opened.
+    pub(super) device: DeviceInfo,
     pub(super) state: Guarded<State>,
 }
 
@@ -57,9 +60,14 @@ pub struct State {
 }
 
 impl hz_trainer_t {
+    /// Checks that a trainer can be opened. Allocates no model memory.
+    pub(super) fn admit(config: &ModelConfig, options: &TrainerOptions) -> Result<()> {
+        exported(config, options)?;
+        Trainer::admit(config, options)
+    }
+
     fn open(config: ModelConfig, options: &TrainerOptions) -> Result<Self> {
-        limits(options.host_mem);
-        let folder = FolderConfig::of(config.clone())?;
+        let folder = exported(&config, options)?;
         let trainer = Trainer::open(&config, options)?;
         let stats = trainer.stats();
         log::info(format!(
@@ -70,14 +78,38 @@ impl hz_trainer_t {
             Size(stats.device_bytes),
             several(stats.threads, "thread")
         ));
+        log_details(&trainer, options);
         let tensors = trainer
             .layout()
             .tensors()
             .map(|(_, tensor)| (c_string(&tensor.name), tensor.shape.clone()))
             .collect();
-        let canceller = trainer.canceller();
+        let (device, canceller) = (trainer.device(), trainer.canceller());
         let state = State { trainer, folder, saves: None, notes: Vec::new(), watcher: Watcher::default() };
-        Ok(hz_trainer_t { tensors, model: config, canceller, state: Guarded::new(state) })
+        Ok(hz_trainer_t { tensors, model: config, device, canceller, state: Guarded::new(state) })
+    }
+}
+
+/// The configuration of exports; a model without one is refused. Logs a warning if `host_mem`
+/// exceeds what the machine reports.
+fn exported(config: &ModelConfig, options: &TrainerOptions) -> Result<FolderConfig> {
+    limits(options.host_mem);
+    FolderConfig::of(config.clone())
+}
+
+/// Logs the options, the plan and the kernels of a trainer.
+fn log_details(trainer: &Trainer, options: &TrainerOptions) {
+    if !log::receives_debug() {
+        return;
+    }
+    log::debug(format!("{options:?}"));
+    trainer.plan().to_string().lines().for_each(log::debug);
+    log::debug(format!("kernels: {}", trainer.arithmetic()));
+    if trainer.device().ordinal.is_some() {
+        match &options.gemm_table {
+            Some(path) => log::debug(format!("GEMM algorithms: table {}", path.display())),
+            None => log::debug("GEMM algorithms: cuBLASLt's heuristic"),
+        }
     }
 }
 

@@ -7,6 +7,7 @@ use crate::capi::handle::Handle;
 use crate::capi::sized::{In, Out, SizedStruct, sized_struct};
 use crate::capi::status::hz_status_t;
 use crate::capi::trainer::{hz_trainer_t, with};
+use crate::capi::values::Values;
 use crate::engine::TensorOptions;
 
 /// `weight_decay` of a tensor without a setting of its own.
@@ -14,13 +15,13 @@ const DECAY_DEFAULT: f64 = -1.0;
 
 sized_struct! {
     hz_tensor_options_t, hz_tensor_options_init {
-        frozen: u32 = 0,
-        lr_scale: f64 = 1.0,
-        weight_decay: f64 = DECAY_DEFAULT,
+        frozen: u32 = 0 => Values::FLAG,
+        lr_scale: f64 = 1.0 => Values::between(0.0, f32::MAX as f64),
+        weight_decay: f64 = DECAY_DEFAULT => Values::between(0.0, f32::MAX as f64).or(DECAY_DEFAULT),
     }
 }
 
-fn tensor_options(raw: &hz_tensor_options_t) -> Result<TensorOptions> {
+pub(super) fn tensor_options(raw: &hz_tensor_options_t) -> Result<TensorOptions> {
     Ok(TensorOptions {
         lr_scale: raw.lr_scale,
         weight_decay: (raw.weight_decay != DECAY_DEFAULT).then_some(raw.weight_decay),

@@ -94,13 +94,18 @@ pub trait Work: Send + Sync {
 pub type DeviceSpan = Span<side::Device>;
 
 /// Properties of a device.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DeviceInfo {
     /// Display name, e.g. `cpu (2 threads, avx512)`.
     pub name: String,
     /// The driver's name for the hardware, e.g. `NVIDIA H200`; none for the CPU device.
     pub hardware: Option<String>,
-    /// Bytes of device memory that are available for an arena now.
+    /// The number of a CUDA device; none for the CPU device.
+    pub ordinal: Option<usize>,
+    /// Bytes of device memory; for the CPU device the RAM that this process may use.
+    pub memory: usize,
+    /// Bytes of device memory that are available for an arena now: on CUDA the free memory less a
+    /// margin for kernels.
     pub memory_free: usize,
 }
 

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use crate::base::{DType, Error, Message, Name, Result, Shape};
 use crate::device::cpu::CpuDevice;
-use crate::device::cuda::{CudaDevice, CudaOptions};
+use crate::device::cuda::CudaOptions;
 use crate::device::{Device, DeviceInfo, DeviceSpan};
 use crate::engine::TrainerOptions;
 use crate::host::{Pinning, Pool};
@@ -62,11 +62,18 @@ impl DeviceChoice {
     ///
     /// Errors: CUDA is installed and cannot count its devices.
     pub fn resolve(self, config: &ModelConfig, shape: Shape) -> Result<DeviceChoice> {
-        if self != DeviceChoice::Auto {
-            return Ok(self);
-        }
-        let fits = cuda::device_count()? > 0 && workspace::supports(&config.dims, shape).is_ok();
-        Ok(if fits { DeviceChoice::Cuda(0) } else { DeviceChoice::Cpu })
+        let first = self.or_first()?;
+        let fits = self == first || workspace::supports(&config.dims, shape).is_ok();
+        Ok(if fits { first } else { DeviceChoice::Cpu })
+    }
+
+    /// Replaces `auto` by the first CUDA device of this machine, or by the CPU if there is none.
+    fn or_first(self) -> Result<DeviceChoice> {
+        Ok(match self {
+            DeviceChoice::Auto if cuda::device_count()? > 0 => DeviceChoice::Cuda(0),
+            DeviceChoice::Auto => DeviceChoice::Cpu,
+            other => other,
+        })
     }
 
     /// Fails, as [`Backend::open`] would, if the chosen CUDA device does not exist.
@@ -88,19 +95,28 @@ impl DeviceChoice {
     }
 }
 
-/// The devices of this machine: the CPU, then the visible CUDA devices.
+/// The devices of this machine that can train: the CPU, then CUDA devices.
 pub fn devices() -> Vec<DeviceInfo> {
     std::iter::once(CpuDevice::new(None).info()).chain(cuda::infos()).collect()
 }
 
-/// Describes a [resolved](DeviceChoice::resolve) device.
+/// Describes a device that can train. `auto` is the device that trainers choose for models that
+/// CUDA kernels support.
 ///
-/// Errors: as [`Backend::open`].
+/// Errors: `DeviceUnavailable`, with the missing requirement and its remedy.
 pub fn device_info(choice: DeviceChoice) -> Result<DeviceInfo> {
-    match choice {
-        DeviceChoice::Cuda(ordinal) => Ok(CudaDevice::open(ordinal, CudaOptions::default())?.info()),
+    match choice.or_first()? {
+        DeviceChoice::Cuda(ordinal) => cuda::info(ordinal),
         DeviceChoice::Auto | DeviceChoice::Cpu => Ok(CpuDevice::new(None).info()),
     }
+}
+
+/// The number of CUDA devices that the driver shows to this process, whether they can train or not;
+/// 0 if there is no driver, or no CUDA in this build.
+///
+/// Errors: CUDA is installed and cannot count its devices.
+pub fn cuda_device_count() -> Result<usize> {
+    cuda::device_count()
 }
 
 /// Missing requirements of CUDA, one sentence each, with the remedy; empty if there are none.
@@ -216,6 +232,7 @@ mod cuda {
     use crate::base::{Dims, Error, Message, Result, Shape, Status};
     use crate::device::cuda::CudaDevice;
     use crate::device::{Device, Lane};
+    use crate::ops::cuda::attention::wgmma_heads;
     use crate::ops::cuda::table::{Attention, Table};
     use crate::ops::cuda::{CudaKernels, measure};
     use crate::sys::cuda::cublaslt::{CublasLt, Handle};
@@ -246,10 +263,14 @@ mod cuda {
         Ok(())
     }
 
+    pub fn info(ordinal: usize) -> Result<DeviceInfo> {
+        let device = CudaDevice::open(ordinal, CudaOptions::default())?;
+        CublasLt::open()?;
+        Ok(device.info())
+    }
+
     pub fn infos() -> Vec<DeviceInfo> {
-        let open = |ordinal| CudaDevice::open(ordinal, CudaOptions::default());
-        let devices = (0..device_count().unwrap_or(0)).filter_map(|ordinal| open(ordinal).ok());
-        devices.map(|device| device.info()).collect()
+        (0..device_count().unwrap_or(0)).filter_map(|ordinal| info(ordinal).ok()).collect()
     }
 
     pub fn missing() -> Vec<Message> {
@@ -261,11 +282,14 @@ mod cuda {
     }
 
     pub fn open(ordinal: usize, options: CudaOptions, gemm_table: Option<&Path>) -> Result<Backend> {
-        let table = gemm_table.map_or(Ok(Table::default()), Table::read)?;
+        let mut table = gemm_table.map_or(Ok(Table::default()), Table::read)?;
         let device = CudaDevice::open(ordinal, options)?;
         let library = CublasLt::open()?;
         if let Some(path) = gemm_table {
-            table.admit(path.display(), &device.properties().name, library.version())?;
+            let name = &device.properties().name;
+            table.admit(path.display(), name, library.version())?;
+            // Refuses attention kernels that the device does not have.
+            wgmma_heads(&mut table, name, ordinal)?;
         }
         // The handle takes device memory, so it is made before free device memory is read.
         let (stream, handle) = (device.stream(Lane::Compute).clone(), Handle::new(library)?);

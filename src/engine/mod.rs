@@ -149,7 +149,8 @@ mod tuning;
 mod warm_up;
 
 pub use backend::{
-    Backend, DeviceChoice, KernelsSetting, MakeKernels, autotune, device_info, devices, missing_for_cuda,
+    Backend, DeviceChoice, KernelsSetting, MakeKernels, autotune, cuda_device_count, device_info, devices,
+    missing_for_cuda,
 };
 pub use batch::Batch;
 pub use cancel::Canceller;

@@ -193,6 +193,26 @@ impl TrainerOptions {
         })
     }
 
+    /// The placement of every layer of a model with `layers` layers.
+    #[doc(hidden)]
+    pub fn placements(&self, layers: usize) -> impl Iterator<Item = LayerPlacement> + Clone {
+        (0..layers).map(|layer| self.layers.get(layer).copied().unwrap_or_default())
+    }
+
+    /// The placement of these options as one that the user has fixed.
+    pub(super) fn fixed(&self, layers: usize) -> Fixed {
+        let mut fixed = Fixed {
+            weight_slots: Some(self.weight_slots),
+            slabs: Some(self.slabs),
+            sweeps: Some(self.sweeps),
+            grad_wait: Some(self.grad_wait),
+            adam: self.adam_when,
+            ..Fixed::default()
+        };
+        fixed.place(self.placements(layers));
+        fixed
+    }
+
     /// Sets the placement, e.g. to one found by the search.
     #[doc(hidden)]
     pub fn place(&mut self, placement: &Placement) {

@@ -75,20 +75,24 @@ impl Arena {
         Arena::take_under(Path::new("/"), bytes, kind, None)
     }
 
+    /// Checks that the node and `RLIMIT_MEMLOCK` allow such an arena.
+    ///
+    /// Errors: as [`Arena::take`].
+    pub fn admit(bytes: usize, kind: &MemoryKind) -> Result<()> {
+        admit(Path::new("/"), bytes, kind).map(drop)
+    }
+
     /// As [`Arena::take`], with the pages `wanted` only, if given, and the limits of the machine
     /// whose `proc` and `sys` are under `root`.
     ///
     /// Errors: as [`Arena::take`]; too few huge pages are reserved (`OutOfHostMemory`); the wanted
     /// pages are not available (`Unsupported`).
     pub fn take_under(root: &Path, bytes: usize, kind: MemoryKind, wanted: Option<Pages>) -> Result<Arena> {
-        let nodes = nodes_of(&Topology::read_under(root), bytes, &kind)?;
+        let nodes = admit(root, bytes, &kind)?;
         let (pin, by) = match &kind {
             MemoryKind::Pinned { pin, by, .. } => (Some(pin.clone()), *by),
             _ => (None, Pinning::Registered),
         };
-        if pin.as_ref().is_some_and(|pin| pin.counts_as_locked()) {
-            Limits::read_under(root, None).admit_locked("a pinned arena", bytes)?;
-        }
         let offered = HugePages::read_under(root);
         if let Some(wanted) = wanted {
             offered.admit(bytes, wanted)?;
@@ -270,6 +274,18 @@ fn touch_in_chunks(
         touch(chunk);
     }
     Ok(())
+}
+
+/// Checks limits on locked memory and the memory of nodes, and returns the nodes as [`nodes_of`]
+/// does.
+fn admit(root: &Path, bytes: usize, kind: &MemoryKind) -> Result<Option<(NodePolicy, Vec<u32>, bool)>> {
+    let nodes = nodes_of(&Topology::read_under(root), bytes, kind)?;
+    if let MemoryKind::Pinned { pin, .. } = kind
+        && pin.counts_as_locked()
+    {
+        Limits::read_under(root, None).admit_locked("a pinned arena", bytes)?;
+    }
+    Ok(nodes)
 }
 
 /// The NUMA policy and nodes of a memory kind, and true if they are all nodes of the machine:

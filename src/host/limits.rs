@@ -61,15 +61,10 @@ impl Limits {
 
     /// As [`Limits::read`], with `proc` and `sys` under `root`: for machines recorded in a folder.
     pub fn read_under(root: &Path, stated: Option<usize>) -> Limits {
-        let text = |path: &Path| {
-            fs::read_to_string(root.join(path.strip_prefix("/").unwrap_or(path))).unwrap_or_default()
-        };
-        let available = available_bytes(&text(Path::new("/proc/meminfo"))).unwrap_or(usize::MAX);
-        let (mut reported_bytes, mut reported_limit) = (available, Limit::Available);
-        let groups = groups(&text(Path::new("/proc/self/cgroup")), &text(Path::new("/proc/self/mountinfo")));
-        for group in groups {
-            let [limit, usage, stat] = group.version.files().map(|file| text(&group.folder.join(file)));
-            if let Some(left) = group.version.bytes_left(&limit, &usage, &stat)
+        let (mut reported_bytes, mut reported_limit) =
+            (meminfo_bytes(root, "MemAvailable:"), Limit::Available);
+        for group in groups_under(root) {
+            if let Some(left) = group.version.bytes_left(group.files(root).each_ref().map(String::as_str))
                 && left < reported_bytes
             {
                 (reported_bytes, reported_limit) = (left, Limit::Cgroup);
@@ -79,8 +74,9 @@ impl Limits {
             Some(bytes) => (bytes, Limit::Stated),
             None => (reported_bytes, reported_limit),
         };
-        let status = text(Path::new("/proc/self/status"));
-        let lockable_bytes = lockable_bytes(&text(Path::new("/proc/self/limits")), &status);
+        let [limits, status] =
+            ["/proc/self/limits", "/proc/self/status"].map(|file| text(root, Path::new(file)));
+        let lockable_bytes = lockable_bytes(&limits, &status);
         Limits { bytes, limit, reported_bytes, reported_limit, lockable_bytes }
     }
 
@@ -166,11 +162,40 @@ fn lockable_bytes(limits: &str, status: &str) -> usize {
     soft.map_or(usize::MAX, |soft| soft.saturating_sub(1024 * locked_kib))
 }
 
-/// `MemAvailable` of a `/proc/meminfo`, in bytes.
-fn available_bytes(meminfo: &str) -> Option<usize> {
-    let line = meminfo.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
-    let kib: usize = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
-    kib.checked_mul(1024)
+/// The RAM that this process may use, free or not: the machine's, or the smallest limit of its
+/// control groups.
+pub fn ram_bytes() -> usize {
+    ram_bytes_under(Path::new("/"))
+}
+
+/// As [`ram_bytes`], with `proc` and `sys` under `root`.
+pub fn ram_bytes_under(root: &Path) -> usize {
+    let limits = groups_under(root).into_iter().filter_map(|group| {
+        let [limit, ..] = group.files(root);
+        limit.trim().parse().ok()
+    });
+    limits.fold(meminfo_bytes(root, "MemTotal:"), usize::min)
+}
+
+/// The text of a file under `root`; empty if it cannot be read.
+fn text(root: &Path, path: &Path) -> String {
+    fs::read_to_string(root.join(path.strip_prefix("/").unwrap_or(path))).unwrap_or_default()
+}
+
+/// A field of `/proc/meminfo`, in bytes; the largest number if it is missing.
+fn meminfo_bytes(root: &Path, field: &str) -> usize {
+    let meminfo = text(root, Path::new("/proc/meminfo"));
+    let kib = meminfo
+        .lines()
+        .find_map(|line| line.strip_prefix(field)?.trim().strip_suffix("kB")?.trim().parse::<usize>().ok());
+    kib.and_then(|kib| kib.checked_mul(1024)).unwrap_or(usize::MAX)
+}
+
+/// The memory groups of this process.
+fn groups_under(root: &Path) -> Vec<Group> {
+    let [cgroup, mountinfo] =
+        ["/proc/self/cgroup", "/proc/self/mountinfo"].map(|file| text(root, Path::new(file)));
+    groups(&cgroup, &mountinfo)
 }
 
 /// The version of a control group.
@@ -191,7 +216,7 @@ impl Version {
 
     /// Bytes left in a group: its limit minus its working set (usage without inactive file pages,
     /// which the kernel reclaims first). `None` without a limit.
-    fn bytes_left(self, limit: &str, usage: &str, stat: &str) -> Option<usize> {
+    fn bytes_left(self, [limit, usage, stat]: [&str; 3]) -> Option<usize> {
         let limit: usize = limit.trim().parse().ok()?; // version 2 writes "max" for none
         let usage: usize = usage.trim().parse().ok()?;
         let key = match self {
@@ -209,6 +234,13 @@ impl Version {
 struct Group {
     version: Version,
     folder: PathBuf,
+}
+
+impl Group {
+    /// The texts of its files, see [`Version::files`].
+    fn files(&self, root: &Path) -> [String; 3] {
+        self.version.files().map(|file| text(root, &self.folder.join(file)))
+    }
 }
 
 /// The memory groups of a process, each before its ancestors, from its `/proc/self/cgroup` and

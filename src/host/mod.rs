@@ -22,7 +22,7 @@ mod topology;
 pub use arena::{Arena, MemoryKind};
 pub use doorbell::Doorbell;
 pub use isa::Isa;
-pub use limits::{Limit, Limits};
+pub use limits::{Limit, Limits, ram_bytes, ram_bytes_under};
 pub use others::Others;
 pub use pages::{HugePages, Pages};
 pub use pin::{Pin, Pinning};

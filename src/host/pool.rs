@@ -36,7 +36,7 @@ const THREADS_MAX: usize = 1024;
 /// The bit of an entry word that lets workers enter; the lower bits count the workers inside.
 const OPEN: u32 = 1 << 31;
 
-/// Returns the most threads of a pool: 1024, or the number of processors if that is larger.
+/// The largest number of threads of a pool: 1024, or the number of processors if that is larger.
 pub fn threads_max() -> usize {
     thread::available_parallelism().map_or(1, |cores| cores.get()).max(THREADS_MAX)
 }

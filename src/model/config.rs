@@ -52,6 +52,10 @@ pub struct Window {
     pub layers: Vec<bool>,
 }
 
+/// The largest size, except of layers and positions. Far beyond any decoder, and small enough that
+/// multiplying three sizes cannot overflow.
+pub const SIZE_MAX: usize = 1 << 20;
+
 /// Maximum number of layers, more than any decoder has. It bounds the memory of a layout.
 pub const LAYERS_MAX: usize = 1 << 16;
 
@@ -96,8 +100,7 @@ impl ModelConfig {
             let most = match name {
                 "max_position_embeddings" => usize::MAX,
                 "num_hidden_layers" => LAYERS_MAX,
-                // Far beyond any decoder, and small enough that multiplying three sizes cannot overflow.
-                _ => 1 << 20,
+                _ => SIZE_MAX,
             };
             if !(1..=most).contains(&size) {
                 return Err(Error::argument(format!("{name} is {size}; it must be 1 … {most}")));

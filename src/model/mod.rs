@@ -16,7 +16,7 @@ mod presets;
 mod program;
 mod rope;
 
-pub use config::{Biases, LAYERS_MAX, ModelConfig, Window};
+pub use config::{Biases, LAYERS_MAX, ModelConfig, SIZE_MAX, Window};
 pub use constants::{constant_bytes, constants};
 pub use decoder::{Sizes, UnitKind};
 pub use init::{FRESH_BLOCK, fresh_values};

@@ -28,7 +28,7 @@ use std::ops::Range;
 use crate::base::DType;
 use crate::host::{HostSpan, Isa, Pool};
 
-pub use adamw::{AdamOptions, AdamScalars};
+pub use adamw::{AdamOptions, AdamScalars, EPS_MIN};
 pub use master::{read_master, write_master};
 use random::RandomBits;
 pub use random::Rounding;

@@ -108,7 +108,6 @@ pub struct DeviceMap {
     carver: Carver,
     micro_bytes: usize,
     micro_slot_bytes: usize,
-    sweeps: usize,
     slots: Vec<ArenaRange>,
     slabs: Vec<ArenaRange>,
     end_weights: [ArenaRange; 2],
@@ -218,7 +217,6 @@ impl DeviceMap {
         DeviceMap {
             micro_bytes,
             micro_slot_bytes: (carver.bytes() - start) / micro_slots.len(),
-            sweeps: placement.sweeps,
             carver: std::mem::take(carver),
             slots,
             slabs,
@@ -248,14 +246,6 @@ impl DeviceMap {
     /// Bytes per micro-batch, averaged over a sweep.
     pub fn bytes_per_micro(&self) -> usize {
         self.micro_bytes + self.micro_slot_bytes * self.micro_slots.len() / self.batches.len()
-    }
-
-    /// Size of the arena for steps of at most `micros` micro-batches.
-    pub fn bytes_for(&self, micros: usize) -> usize {
-        let rest = self.bytes()
-            - self.batches.len() * self.micro_bytes
-            - self.micro_slots.len() * self.micro_slot_bytes;
-        rest + micros * self.micro_bytes + micros.div_ceil(self.sweeps) * self.micro_slot_bytes
     }
 
     /// Every range and the name it is counted for.

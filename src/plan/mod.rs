@@ -22,14 +22,14 @@ pub use device_map::{BatchRanges, DeviceMap};
 pub use host_map::{HostMap, UnitRanges};
 pub use machine::{ActivationDtype, Basis, Description};
 pub use predict::Prediction;
-pub use search::{Explanation, Fixed, Found, Gain, MemoryLimits, Question, RING};
+pub use search::{DeviceSource, Explanation, Fixed, Found, Gain, MemoryLimits, Question, RING};
 
 use std::fmt;
 use std::sync::Arc;
 
-use crate::base::format::{Size, several};
-use crate::base::{DType, Error, Name, Result, Status};
-use crate::host::{Limits, Pinning};
+use crate::base::format::Size;
+use crate::base::{DType, Error, Name, Result};
+use crate::host::Pinning;
 use crate::model::{Layout, ModelConfig, Passes, Sizes};
 use crate::schedule::{Geometry, Policy};
 
@@ -155,37 +155,6 @@ impl Plan {
     #[doc(hidden)]
     pub fn shares_memory(&self) -> bool {
         self.pinning.is_none()
-    }
-
-    /// Checks that the plan fits. `device_limit` bounds device memory (`device_mem`); `shared` is
-    /// true if device memory is host memory, as on the CPU device.
-    ///
-    /// Errors: device memory ([`OutOfDeviceMemory`](Status)) or host memory
-    /// ([`OutOfHostMemory`](Status)) is short; the message says by how much and, for device
-    /// memory, the number of micro-batches that would fit.
-    #[doc(hidden)]
-    pub fn admit(&self, device_limit: Option<usize>, host: &Limits, shared: bool) -> Result<()> {
-        let device = self.device.bytes();
-        if let Some(limit) = device_limit.filter(|&limit| device > limit) {
-            let fits = |micros: &usize| self.device.bytes_for(*micros) <= limit;
-            let advice = match (1..self.micros_max).rev().find(fits) {
-                Some(fitting) => format!("{} a step would fit", several(fitting, "micro-batch")),
-                None => format!(
-                    "with one micro-batch a step it needs {}; shorter sequences or a smaller micro-batch need less",
-                    Size(self.device.bytes_for(1))
-                ),
-            };
-            return Err(Error::new(
-                Status::OutOfDeviceMemory,
-                format!(
-                    "the model needs {} of device memory ({device} bytes), the limit is {} ({}): {advice}",
-                    Size(device),
-                    Size(limit),
-                    several(limit, "byte")
-                ),
-            ));
-        }
-        host.admit("the model", self.host.bytes() + if shared { device } else { 0 })
     }
 }
 

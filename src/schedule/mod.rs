@@ -95,8 +95,8 @@ pub use operation::{
     AccumulatorBuffer, BoundaryBuffer, EndUnit, GradientBuffer, Guard, Operation, RowSet, WeightBuffer,
 };
 pub use policy::{
-    Accumulator, AdamWhen, Boundary, Extent, Geometry, GradWait, LayerPlacement, Mode, Numeric, Placement,
-    Policy, SPILL_BUFFERS,
+    Accumulator, AdamWhen, Boundary, COUNT_MAX, Extent, Geometry, GradWait, LayerPlacement, Mode, Numeric,
+    Placement, Policy, SPILL_BUFFERS,
 };
 pub use resource::{Content, Resource};
 pub use retire::retired;

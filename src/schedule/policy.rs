@@ -361,7 +361,7 @@ impl Policy {
 
 /// Upper limit of every count: a larger one is a mistake and would take many buffers and
 /// operations.
-const COUNT_MAX: usize = 1 << 13;
+pub const COUNT_MAX: usize = 1 << 13;
 
 fn counted(least: usize, what: impl fmt::Display, why: &str, found: usize) -> Result<()> {
     if (least..=COUNT_MAX).contains(&found) {

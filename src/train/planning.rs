@@ -39,7 +39,7 @@ pub fn here(
     machine.activation_dtype = if shared { ActivationDtype::F32 } else { ActivationDtype::Bf16 };
     machine.shared = shared;
     let free = info.map(|info| info.memory_free);
-    Ok((machine, MemoryLimits::here(device_mem.or(free), host_mem, shared)))
+    Ok((machine, MemoryLimits::here(device_mem, free, host_mem, shared)))
 }
 
 /// Returns the shipped description for this device; H100 PCIe if there is none.

@@ -37,7 +37,6 @@ static void test_elsewhere(const char *folder) {
     CHECK(summary.tflops > 100.0 && summary.tflops < 790.0);
     CHECK(number(json, "step_seconds") > 0 && number(json, "device_bytes") == (double)summary.device_bytes);
     CHECK(strstr(json, "\"placement\":{") != NULL && strstr(json, "\"busiest_lane\":\"compute\"") != NULL);
-    OK(hz_plan_admit(plan));
 
     char path[1024];
     CHECK((size_t)snprintf(path, sizeof path, "%s/no/such/step.json", folder) < sizeof path);

@@ -5,6 +5,7 @@ mod abi;
 mod declarations;
 mod header;
 mod messages;
+mod options;
 mod process;
 mod sweep;
 
@@ -12,6 +13,8 @@ use std::ffi::OsStr;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+
+use horizon::plan::Description;
 
 const ROOT: &str = env!("CARGO_MANIFEST_DIR");
 
@@ -177,6 +180,22 @@ fn a_c11_program_closes_handles_that_other_threads_use() {
 #[test]
 fn a_c11_program_searches_and_follows_plans() {
     print!("{}", build_and_run(&Path::new(ROOT).join("tests/c/plan.c"), false));
+}
+
+/// Machine files of this machine's kind with device memory and host memory of other sizes: all too
+/// small, or far larger than this machine's.
+#[test]
+fn a_c11_program_asks_what_fits_this_machine() {
+    let folder = tempfile::tempdir().unwrap();
+    let cpu = Description::shipped("cpu").unwrap();
+    for (name, bytes) in [("small", 1 << 10), ("large", 1 << 50)] {
+        let sizes = Description { device_bytes: Some(bytes), host_bytes: bytes, ..cpu.clone() };
+        fs::write(folder.path().join(format!("{name}.json")), sizes.to_json()).unwrap();
+        let discrete = Description { shared: false, ..sizes };
+        fs::write(folder.path().join(format!("{name}-discrete.json")), discrete.to_json()).unwrap();
+    }
+    let program = build(&Path::new(ROOT).join("tests/c/machine.c"), false, folder.path());
+    print!("{}", run(Command::new(program).arg(folder.path()).env("LD_LIBRARY_PATH", library_folder())));
 }
 
 #[test]

@@ -12,6 +12,7 @@ use horizon::plan::Machine;
 use horizon::schedule::{Accumulator, AdamWhen, Boundary, GradWait, LayerPlacement, Mode, Recompute};
 use support::runs::{Data, Manner, data, fill, outcome, train, weights};
 
+mod admits;
 mod announce;
 mod calibrates;
 mod cancels;
@@ -220,7 +221,7 @@ fn a_memory_limit_one_byte_short_is_refused_with_advice() {
     let error = Trainer::open(&config, &options).err().unwrap();
     assert_eq!(error.status(), Status::OutOfDeviceMemory);
     assert!(error.message().contains(&need.to_string()), "{error}");
-    assert!(error.message().contains("2 micro-batches a step would fit"), "{error}");
+    assert!(error.message().contains("steps of 2 of these micro-batches would fit"), "{error}");
 
     options.device_mem = None;
     options.host_mem = Some(1 << 16);

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use horizon::base::format::Size;
 use horizon::base::{Front, Message, Status};
-use horizon::host::{Limit, Limits};
+use horizon::host::{Limit, Limits, ram_bytes, ram_bytes_under};
 
 #[test]
 fn host_limits_of_this_machine() {
@@ -42,6 +42,8 @@ fn read(root: &Path) -> (usize, Limit) {
 fn host_limits_without_control_groups() {
     assert_eq!(read(machine(&[("proc/meminfo", MEMINFO)]).path()), (48 * GIB, Limit::Available));
     assert_eq!(read(machine(&[]).path()), (usize::MAX, Limit::Available));
+    assert_eq!(ram_bytes_under(machine(&[("proc/meminfo", MEMINFO)]).path()), 65_536_000 << 10);
+    assert!(Limits::read(None).bytes <= ram_bytes() && ram_bytes() < usize::MAX);
 }
 
 #[test]
@@ -67,6 +69,10 @@ fn host_limits_of_cgroup_2_count_ancestors_and_working_set() {
         "the leaf's limit applies"
     );
     assert_eq!(read(files("0\n").path()), (0, Limit::Cgroup), "a limit below the usage leaves nothing");
+    assert_eq!(
+        ["max\n", "8589934592\n"].map(|leaf| ram_bytes_under(files(leaf).path())),
+        [20 * GIB, 8 * GIB]
+    );
 }
 
 #[test]

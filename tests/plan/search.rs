@@ -6,7 +6,7 @@ use horizon::base::{DType, Dims, Shape, Status};
 use horizon::device::Lane;
 use horizon::host::{Limit, Limits};
 use horizon::model::{Layout, ModelConfig, Recompute};
-use horizon::plan::{Fixed, Machine, MemoryLimits, Plan, Question, RING};
+use horizon::plan::{DeviceSource, Fixed, Machine, MemoryLimits, Plan, Question, RING};
 use horizon::schedule::{
     Accumulator, AdamWhen, Boundary, GradWait, LayerPlacement, Mode, Numeric, Placement, Policy,
     train_rows_first,
@@ -121,6 +121,7 @@ impl Case {
             micros: self.micros,
             limits: MemoryLimits {
                 device: self.device_limit,
+                device_source: DeviceSource::Stated,
                 host: host_limits(self.host_limit),
                 shared: false,
             },
@@ -305,7 +306,7 @@ fn refusals_are_exact_to_the_byte_and_name_the_binding_limit() {
         case.device_limit = Some(device - 1);
         let error = case.question(&fixed).search().unwrap_err();
         assert!(
-            error.message().contains(&format!("{} bytes), 1 byte short", device - 1)),
+            error.message().contains(&format!("{} bytes, 1 byte short", device - 1)),
             "seed {seed}: {error}"
         );
         case.device_limit = Some(device);

@@ -19,7 +19,7 @@ use parking_lot::Mutex;
 use super::{Device, DeviceInfo, DeviceSpan, Lane, Lanes, Work};
 use crate::base::format::{Size, several};
 use crate::base::{Error, Name, Result, Status};
-use crate::host::{Arena, HostSpan, Isa, Limits, MemoryKind};
+use crate::host::{Arena, HostSpan, Isa, Limits, MemoryKind, ram_bytes};
 
 /// A device that uses this machine's cores and a part of its RAM.
 #[derive(Debug)]
@@ -106,6 +106,8 @@ unsafe impl Device for CpuDevice {
         DeviceInfo {
             name: format!("cpu ({}, {isa})", several(threads, "thread")),
             hardware: None,
+            ordinal: None,
+            memory: ram_bytes(),
             memory_free,
         }
     }

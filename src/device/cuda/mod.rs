@@ -214,6 +214,8 @@ unsafe impl Device for CudaDevice {
         DeviceInfo {
             name: format!("cuda:{ordinal} ({name})"),
             hardware: Some(name.clone()),
+            ordinal: Some(ordinal),
+            memory: self.select().and_then(|()| memory_info()).map_or(0, |(_, total)| total),
             memory_free: self.free_less(1).unwrap_or(0),
         }
     }

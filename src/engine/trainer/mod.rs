@@ -1,6 +1,7 @@
 //! The trainer: the engine's public API. It runs on the calling thread and issues lists to the
 //! lanes.
 
+mod admit;
 mod loss;
 mod save;
 mod steps;
@@ -27,7 +28,7 @@ use crate::engine::step_state::{Inputs, StepState};
 use crate::engine::store::Store;
 use crate::engine::task::{Lists, Purpose, Task};
 use crate::engine::tuning::Tuning;
-use crate::host::{Limits, MemoryKind, Pool, Topology};
+use crate::host::{Pool, Topology};
 use crate::model::{Layout, ModelConfig};
 use crate::plan::Plan;
 use crate::schedule::{Access, Checker, Content, List, Operation, Resource, Sync, Synced};
@@ -120,7 +121,9 @@ pub fn plan_of(config: &ModelConfig, options: &TrainerOptions, activation_dtype:
     config.validate()?;
     let layout = Layout::new(config);
     let policy = options.policy(&layout, activation_dtype)?;
-    Plan::new(config, &layout, policy, options.micros_max, activation_dtype)
+    let plan = Plan::new(config, &layout, policy, options.micros_max, activation_dtype)?;
+    plan.policy.validate(&plan.geometry, plan.micros_max)?;
+    Ok(plan)
 }
 
 impl Trainer {
@@ -129,15 +132,12 @@ impl Trainer {
     /// [`Trainer::write_tensor`].
     ///
     /// Errors: an option that is invalid or does not suit the model (`InvalidArgument`); memory
-    /// that does not suffice (`OutOfHostMemory`, `OutOfDeviceMemory`), with the plan's need and the
-    /// limit; no such device (`DeviceUnavailable`).
+    /// that does not suffice (`OutOfHostMemory`, `OutOfDeviceMemory`), with the plan's need, the
+    /// limit and what would fit; no such device (`DeviceUnavailable`). [`Trainer::admit`] checks for
+    /// these without opening.
     pub fn open(config: &ModelConfig, options: &TrainerOptions) -> Result<Trainer> {
-        let device = options.device.resolve(config, options.shape)?;
-        let options = TrainerOptions { device, ..options.clone() };
-        device.require()?;
-        // Refuses invalid options before the device is opened.
-        Trainer::plan_for(config, &options)?;
-        Trainer::open_with(Backend::open(&options)?, config, &options)
+        let (backend, options) = admit::backend(config, options)?;
+        Trainer::open_with(backend, config, &options)
     }
 
     /// Like [`Trainer::open`], on the caller's CPU device.
@@ -153,16 +153,10 @@ impl Trainer {
     /// Like [`Trainer::open`], on the caller's device and kernels.
     #[doc(hidden)]
     pub fn open_with(backend: Backend, config: &ModelConfig, options: &TrainerOptions) -> Result<Trainer> {
-        let Backend { device, activation_dtype, kernels } = backend;
+        let plan = admit::plan(&backend, config, options)?;
+        let Backend { device, kernels, .. } = backend;
         let threads = options.threads();
         let pool = Arc::new(Pool::over(threads, &Topology::read())?);
-        let plan = plan_of(config, options, activation_dtype)?;
-        let plan = match device.wire_memory(plan.host.wire_bytes()) {
-            MemoryKind::Pinned { by, node, .. } => plan.discrete(by).on_node(node),
-            _ => plan,
-        };
-        let device_limit = if plan.shares_memory() { options.device_mem } else { Some(device.capacity()?) };
-        plan.admit(device_limit, &Limits::read(options.host_mem), plan.shares_memory())?;
 
         let lists = Lists::new(plan.policy.clone(), plan.geometry, plan.micros_max, device.scrubs());
         lists.get(Purpose::Train(plan.micros_max))?;

@@ -40,6 +40,9 @@ pub struct AdamOptions {
     pub weight_decay: f64,
 }
 
+/// The smallest eps: positive and normal as an f32.
+pub const EPS_MIN: f64 = f32::MIN_POSITIVE as f64;
+
 impl Default for AdamOptions {
     /// The defaults of `torch.optim.AdamW`.
     fn default() -> Self {
@@ -56,7 +59,7 @@ impl AdamOptions {
                 return Err(Error::argument(format!("{name} is {beta}; it must be at least 0 and below 1")));
             }
         }
-        if !(self.eps as f32 >= f32::MIN_POSITIVE && self.eps.is_finite()) {
+        if !(self.eps >= EPS_MIN && self.eps.is_finite()) {
             return Err(Error::argument(format!(
                 "{} is {}; it must be at least 1.2e-38",
                 Name::Eps,

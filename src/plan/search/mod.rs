@@ -12,7 +12,7 @@
 //! The number of simulated operations is limited.
 //!
 //! # Criteria
-//! The step time is that of [`Plan::predict`], the memory limits are those of [`Plan::admit`]; of
+//! The step time is that of [`Plan::predict`], the memory limits are those of [`Question::admit`]; of
 //! equally fast placements the smaller one wins. Options fixed by the user never change.
 
 mod descent;
@@ -23,7 +23,9 @@ mod trial;
 
 pub use explain::{Explanation, Gain};
 
-use crate::base::{DType, Result, Shape};
+use std::fmt;
+
+use crate::base::{DType, Name, Result, Shape};
 use crate::host::{Limits, Pinning};
 use crate::model::{Layout, ModelConfig, Recompute};
 use crate::plan::{Description, Machine, Plan};
@@ -36,27 +38,63 @@ use crate::schedule::{
 pub struct MemoryLimits {
     /// Bytes of device memory, if they are limited.
     pub device: Option<usize>,
+    /// The source of the limit of device memory.
+    pub device_source: DeviceSource,
     /// Host memory.
     pub host: Limits,
     /// True if device memory is host memory, as on the CPU device.
     pub shared: bool,
 }
 
+/// The source of a limit on device memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DeviceSource {
+    /// The user's `device_mem`.
+    Stated,
+    /// The free memory of the device, less a margin for kernels.
+    Free,
+    /// The memory of the machine that a plan is for.
+    Machine,
+}
+
+impl fmt::Display for DeviceSource {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            DeviceSource::Stated => Name::DeviceMem.fmt(f),
+            DeviceSource::Free => f.write_str("free device memory less a margin for kernels"),
+            DeviceSource::Machine => f.write_str("the described machine's memory"),
+        }
+    }
+}
+
 impl MemoryLimits {
-    /// The free memory of this machine. `host`, in bytes, overrides the measured amount of host
-    /// memory.
-    pub fn here(device: Option<usize>, host: Option<usize>, shared: bool) -> MemoryLimits {
-        MemoryLimits { device, host: Limits::read(host), shared }
+    /// The free memory of this machine, at most the bytes that the user states for the device.
+    /// `free` is the free memory of a device that has its own. Bytes stated for the `host` override
+    /// the free ones.
+    pub fn here(
+        device: Option<usize>,
+        free: Option<usize>,
+        host: Option<usize>,
+        shared: bool,
+    ) -> MemoryLimits {
+        let (device, device_source) = match (device, free) {
+            (stated, Some(free)) if stated.is_none_or(|stated| free < stated) => {
+                (Some(free), DeviceSource::Free)
+            }
+            (stated, _) => (stated, DeviceSource::Stated),
+        };
+        MemoryLimits { device, device_source, host: Limits::read(host), shared }
     }
 
     /// The memory of a described machine; `device` and `host`, in bytes, override it. If its device
     /// memory is RAM, it is the CPU device, and host memory is that of this machine.
     pub fn of(machine: &Description, device: Option<usize>, host: Option<usize>) -> MemoryLimits {
-        if machine.shared {
-            return MemoryLimits::here(device.or(machine.device_bytes), host, true);
-        }
-        let host = Limits::of_machine(machine.host_bytes, host);
-        MemoryLimits { device: device.or(machine.device_bytes), host, shared: false }
+        let host = match machine.shared {
+            true => Limits::read(host),
+            false => Limits::of_machine(machine.host_bytes, host),
+        };
+        let device_source = if device.is_some() { DeviceSource::Stated } else { DeviceSource::Machine };
+        MemoryLimits { device: device.or(machine.device_bytes), device_source, host, shared: machine.shared }
     }
 }
 
@@ -96,6 +134,13 @@ impl Fixed {
         self.boundary = Some(layers.clone().map(|layer| layer.boundary).collect());
         self.resident = Some(layers.clone().map(|layer| layer.resident).collect());
         self.accumulator = Some(layers.map(|layer| layer.accumulator).collect());
+    }
+
+    /// True if nothing is left to choose, except the time of AdamW.
+    fn is_whole(&self) -> bool {
+        let counts = self.weight_slots.and(self.slabs).and(self.sweeps).is_some();
+        let layers = self.recompute.is_some() && self.boundary.is_some() && self.resident.is_some();
+        counts && layers && self.accumulator.is_some() && self.grad_wait.is_some()
     }
 
     /// The fixed options of a layer; the others are those of `free`.
@@ -202,8 +247,18 @@ impl<'a> Question<'a> {
                 let plan = self.plan(placement)?;
                 Ok(Found { plan, step_ns, simulated: trials.simulated() })
             }
-            None => Err(refuse::nothing_fits(self)?),
+            None => Err(refuse::nothing_fits(self, "chosen by the search")?),
         }
+    }
+
+    /// Checks that a plan fits. The question is the plan's: its options fix the whole placement.
+    ///
+    /// Errors: it does not fit, as for [`Question::search`].
+    pub fn admit(&self, plan: &Plan) -> Result<()> {
+        if self.fits(plan.device.bytes(), plan.host.bytes()) {
+            return Ok(());
+        }
+        Err(refuse::nothing_fits(self, "chosen by a plan search (hz_plan_search, horizon plan)")?)
     }
 
     /// The plan of a placement.

@@ -1,6 +1,8 @@
 //! The error when nothing fits: the binding limit, the missing bytes, and the smallest change that
 //! fits.
 
+use std::cell::Cell;
+
 use super::descent::{least, least_host};
 use super::trial::Trials;
 use super::{Fixed, Question};
@@ -27,10 +29,52 @@ impl Need {
     }
 }
 
-/// Makes the error for a question without an answer.
+/// The end of advice that helps.
+const FITS: &str = " would fit";
+
+/// The work that is left for advice, in layers laid out. Bounds the time of a refusal.
+struct Effort(Cell<usize>);
+
+impl Default for Effort {
+    /// Takes well under a second.
+    fn default() -> Self {
+        Effort(Cell::new(6_000_000))
+    }
+}
+
+impl Effort {
+    /// Takes the work of [`least_need`] for a question; false if too little is left.
+    fn suffices(&self, question: &Question) -> bool {
+        let Question { fixed, layout, micros, .. } = question;
+        let (layers, sweeps) = (layout.layers(), question.sweeps());
+        let movable = usize::from(fixed.boundary.is_none()) + usize::from(fixed.accumulator.is_none());
+        // The counts of movable attributes are bisected; mostly two are tried, in two orders.
+        let placements = 4 + 4 * movable;
+        let micro_slots: usize = sweeps.iter().map(|sweeps| micros.div_ceil(*sweeps)).sum();
+        let placed = micro_slots.saturating_mul(layers).saturating_add(sweeps.len() * (layers + micros));
+        // The head has several ops per chunk of logits.
+        let head = 10 * question.numeric.shape.n().div_ceil(question.numeric.logits_chunk);
+        let work = placed.saturating_mul(placements * question.waits().len()).saturating_add(head);
+        let left = self.0.get().checked_sub(work);
+        left.is_some_and(|left| {
+            self.0.set(left);
+            true
+        })
+    }
+
+    /// True if a changed question has an answer. False, too, if the change is invalid, as fewer
+    /// micro-batches than sweeps are, or if too little effort is left.
+    fn fits(&self, question: &Question) -> bool {
+        self.suffices(question)
+            && least_need(question).is_ok_and(|need| need.is_some_and(|need| need.fits(question)))
+    }
+}
+
+/// Makes the error for a question without an answer. `chosen` says who chooses an option that is
+/// not fixed.
 ///
 /// Errors: those of [`Plan::new`](crate::plan::Plan::new).
-pub fn nothing_fits(question: &Question) -> Result<Error> {
+pub fn nothing_fits(question: &Question, chosen: &str) -> Result<Error> {
     let Some(need) = least_need(question)? else {
         return Ok(Error::argument(format!(
             "the options exclude every placement: to be clipped, gradients must wait for the global norm, on the \
@@ -41,21 +85,31 @@ pub fn nothing_fits(question: &Question) -> Result<Error> {
             Name::Clip.is(0)
         )));
     };
-    let changes = changes(question)?;
-    let advice = match changes.is_empty() {
-        true => combined(question)?,
-        false => format!("; {} would fit", changes.join(", or ")),
+    let effort = Effort::default();
+    let changes = changes(question, chosen, &effort);
+    let advice = match (changes.is_empty(), question.fixed.is_whole()) {
+        (false, _) => format!("; {}{FITS}", changes.join(", or ")),
+        (true, false) => combined(question, &effort),
+        (true, true) => {
+            let free = without_placement(question.fixed);
+            match combined(&Question { fixed: &free, ..*question }, &effort) {
+                advice if advice.ends_with(FITS) => format!("{advice} with a placement {chosen}"),
+                advice => advice,
+            }
+        }
     };
+    let least = if question.fixed.is_whole() { "" } else { "at least " };
     Ok(match need {
         Need::Device(need) => {
             let limit = question.limits.device.unwrap_or(usize::MAX);
             Error::new(
                 Status::OutOfDeviceMemory,
                 format!(
-                    "the model needs at least {} of device memory ({need} bytes), the limit is {} ({}), {} \
-                     short{advice}",
+                    "the model's device memory is {least}{} ({}); limit {} ({}): {}, {} short{advice}",
                     Size(need),
+                    several(need, "byte"),
                     Size(limit),
+                    question.limits.device_source,
                     several(limit, "byte"),
                     several(need - limit, "byte")
                 ),
@@ -66,7 +120,7 @@ pub fn nothing_fits(question: &Question) -> Result<Error> {
             Error::new(
                 Status::OutOfHostMemory,
                 format!(
-                    "the model needs at least {} of host memory ({need} bytes); {host}: {}, {} short{advice}",
+                    "the model's host memory is {least}{} ({need} bytes); {host}: {}, {} short{advice}",
                     Size(need),
                     several(host.bytes, "byte"),
                     several(need - host.bytes, "byte")
@@ -102,32 +156,37 @@ fn least_need(question: &Question) -> Result<Option<Need>> {
 }
 
 /// The changes that fit. Of each kind, the one closest to the request: one option not fixed,
-/// smaller micro-batches, fewer micro-batches, another mode.
-fn changes(question: &Question) -> Result<Vec<String>> {
+/// smaller micro-batches, fewer micro-batches, shorter sequences, another mode.
+fn changes(question: &Question, chosen: &str, effort: &Effort) -> Vec<String> {
     let mut found = Vec::new();
-    found.extend(without_a_fixed_option(question)?);
+    found.extend(without_a_fixed_option(question, effort).map(|option| format!("{option} {chosen}")));
+    let in_this_shape = found.len();
     let Shape { b, t } = question.numeric.shape;
-    for chunks in (2..=MICROS_MAX / question.micros).filter(|chunks| b.is_multiple_of(*chunks)) {
+    for chunks in (2..=MICROS_MAX / question.micros.max(1)).filter(|chunks| b.is_multiple_of(*chunks)) {
         let (smaller, micros) = (b / chunks, question.micros * chunks);
-        if fits(&question.with_shape(Shape { b: smaller, t }, micros))? {
+        if effort.fits(&question.with_shape(Shape { b: smaller, t }, micros)) {
             found.push(format!("{} of {smaller} × {t} tokens", several(micros, "micro-batch")));
             break;
         }
     }
-    for fewer in halves(question.micros / 2, 1) {
-        if fits(&Question { micros: fewer, ..*question })? {
+    for fewer in fewer_micros(question.micros) {
+        if effort.fits(&Question { micros: fewer, ..*question }) {
             let fewer = if fewer == 1 { "one".to_owned() } else { fewer.to_string() };
             found.push(format!("steps of {fewer} of these micro-batches"));
             break;
         }
     }
+    if found.len() == in_this_shape {
+        let shorter = |t: &usize| effort.fits(&question.with_shape(Shape { b, t: *t }, question.micros));
+        found.extend(halves(t / 2, TOKENS_MIN).find(shorter).map(|t| format!("sequences of {t} tokens")));
+    }
     for (mode, clips) in modes(question).skip(1) {
-        if fits(&Question { mode, clips, ..*question })? {
+        if effort.fits(&Question { mode, clips, ..*question }) {
             found.push(mode_name(mode, clips, question));
             break;
         }
     }
-    Ok(found)
+    found
 }
 
 /// Maximum number of micro-batches that is proposed.
@@ -137,12 +196,15 @@ const TOKENS_MIN: usize = 128;
 
 /// The advice when no single change makes the model fit: the first combination that does, of those
 /// with the longest sequences; or the memory that even the smallest step needs.
-fn combined(question: &Question) -> Result<String> {
+fn combined(question: &Question, effort: &Effort) -> String {
     let Shape { b, t } = question.numeric.shape;
     let shortest = t.min(TOKENS_MIN);
     let least =
         Question { mode: Mode::Compact, clips: false, ..question.with_shape(Shape { b: 1, t: shortest }, 1) };
-    let Some(need) = least_need(&least)? else { return Ok(String::new()) };
+    if !effort.suffices(&least) {
+        return String::new();
+    }
+    let Ok(Some(need)) = least_need(&least) else { return String::new() };
     if !need.fits(question) {
         let (need, memory) = match need {
             Need::Device(need) => (need, "device"),
@@ -152,9 +214,9 @@ fn combined(question: &Question) -> Result<String> {
         let need = Size(need);
         let with =
             if *question.fixed == without_placement(question.fixed) { "" } else { " and these options" };
-        return Ok(format!(
+        return format!(
             "; even with {mode}{with}, a step of 1 × {shortest} tokens needs {need} of {memory} memory"
-        ));
+        );
     }
     for t in halves(t, shortest) {
         for (mode, clips) in modes(question) {
@@ -162,19 +224,24 @@ fn combined(question: &Question) -> Result<String> {
                 [question.micros.saturating_mul(b), 1].into_iter().filter(|micros| *micros <= MICROS_MAX)
             {
                 let shaped = question.with_shape(Shape { b: 1, t }, micros);
-                if fits(&Question { mode, clips, ..shaped })? {
+                if effort.fits(&Question { mode, clips, ..shaped }) {
                     let with = if (mode, clips) == (question.mode, question.clips) {
                         String::new()
                     } else {
                         mode_name(mode, clips, question) + " with "
                     };
                     let micros = several(micros, "micro-batch");
-                    return Ok(format!("; {with}{micros} of 1 × {t} tokens would fit"));
+                    return format!("; {with}{micros} of 1 × {t} tokens{FITS}");
                 }
             }
         }
     }
-    Ok(String::new())
+    String::new()
+}
+
+/// Smaller numbers of micro-batches: all, or of more than eight the half and so on.
+fn fewer_micros(micros: usize) -> Vec<usize> {
+    if micros <= 8 { (1..micros).rev().collect() } else { halves(micros / 2, 1).collect() }
 }
 
 /// A number, its half and so on, down to `least`.
@@ -197,11 +264,11 @@ fn mode_name(mode: Mode, clips: bool, question: &Question) -> String {
 }
 
 /// The first fixed option without which the model fits.
-fn without_a_fixed_option(question: &Question) -> Result<Option<String>> {
+fn without_a_fixed_option(question: &Question, effort: &Effort) -> Option<String> {
     let fixed = question.fixed;
     let free = without_placement(fixed);
     if *fixed == free {
-        return Ok(None);
+        return None;
     }
     let relaxed = [
         (Name::WeightSlots.to_string(), Fixed { weight_slots: None, ..fixed.clone() }),
@@ -215,19 +282,15 @@ fn without_a_fixed_option(question: &Question) -> Result<Option<String>> {
         ("a placement".to_owned(), free),
     ];
     for (name, fixed) in relaxed {
-        if fits(&Question { fixed: &fixed, ..*question })? {
-            return Ok(Some(format!("{name} chosen by the search")));
+        if effort.fits(&Question { fixed: &fixed, ..*question }) {
+            return Some(name);
         }
     }
-    Ok(None)
+    None
 }
 
 /// The fixed options without those that a user names to place the model.
 fn without_placement(fixed: &Fixed) -> Fixed {
     let Fixed { ring, adam, streamed_on_host, .. } = *fixed;
     Fixed { ring, adam, streamed_on_host, ..Fixed::default() }
-}
-
-fn fits(question: &Question) -> Result<bool> {
-    Ok(least_need(question)?.is_some_and(|need| need.fits(question)))
 }

@@ -1,0 +1,128 @@
+//! The values that fields of the header's structs may have, and their types and units in C. Part of
+//! `sized_struct!`.
+
+use serde_json::{Value, json};
+
+use crate::capi::argument::{Array, LentText, Numbers, Text};
+use crate::capi::sized::In;
+
+/// The values of a field.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Values {
+    /// The enum that the field has the type of.
+    pub names: Option<&'static Enum>,
+    /// The smallest and the largest value.
+    pub range: [Option<f64>; 2],
+    /// True if the largest value itself is not allowed.
+    pub below: bool,
+    /// A value outside the range that is allowed, too.
+    pub special: Option<f64>,
+    /// The unit, unless the name of the field tells it.
+    pub unit: Option<&'static str>,
+}
+
+impl Values {
+    /// All values of the type, unless other fields exclude some.
+    pub const ANY: Values =
+        Values { names: None, range: [None, None], below: false, special: None, unit: None };
+    /// 0 or 1.
+    pub const FLAG: Values = Values::between(0.0, 1.0);
+    /// 0: for later versions.
+    pub const RESERVED: Values = Values::between(0.0, 0.0);
+
+    /// The numbers of an enum.
+    pub const fn of(names: &'static Enum) -> Values {
+        Values { names: Some(names), ..Values::ANY }
+    }
+
+    /// At least `min`.
+    pub const fn at_least(min: f64) -> Values {
+        Values { range: [Some(min), None], ..Values::ANY }
+    }
+
+    /// From `min` to `max`.
+    pub const fn between(min: f64, max: f64) -> Values {
+        Values { range: [Some(min), Some(max)], ..Values::ANY }
+    }
+
+    /// From `min` to less than `max`.
+    pub const fn below(min: f64, max: f64) -> Values {
+        Values { below: true, ..Values::between(min, max) }
+    }
+
+    /// The same values, or `value`.
+    pub const fn or(self, value: f64) -> Values {
+        Values { special: Some(value), ..self }
+    }
+
+    /// The same values, of a unit.
+    pub const fn unit(self, unit: &'static str) -> Values {
+        Values { unit: Some(unit), ..self }
+    }
+}
+
+/// An enum of the header.
+#[derive(Debug, PartialEq)]
+pub struct Enum {
+    /// Its name in C.
+    pub name: &'static str,
+    /// The names of its values, with their numbers.
+    pub values: &'static [(&'static str, u32)],
+}
+
+/// The type of a field.
+pub trait FieldType {
+    /// The type in C; `pointer` for all pointers.
+    const NAME: &'static str;
+
+    /// The value in JSON; null for a pointer.
+    fn json(&self) -> Value;
+}
+
+macro_rules! field_types {
+    ($($kind:ty: $name:expr,)*) => {
+        $(impl FieldType for $kind {
+            const NAME: &'static str = $name;
+
+            fn json(&self) -> Value {
+                json!(self)
+            }
+        })*
+    };
+}
+
+field_types! {
+    u32: "uint32_t",
+    u64: "uint64_t",
+    f64: "double",
+    [u64; 4]: "uint64_t[4]",
+}
+
+/// Text of the library, terminated by NUL.
+impl FieldType for [u8; 128] {
+    const NAME: &'static str = "char[128]";
+
+    fn json(&self) -> Value {
+        json!(String::from_utf8_lossy(self).trim_end_matches('\0'))
+    }
+}
+
+macro_rules! pointers {
+    ($($kind:ty $(; $parameter:ident)?,)*) => {
+        $(impl$(<$parameter>)? FieldType for $kind {
+            const NAME: &'static str = "pointer";
+
+            fn json(&self) -> Value {
+                Value::Null
+            }
+        })*
+    };
+}
+
+pointers! {
+    Text,
+    LentText,
+    Numbers,
+    Array<T>; T,
+    In<T>; T,
+}
