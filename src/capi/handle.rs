@@ -42,7 +42,7 @@ impl HandleKind {
     }
 
     fn key(self, number: u64) -> u64 {
-        (self as u64) << KIND_SHIFT | number << NUMBER_SHIFT
+        ((self as u64) << KIND_SHIFT) | (number << NUMBER_SHIFT)
     }
 }
 
@@ -120,7 +120,7 @@ impl<T> Table<T> {
         if key == 0 {
             return Error::argument(format!("{what} is NULL"));
         }
-        let number = key % (1 << KIND_SHIFT) >> NUMBER_SHIFT;
+        let number = (key % (1 << KIND_SHIFT)) >> NUMBER_SHIFT;
         let drawn = |kind: &HandleKind| NUMBERS.drawn(number) && key == kind.key(number);
         let found = match HandleKind::ALL.into_iter().find(drawn) {
             Some(kind) if kind == self.kind => "it was closed".to_owned(),
@@ -207,11 +207,12 @@ mod tests {
     fn whatever_is_not_an_open_handle_is_refused_with_what_is_known_of_it() {
         assert_eq!(refused(0), "arena is NULL");
         let open = Handle::open(Counter(1));
-        let number = open.key() % (1 << KIND_SHIFT) >> NUMBER_SHIFT;
+        let number = (open.key() % (1 << KIND_SHIFT)) >> NUMBER_SHIFT;
         assert_eq!(refused(HandleKind::Plan.key(number)), "arena is not an open arena: it is a plan");
         let local = 5;
         let address = (&raw const local).addr() as u64;
-        for key in [1, 4096, address, open.key() + 1, open.key() + (1 << 40), open.key() ^ 1 << 63, u64::MAX]
+        for key in
+            [1, 4096, address, open.key() + 1, open.key() + (1 << 40), open.key() ^ (1 << 63), u64::MAX]
         {
             assert_eq!(
                 refused(key),
@@ -226,7 +227,10 @@ mod tests {
         for kind in HandleKind::ALL {
             for number in [0, NUMBERS_END - 1] {
                 let key = kind.key(number);
-                assert!(!matches!(key >> 56, 0 | 0xff) && !matches!(key >> 48 & 0xff, 0 | 0xff), "{key:#x}");
+                assert!(
+                    !matches!(key >> 56, 0 | 0xff) && !matches!((key >> 48) & 0xff, 0 | 0xff),
+                    "{key:#x}"
+                );
             }
         }
     }
