@@ -103,7 +103,7 @@ fn a_model_of_tokens_c_is_fine_tuned() {
     let (tokens, finetune) = (Example::new("tokens"), Example::new("finetune"));
     write_tokens(&tokens.path("readme.bin"));
     let out = tokens.run(&["readme.bin", "model"]);
-    for word in [" loss ", "validation loss "] {
+    for word in [", loss ", "validation loss "] {
         let losses = numbers(&out, word);
         assert!(losses[0] > 5.0 && *losses.last().unwrap() < 4.5, "{word}: {losses:?}");
     }
