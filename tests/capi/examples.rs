@@ -123,8 +123,8 @@ fn a_model_of_tokens_c_is_fine_tuned() {
 #[test]
 fn loss_c_prefers_the_chosen_answer() {
     let losses = numbers(&Example::new("loss").run(&[]), "loss ");
-    assert_eq!(losses[0], 0.6931, "log 2: the model is its own reference");
-    assert!(*losses.last().unwrap() < 0.2, "{losses:?}");
+    // The model is its own reference.
+    assert!((losses[0] - 2f64.ln()).abs() < 1e-4 && *losses.last().unwrap() < 0.2, "{losses:?}");
 }
 
 #[test]
