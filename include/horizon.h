@@ -12,7 +12,7 @@
  * micro-batch (gradient accumulation), downloads its gradient once, and runs AdamW on the CPU. Copies, kernels and
  * AdamW overlap.
  *
- * An example without error checks; tests/c/train.c of the source tree is a complete program:
+ * An example without error checks; tests/c/examples of the source tree has six short programs with them:
  *
  *     hz_model_config_t    model   = HZ_MODEL_CONFIG_INIT;
  *     hz_trainer_options_t options = HZ_TRAINER_OPTIONS_INIT;

@@ -186,8 +186,8 @@ pub mod sys;
 pub mod train;
 
 pub use base::{
-    ChunkIndex, DType, Dims, Error, OwnedProgress, Position, Progress, Result, Shape, Status, UnitIndex,
-    unwatched,
+    ChunkIndex, DType, Dims, Error, Message, OwnedProgress, Position, Progress, Result, Shape, Status,
+    UnitIndex, unwatched,
 };
 pub use device::{DeviceInfo, Lane};
 pub use engine::{

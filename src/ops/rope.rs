@@ -68,13 +68,12 @@ impl Rotations {
         if known && positions <= self.positions {
             return;
         }
-        self.turns = (0..positions)
-            .flat_map(|position| {
-                let angles = inv_freq.iter().map(move |f| f64::from(position as f32 * f));
-                let cosines = angles.clone().map(|angle| angle.cos() as f32);
-                cosines.chain(angles.map(|angle| angle.sin() as f32))
-            })
-            .collect();
+        self.turns.clear();
+        for position in 0..positions {
+            let angles = inv_freq.iter().map(|f| f64::from(position as f32 * f));
+            self.turns.extend(angles.clone().map(|angle| angle.cos() as f32));
+            self.turns.extend(angles.map(|angle| angle.sin() as f32));
+        }
         self.inv_freq = inv_freq.iter().map(|f| f.to_bits()).collect();
         self.positions = positions;
     }

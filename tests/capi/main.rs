@@ -3,6 +3,7 @@
 
 mod abi;
 mod declarations;
+mod examples;
 mod header;
 mod messages;
 mod options;
@@ -26,9 +27,15 @@ fn library_folder() -> PathBuf {
     folder
 }
 
-/// The default compiler with the warnings under which the header must compile.
+/// The default compiler with the warnings under which the header must compile: the command `HZ_CC`,
+/// e.g. `clang -fsanitize=address`, whose C++ compiler is `clang++`.
 fn compiler(cpp: bool) -> Command {
-    compiler_named(None, cpp)
+    let Ok(line) = std::env::var("HZ_CC") else { return compiler_named(None, cpp) };
+    let (name, flags) = line.split_once(' ').unwrap_or((&line, ""));
+    let name = if cpp { name.replace("clang", "clang++").replace("gcc", "g++") } else { name.to_owned() };
+    let mut command = compiler_named(Some(&name), cpp);
+    command.args(flags.split_whitespace());
+    command
 }
 
 /// As [`compiler`], a certain one.
@@ -100,14 +107,24 @@ fn build(source: &Path, cpp: bool, folder: &Path) -> PathBuf {
     program
 }
 
+/// The command that runs a compiled program: with this library, and below `HZ_C_RUNNER`, e.g.
+/// `valgrind -q`.
+fn command(program: &Path) -> Command {
+    let runner = std::env::var("HZ_C_RUNNER").unwrap_or_default();
+    let mut words = runner.split_whitespace().map(OsStr::new).chain([program.as_os_str()]);
+    let mut command = Command::new(words.next().expect("the program at least"));
+    // Cargo's library path for tests starts with the parent folder, which may have an older library.
+    command.args(words).env("LD_LIBRARY_PATH", library_folder());
+    command
+}
+
 /// Compiles a program and runs it with an empty folder.
 fn build_and_run(source: &Path, cpp: bool) -> String {
     let folder = tempfile::tempdir().unwrap();
     let program = build(source, cpp, folder.path());
     let files = folder.path().join("files");
     fs::create_dir(&files).unwrap();
-    // Cargo's library path for tests starts with the parent folder, which may have an older library.
-    let out = run(Command::new(&program).arg(&files).env("LD_LIBRARY_PATH", library_folder()));
+    let out = run(command(&program).arg(&files));
     out.lines().filter_map(|line| line.strip_prefix("message: ")).for_each(messages::check_message);
     out
 }
@@ -138,9 +155,7 @@ fn example(name: &str) {
     let folder = tempfile::tempdir().unwrap();
     let program = build(&Path::new(ROOT).join(format!("tests/c/{name}.c")), false, folder.path());
     let golden = Path::new(ROOT).join("tests/golden");
-    let mut command = Command::new(program);
-    command.arg(golden.join("hf4")).arg(golden.join(name)).env("LD_LIBRARY_PATH", library_folder());
-    print!("{}", run(&mut command));
+    print!("{}", run(command(&program).arg(golden.join("hf4")).arg(golden.join(name))));
 }
 
 #[test]
@@ -159,7 +174,7 @@ fn a_c11_program_chooses_a_device() {
     let run = |arguments: &[&str]| {
         let folder = tempfile::tempdir().unwrap();
         let program = build(&Path::new(ROOT).join("tests/c/device.c"), false, folder.path());
-        Command::new(program).args(arguments).env("LD_LIBRARY_PATH", library_folder()).output().unwrap()
+        command(&program).args(arguments).output().unwrap()
     };
     let trained = run(&["cpu", "cpu"]);
     assert!(trained.status.success(), "{}", String::from_utf8_lossy(&trained.stderr));

@@ -39,17 +39,17 @@ fn blocks(document: &str) -> Vec<(&str, String)> {
     found
 }
 
-/// Runs a command of the document in a folder, by the shell, with the command `horizon` and the
-/// library of this build.
+/// Runs a command of the document in a folder, by the shell.
 fn run(folder: &Path, command: &str) -> Ran {
-    let tests = std::env::current_exe().unwrap();
-    let line = command.replace("target/release", tests.parent().unwrap().to_str().unwrap());
-    let line = line.replace("$PWD/", "");
-    let path = format!("{}:{}", folder.join("bin").display(), std::env::var("PATH").unwrap());
-    Command::new("sh").args(["-euc", &line]).current_dir(folder).env("PATH", path).output().unwrap().into()
+    let path = format!("{}:{}", folder.join("target/release").display(), std::env::var("PATH").unwrap());
+    let mut shell = Command::new("sh");
+    shell.args(["-euc", command]).current_dir(folder).env("PATH", path);
+    // Cargo's, which has the library of another build.
+    shell.env_remove("LD_LIBRARY_PATH").output().unwrap().into()
 }
 
-/// A folder with all that the commands name: a model, conversations, the C header and the command.
+/// A folder with all that the commands name: a model, conversations, sources, and the command and
+/// the library of this build.
 fn prepare(here: &Path) {
     chat_model(here);
     // Short sequences, so that steps are short.
@@ -60,9 +60,27 @@ fn prepare(here: &Path) {
     write_chats(&here.join("chats.jsonl"));
     let train = ["train", "--model", "model", "--init", "--data", "chats.jsonl"];
     horizon_in(here, &[&train[..], &["--steps", "1", "--quiet", "--out", "my-model"]].concat()).well();
-    fs::create_dir(here.join("bin")).unwrap();
-    symlink(env!("CARGO_BIN_EXE_horizon"), here.join("bin/horizon")).unwrap();
-    symlink(Path::new(ROOT).join("include"), here.join("include")).unwrap();
+    let built = here.join("target/release");
+    fs::create_dir_all(&built).unwrap();
+    symlink(env!("CARGO_BIN_EXE_horizon"), built.join("horizon")).unwrap();
+    let library = std::env::current_exe().unwrap().with_file_name("libhorizon.so");
+    symlink(library, built.join("libhorizon.so")).unwrap();
+    for source in ["include", "tests", "README.md"] {
+        symlink(Path::new(ROOT).join(source), here.join(source)).unwrap();
+    }
+}
+
+/// The texts of the C programs that the README lists in a table.
+fn examples() -> Vec<String> {
+    let folder = fs::read_dir(Path::new(ROOT).join("tests/c/examples")).unwrap();
+    let paths = folder.map(|entry| entry.unwrap().path());
+    paths
+        .map(|path| {
+            let name = path.file_name().unwrap().to_str().unwrap();
+            assert!(README.contains(&format!("| [`{name}`](tests/c/examples/{name}) |")), "{name}");
+            fs::read_to_string(&path).unwrap()
+        })
+        .collect()
 }
 
 #[test]
@@ -96,7 +114,7 @@ fn the_commands_of_the_readme_run() {
                 }
                 None => assert_eq!(shown, text, "the output differs"),
             },
-            "c" => fs::write(dir.path().join("tiny.c"), text).unwrap(),
+            "c" => assert!(examples().contains(&text), "README.md shows a C program that is not an example"),
             // A sample of what differs from run to run.
             "console" => {}
             _ => panic!("README.md has a block of `{language}`, which nothing here runs"),
@@ -108,7 +126,7 @@ fn the_commands_of_the_readme_run() {
         "plot-plan.svg is another plan's"
     );
     assert!(executed >= 10, "{executed} commands");
-    for made in ["tuned/config.json", "run/latest", "run.svg", "my-first-model/config.json"] {
+    for made in ["tuned/config.json", "run/latest", "run.svg", "my-second-model/config.json"] {
         assert!(dir.path().join(made).exists(), "{made}");
     }
 }
