@@ -20,6 +20,8 @@
 //!
 //! The kernels and the CUDA runtime are linked statically; the driver and cuBLASLt are opened at
 //! run time, so the library also works on machines without them.
+//!
+//! In every build the C library gets its SONAME, which `HZ_SONAME` passes to the command.
 
 use std::cmp::Reverse;
 use std::env;
@@ -27,6 +29,7 @@ use std::error::Error;
 use std::fs;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::iter::from_fn;
+use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Mutex;
@@ -66,10 +69,36 @@ fn main() {
     // `tests/build_script` runs this program in fake environments.
     let program = env::current_exe().expect("a program has a path");
     println!("cargo::rustc-env=HZ_BUILD_SCRIPT={}", program.display());
+    name_library();
     if let Err(message) = run() {
         // Cargo prints only these lines and stops. If the script failed, cargo would print all its
         // output.
         println!("cargo::error={}", message.to_string().replace('\n', "\ncargo::error="));
+    }
+}
+
+/// Links the C library with its SONAME, under which programs search for it at run time.
+///
+/// Versions that are compatible by semantic versioning have the same SONAME, as cargo-c makes it.
+fn name_library() {
+    let version =
+        [env!("CARGO_PKG_VERSION_MAJOR"), env!("CARGO_PKG_VERSION_MINOR"), env!("CARGO_PKG_VERSION_PATCH")];
+    let parts = version.iter().position(|part| *part != "0").map_or(3, |first| first + 1);
+    let soname = format!("libhorizon.so.{}", version[..parts].join("."));
+    println!("cargo::rustc-env=HZ_SONAME={soname}");
+    if !env::var("TARGET").is_ok_and(|target| target.contains("linux")) {
+        return;
+    }
+    println!("cargo::rustc-cdylib-link-arg=-Wl,-soname,{soname}");
+    // `dlclose` leaves the library in the process: threads and thread-locals may outlive the call.
+    println!("cargo::rustc-cdylib-link-arg=-Wl,-z,nodelete");
+    // A program linked in the build tree finds the library by this link. OUT_DIR is
+    // PROFILE/build/PACKAGE/out; cargo writes the library to PROFILE and PROFILE/deps.
+    let out = PathBuf::from(env::var_os("OUT_DIR").expect("cargo sets OUT_DIR"));
+    let Some(build) = out.ancestors().nth(2).filter(|folder| folder.ends_with("build")) else { return };
+    for folder in ["..", "../deps"] {
+        // It fails if the link exists, or on file systems without links, where builds must not fail.
+        let _ = symlink("libhorizon.so", build.join(folder).join(&soname));
     }
 }
 

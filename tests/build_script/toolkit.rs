@@ -168,6 +168,31 @@ fn without_a_toolkit_auto_warns_once_and_require_fails() {
 }
 
 #[test]
+fn the_library_has_a_soname_and_a_link_of_that_name() {
+    let sandbox = Sandbox::new();
+    let out = sandbox.at("release/build/horizon-lm/out");
+    for folder in [&out, &sandbox.at("release/deps")] {
+        fs::create_dir_all(folder).unwrap();
+    }
+    let (minor, _) = env!("CARGO_PKG_VERSION").rsplit_once('.').unwrap();
+    let soname = format!("libhorizon.so.{minor}");
+    for _ in 0..2 {
+        let run = sandbox.run(&[("HZ_CUDA", "off"), ("OUT_DIR", out.to_str().unwrap())]);
+        assert_eq!(
+            run.with("cargo::rustc-cdylib-link-arg=-Wl,"),
+            [&format!("-soname,{soname}"), "-z,nodelete"]
+        );
+        for folder in ["release", "release/deps"] {
+            let target = fs::read_link(sandbox.at(folder).join(&soname)).unwrap();
+            assert_eq!(target, Path::new("libhorizon.so"), "{folder}");
+        }
+    }
+    // In folders of another layout no link is made.
+    assert!(sandbox.run(&[("HZ_CUDA", "off")]).succeeded);
+    assert_eq!(fs::read_dir(sandbox.at("out")).unwrap().count(), 0);
+}
+
+#[test]
 fn a_toolkit_without_a_cpp_compiler_is_named() {
     let sandbox = Sandbox::new();
     let (home, empty) = (sandbox.toolkit("cuda", 120), sandbox.at("empty"));
