@@ -9,6 +9,7 @@
 //! | | `off`: no kernels, no warning |
 //! | `HZ_CUDA_ARCH` | targets, e.g. `sm_90a` or `sm_90a,compute_90`; default: [`TARGETS`] |
 //! | `CUDA_HOME`, `CUDA_PATH` | the toolkit's folder |
+//! | `HZ_CUDA_OBJECTS` | a folder with the objects of another build, which are not compiled again |
 //! | `NVCC_CCBIN`, `NVCC_APPEND_FLAGS` | read by nvcc itself: host compiler, more flags |
 //! | `HZ_CUDA_BINDINGS` | `check`: an error if the committed bindings differ from the generated. `write`: replaces them |
 //! | `LIBCLANG_PATH` | the folder of libclang, which generates the bindings |
@@ -214,17 +215,22 @@ fn compile(toolkit: &Toolkit, targets: &[String], out: &Path) -> Result<Vec<Path
         read(header)?.hash(&mut common);
     }
 
+    let compiled = env::var_os("HZ_CUDA_OBJECTS").map(PathBuf::from);
     let compile_one = |source: &PathBuf| {
         let mut key = common.clone();
         read(source)?.hash(&mut key);
         let name = source.file_stem().expect("a source has a name").to_string_lossy();
-        let object = out.join(format!("{name}.{:016x}.o", key.finish()));
+        let file = format!("{name}.{:016x}.o", key.finish());
+        let object = out.join(&file);
         if !object.is_file() {
             for stale in entries(out, &format!("{name}.")) {
                 fs::remove_file(stale)?;
             }
             let unfinished = out.join(format!("{name}.unfinished"));
-            finish(compiler.to_command().arg("-c").arg(source).arg("-o").arg(&unfinished))?;
+            match compiled.as_ref().map(|folder| folder.join(&file)).filter(|object| object.is_file()) {
+                Some(object) => drop(fs::copy(object, &unfinished)?),
+                None => drop(finish(compiler.to_command().arg("-c").arg(source).arg("-o").arg(&unfinished))?),
+            }
             fs::rename(&unfinished, &object)?;
         }
         Ok(object)

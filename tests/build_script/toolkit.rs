@@ -303,7 +303,12 @@ fn only_changed_sources_are_compiled_again() {
     sandbox.write("crate/csrc/k.h", "// another");
     assert_eq!(compiled(&[]), both);
     assert_eq!(compiled(&[("HZ_CUDA_ARCH", "sm_90a")]), both);
-    assert_eq!(compiled(&[("HZ_CUDA_ARCH", "sm_90a"), ("NVCC_APPEND_FLAGS", "-g")]), both);
+    let flags = [("HZ_CUDA_ARCH", "sm_90a"), ("NVCC_APPEND_FLAGS", "-g")];
+    assert_eq!(compiled(&flags), both);
+    let (other, objects) = (sandbox.at("other"), sandbox.at("out"));
+    fs::create_dir(&other).unwrap();
+    let other = [("OUT_DIR", other.to_str().unwrap()), ("HZ_CUDA_OBJECTS", objects.to_str().unwrap())];
+    assert_eq!(compiled(&[flags, other].concat()), [""; 0]);
     let objects = fs::read_dir(sandbox.at("out")).unwrap().flatten();
     let objects = objects.filter(|entry| entry.path().extension().is_some_and(|e| e == "o")).count();
     assert_eq!(objects, 2, "objects of earlier builds were not removed");

@@ -7,7 +7,6 @@ use std::path::{Component, Path, PathBuf};
 use horizon::base::{Error, Result};
 use nix::unistd::{AccessFlags, access};
 
-use super::list::List;
 use crate::options::InstallOptions;
 
 /// Absolute paths, as installed files name them: without the staging folder.
@@ -68,16 +67,17 @@ impl Folders {
         Ok(())
     }
 
-    /// Creates the missing folders of a file and adds them to the list.
-    pub fn create(&self, file: &Path, list: &mut List) -> Result<()> {
-        let Some(folder) = file.parent() else { return Ok(()) };
-        let at = self.on_disk(folder);
-        if at.is_dir() {
-            return Ok(());
+    /// Creates the missing folders of a file. Adds them to `created`, parents first.
+    pub fn create(&self, file: &Path, created: &mut Vec<PathBuf>) -> Result<()> {
+        let missing = |folder: &&Path| !self.on_disk(folder).is_dir();
+        let missing: Vec<&Path> = file.ancestors().skip(1).take_while(missing).collect();
+        for folder in missing.into_iter().rev() {
+            let at = self.on_disk(folder);
+            fs::create_dir_all(&at).map_err(|error| cannot_write(&at, &error))?;
+            if !created.iter().any(|listed| listed == folder) {
+                created.push(folder.into());
+            }
         }
-        self.create(folder, list)?;
-        fs::create_dir_all(&at).map_err(|error| cannot_write(&at, &error))?;
-        list.push_folder(folder.into());
         Ok(())
     }
 }

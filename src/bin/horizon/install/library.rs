@@ -1,9 +1,9 @@
 //! The build of the library for C, by cargo.
 
-use std::env;
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::{env, path};
 
 use horizon::base::{Error, Result, Status};
 use serde_json::Value;
@@ -27,6 +27,7 @@ pub fn build(source: &Path) -> Result<Library> {
         Error::new(Status::Io, format!("cannot build the library in {}: {why}", source.display()))
     };
     let target = env::var_os("CARGO_TARGET_DIR").map_or_else(|| source.join("target"), PathBuf::from);
+    let target = path::absolute(target).map_err(|error| failed(error.to_string()))?;
     let mut cargo = Command::new(&program)
         .args(["rustc", "--release", "--locked", "--lib", "--no-default-features"])
         .args(["--crate-type", "cdylib,staticlib", "--message-format", "json"])
@@ -34,6 +35,8 @@ pub fn build(source: &Path) -> Result<Library> {
         .arg("--target-dir")
         .arg(target.join("install"))
         .args(["--", "--print", "native-static-libs"])
+        // The kernels were compiled for this command.
+        .env("HZ_CUDA_OBJECTS", env!("OUT_DIR"))
         .current_dir(source)
         .stdout(Stdio::piped())
         .spawn()

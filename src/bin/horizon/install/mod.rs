@@ -59,55 +59,46 @@ fn source() -> Result<PathBuf> {
 /// Writes the files that differ from those installed, and removes those of an earlier install that
 /// this one does not have. Returns the number of files written.
 fn write(folders: &Folders, entries: &[Entry]) -> Result<usize> {
-    let old = List::read(folders)?;
-    let mut list = old.folders_only();
+    let mut old = List::read(folders)?;
+    let mut list = List { folders: std::mem::take(&mut old.folders), files: Vec::new() };
     let mut changed = 0;
-    folders.create(&folders.list(), &mut list)?;
     for Entry { path, content } in entries {
-        folders.create(path, &mut list)?;
+        folders.create(path, &mut list.folders)?;
         let (at, content) = (folders.on_disk(path), content.load()?);
         if !content.is_at(&at)? {
             let found = entry::identity(&at)?;
             if found.is_some() && found.as_deref() != old.identity(path) {
-                eprintln!("warning: replaced {}, which was not as `horizon install` left it", at.display());
+                eprintln!("warning: replaced {}, which no `horizon install` wrote", at.display());
             }
             content.put(&at).map_err(|error| folders::cannot_write(&at, &error))?;
             changed += 1;
         }
-        list.push(content.identity(), path.clone());
+        list.files.push((content.identity(), path.clone()));
     }
-    let kept = old.without(&list).remove(folders)?;
-    warn_of(&kept, folders);
-    list.append(kept);
+    old.remove_files(folders, |path| list.identity(path).is_some())?;
+    list.files.append(&mut old.files);
+    folders.create(&folders.list(), &mut list.folders)?;
     list.write(folders)?;
     Ok(changed)
 }
 
 fn uninstall(folders: &Folders, dry_run: bool) -> Result<()> {
-    let list = List::read(folders)?;
-    if list.is_empty() {
-        let file = folders.on_disk(&folders.list());
-        return Err(Error::new(
-            Status::NotFound,
-            format!("there is no {}: nothing is installed there; --prefix names the folder", file.display()),
-        ));
+    let mut list = List::read(folders)?;
+    let place = folders.on_disk(&folders.list());
+    if list.files.is_empty() {
+        let why =
+            format!("there is no {}: nothing is installed there; --prefix names the folder", place.display());
+        return Err(Error::new(Status::NotFound, why));
     }
     if dry_run {
-        return print(list.files().map(|path| folders.line(path)).collect::<String>().as_bytes());
+        return print(list.files.iter().map(|(_, path)| folders.line(path)).collect::<String>().as_bytes());
     }
-    let kept = list.remove_all(folders)?;
-    if kept.is_empty() {
+    list.remove(folders)?;
+    if list.files.is_empty() {
         return print(
             format!("removed horizon from {}\n", folders.on_disk(&folders.prefix).display()).as_bytes(),
         );
     }
-    warn_of(&kept, folders);
-    Err(Error::new(Status::InvalidState, "some files stay; remove them by hand, then repeat the command"))
-}
-
-fn warn_of(kept: &List, folders: &Folders) {
-    for path in kept.files() {
-        let path = folders.on_disk(path);
-        eprintln!("warning: {} stays: it was changed after it was installed", path.display());
-    }
+    let why = format!("{} of the files stay: remove them by hand, then repeat the command", list.files.len());
+    Err(Error::new(Status::InvalidState, why))
 }
