@@ -68,9 +68,9 @@ impl List {
     /// Removes the files, except those that `stays` selects. Files that were changed since they were
     /// installed stay, too; they alone remain in the list.
     pub fn remove_files(&mut self, folders: &Folders, stays: impl Fn(&Path) -> bool) -> Result<()> {
-        for (listed, path) in std::mem::take(&mut self.files) {
+        for (listed, path) in std::mem::take(&mut self.files).into_iter().filter(|(_, path)| !stays(path)) {
             let at = folders.on_disk(&path);
-            match identity(&at)?.filter(|_| !stays(&path)) {
+            match identity(&at)? {
                 Some(found) if found == listed => {
                     fs::remove_file(&at).map_err(|error| cannot_write(&at, &error))?;
                 }
