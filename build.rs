@@ -9,6 +9,7 @@
 //! | | `off`: no kernels, no warning |
 //! | `HZ_CUDA_ARCH` | targets, e.g. `sm_90a` or `sm_90a,compute_90`; default: [`TARGETS`] |
 //! | `CUDA_HOME`, `CUDA_PATH` | the toolkit's folder |
+//! | `HZ_CUDA_OBJECTS` | a folder with the objects of another build, which are not compiled again |
 //! | `NVCC_CCBIN`, `NVCC_APPEND_FLAGS` | read by nvcc itself: host compiler, more flags |
 //! | `HZ_CUDA_BINDINGS` | `check`: an error if the committed bindings differ from the generated. `write`: replaces them |
 //! | `LIBCLANG_PATH` | the folder of libclang, which generates the bindings |
@@ -20,6 +21,8 @@
 //!
 //! The kernels and the CUDA runtime are linked statically; the driver and cuBLASLt are opened at
 //! run time, so the library also works on machines without them.
+//!
+//! In every build the C library gets its SONAME, which `HZ_SONAME` passes to the command.
 
 use std::cmp::Reverse;
 use std::env;
@@ -27,6 +30,7 @@ use std::error::Error;
 use std::fs;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::iter::from_fn;
+use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Mutex;
@@ -63,14 +67,39 @@ type Result<T> = std::result::Result<T, Box<dyn Error + Send + Sync>>;
 
 fn main() {
     println!("cargo::rustc-check-cfg=cfg(hz_cuda, hz_wgmma)");
-    println!("cargo::rustc-cdylib-link-arg=-Wl,-z,nodelete"); // dlclose must not unload running code
     // `tests/build_script` runs this program in fake environments.
     let program = env::current_exe().expect("a program has a path");
     println!("cargo::rustc-env=HZ_BUILD_SCRIPT={}", program.display());
+    name_library();
     if let Err(message) = run() {
         // Cargo prints only these lines and stops. If the script failed, cargo would print all its
         // output.
         println!("cargo::error={}", message.to_string().replace('\n', "\ncargo::error="));
+    }
+}
+
+/// Links the C library with its SONAME, under which programs search for it at run time.
+///
+/// Versions that are compatible by semantic versioning have the same SONAME, as cargo-c makes it.
+fn name_library() {
+    let version =
+        [env!("CARGO_PKG_VERSION_MAJOR"), env!("CARGO_PKG_VERSION_MINOR"), env!("CARGO_PKG_VERSION_PATCH")];
+    let parts = version.iter().position(|part| *part != "0").map_or(3, |first| first + 1);
+    let soname = format!("libhorizon.so.{}", version[..parts].join("."));
+    println!("cargo::rustc-env=HZ_SONAME={soname}");
+    if !env::var("TARGET").is_ok_and(|target| target.contains("linux")) {
+        return;
+    }
+    println!("cargo::rustc-cdylib-link-arg=-Wl,-soname,{soname}");
+    // `dlclose` leaves the library in the process: threads and thread-locals may outlive the call.
+    println!("cargo::rustc-cdylib-link-arg=-Wl,-z,nodelete");
+    // A program linked in the build tree finds the library by this link. OUT_DIR is
+    // PROFILE/build/PACKAGE/out; cargo writes the library to PROFILE and PROFILE/deps.
+    let out = PathBuf::from(env::var_os("OUT_DIR").expect("cargo sets OUT_DIR"));
+    let Some(build) = out.ancestors().nth(2).filter(|folder| folder.ends_with("build")) else { return };
+    for folder in ["..", "../deps"] {
+        // It fails if the link exists, or on file systems without links, where builds must not fail.
+        let _ = symlink("libhorizon.so", build.join(folder).join(&soname));
     }
 }
 
@@ -186,17 +215,22 @@ fn compile(toolkit: &Toolkit, targets: &[String], out: &Path) -> Result<Vec<Path
         read(header)?.hash(&mut common);
     }
 
+    let compiled = env::var_os("HZ_CUDA_OBJECTS").map(PathBuf::from);
     let compile_one = |source: &PathBuf| {
         let mut key = common.clone();
         read(source)?.hash(&mut key);
         let name = source.file_stem().expect("a source has a name").to_string_lossy();
-        let object = out.join(format!("{name}.{:016x}.o", key.finish()));
+        let file = format!("{name}.{:016x}.o", key.finish());
+        let object = out.join(&file);
         if !object.is_file() {
             for stale in entries(out, &format!("{name}.")) {
                 fs::remove_file(stale)?;
             }
             let unfinished = out.join(format!("{name}.unfinished"));
-            finish(compiler.to_command().arg("-c").arg(source).arg("-o").arg(&unfinished))?;
+            match compiled.as_ref().map(|folder| folder.join(&file)).filter(|object| object.is_file()) {
+                Some(object) => drop(fs::copy(object, &unfinished)?),
+                None => drop(finish(compiler.to_command().arg("-c").arg(source).arg("-o").arg(&unfinished))?),
+            }
             fs::rename(&unfinished, &object)?;
         }
         Ok(object)

@@ -168,6 +168,31 @@ fn without_a_toolkit_auto_warns_once_and_require_fails() {
 }
 
 #[test]
+fn the_library_has_a_soname_and_a_link_of_that_name() {
+    let sandbox = Sandbox::new();
+    let out = sandbox.at("release/build/horizon-lm/out");
+    for folder in [&out, &sandbox.at("release/deps")] {
+        fs::create_dir_all(folder).unwrap();
+    }
+    let (minor, _) = env!("CARGO_PKG_VERSION").rsplit_once('.').unwrap();
+    let soname = format!("libhorizon.so.{minor}");
+    for _ in 0..2 {
+        let run = sandbox.run(&[("HZ_CUDA", "off"), ("OUT_DIR", out.to_str().unwrap())]);
+        assert_eq!(
+            run.with("cargo::rustc-cdylib-link-arg=-Wl,"),
+            [&format!("-soname,{soname}"), "-z,nodelete"]
+        );
+        for folder in ["release", "release/deps"] {
+            let target = fs::read_link(sandbox.at(folder).join(&soname)).unwrap();
+            assert_eq!(target, Path::new("libhorizon.so"), "{folder}");
+        }
+    }
+    // In folders of another layout no link is made.
+    assert!(sandbox.run(&[("HZ_CUDA", "off")]).succeeded);
+    assert_eq!(fs::read_dir(sandbox.at("out")).unwrap().count(), 0);
+}
+
+#[test]
 fn a_toolkit_without_a_cpp_compiler_is_named() {
     let sandbox = Sandbox::new();
     let (home, empty) = (sandbox.toolkit("cuda", 120), sandbox.at("empty"));
@@ -278,7 +303,12 @@ fn only_changed_sources_are_compiled_again() {
     sandbox.write("crate/csrc/k.h", "// another");
     assert_eq!(compiled(&[]), both);
     assert_eq!(compiled(&[("HZ_CUDA_ARCH", "sm_90a")]), both);
-    assert_eq!(compiled(&[("HZ_CUDA_ARCH", "sm_90a"), ("NVCC_APPEND_FLAGS", "-g")]), both);
+    let flags = [("HZ_CUDA_ARCH", "sm_90a"), ("NVCC_APPEND_FLAGS", "-g")];
+    assert_eq!(compiled(&flags), both);
+    let (other, objects) = (sandbox.at("other"), sandbox.at("out"));
+    fs::create_dir(&other).unwrap();
+    let other = [("OUT_DIR", other.to_str().unwrap()), ("HZ_CUDA_OBJECTS", objects.to_str().unwrap())];
+    assert_eq!(compiled(&[flags, other].concat()), [""; 0]);
     let objects = fs::read_dir(sandbox.at("out")).unwrap().flatten();
     let objects = objects.filter(|entry| entry.path().extension().is_some_and(|e| e == "o")).count();
     assert_eq!(objects, 2, "objects of earlier builds were not removed");

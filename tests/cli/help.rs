@@ -5,7 +5,7 @@ use std::process::Command;
 
 use super::{horizon, horizon_in};
 
-const GROUPS: [&str; 9] = [
+const GROUPS: [&str; 10] = [
     "Model",
     "Data",
     "Optimization",
@@ -14,6 +14,7 @@ const GROUPS: [&str; 9] = [
     "Sampling",
     "Logging and output",
     "Device",
+    "Installation",
     "Help",
 ];
 

@@ -3,6 +3,7 @@
 mod bad_input;
 mod data;
 mod help;
+mod install;
 mod plan;
 mod readme;
 mod resume;
@@ -101,7 +102,7 @@ fn short<'a>(more: &[&'a str]) -> Vec<&'a str> {
 #[test]
 fn help_names_every_option_with_its_default() {
     let ran = horizon(&["--help"]).well();
-    for command in ["train", "info", "sample", "tokenize", "man", "completions"] {
+    for command in ["train", "info", "sample", "tokenize", "install", "man", "completions"] {
         assert!(ran.out.contains(command), "{}", ran.out);
     }
     let ran = horizon(&["train", "--help"]).well();

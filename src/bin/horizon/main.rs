@@ -7,6 +7,7 @@
 mod builtin;
 mod calibrate;
 mod info;
+mod install;
 mod memory;
 mod model;
 mod opening;
@@ -44,6 +45,7 @@ fn main() -> ExitCode {
         Command::Plan(options) => plan::plan(&options).map(|()| ExitCode::SUCCESS),
         Command::Calibrate(options) => calibrate::calibrate(&options).map(|()| ExitCode::SUCCESS),
         Command::Plot(options) => plot::plot(&options).map(|()| ExitCode::SUCCESS),
+        Command::Install(options) => install::install(&options).map(|()| ExitCode::SUCCESS),
         Command::Man(options) => pages::man(&options).map(|()| ExitCode::SUCCESS),
         Command::Completions(options) => pages::completions(&options).map(|()| ExitCode::SUCCESS),
     };

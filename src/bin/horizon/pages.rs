@@ -3,6 +3,7 @@
 use std::fs;
 use std::path::Path;
 
+use clap_complete::Shell;
 use clap_mangen::Man;
 use clap_mangen::roff::{Roff, bold, roman};
 use horizon::base::{Error, Result};
@@ -12,17 +13,24 @@ use crate::print;
 
 /// Prints the main manual page, or writes a page for each subcommand into a folder.
 pub fn man(options: &ManOptions) -> Result<()> {
-    let mut command = options::command().disable_help_subcommand(true);
-    command.build();
-    let Some(folder) = &options.out else { return print(&page(&command)?) };
+    let pages = pages()?;
+    let Some(folder) = &options.out else { return print(&pages[0].1) };
     let failed = |path: &Path, error| Error::writing(path, &error);
     fs::create_dir_all(folder).map_err(|error| failed(folder, error))?;
-    for page_of in std::iter::once(&command).chain(command.get_subcommands()) {
-        let path = folder.join(Man::new(page_of.clone()).get_filename());
-        fs::write(&path, page(page_of)?).map_err(|error| failed(&path, error))?;
+    for (name, page) in &pages {
+        let path = folder.join(name);
+        fs::write(&path, page).map_err(|error| failed(&path, error))?;
     }
-    eprintln!("wrote {} pages to {}", 1 + command.get_subcommands().count(), folder.display());
+    eprintln!("wrote {} pages to {}", pages.len(), folder.display());
     Ok(())
+}
+
+/// File names and texts of the manual pages, the main page first.
+pub fn pages() -> Result<Vec<(String, Vec<u8>)>> {
+    let mut command = options::command().disable_help_subcommand(true);
+    command.build();
+    let commands = std::iter::once(&command).chain(command.get_subcommands());
+    commands.map(|of| Ok((Man::new(of.clone()).get_filename(), page(of)?))).collect()
 }
 
 /// The manual page of a command that was built.
@@ -65,7 +73,12 @@ fn page(command: &clap::Command) -> Result<Vec<u8>> {
 
 /// Prints a completion script.
 pub fn completions(options: &CompletionsOptions) -> Result<()> {
+    print(&completion(options.shell))
+}
+
+/// The completion script of a shell.
+pub fn completion(shell: Shell) -> Vec<u8> {
     let mut script = Vec::new();
-    clap_complete::generate(options.shell, &mut options::command(), "horizon", &mut script);
-    print(&script)
+    clap_complete::generate(shell, &mut options::command(), "horizon", &mut script);
+    script
 }

@@ -1,5 +1,6 @@
 //! The command line: subcommands here, their options in the modules.
 
+mod install;
 mod notes;
 pub mod renamed;
 mod tools;
@@ -10,6 +11,7 @@ use std::ffi::OsString;
 
 use clap::{Arg, ArgAction, ArgMatches, CommandFactory, FromArgMatches, Parser, Subcommand};
 
+pub use install::InstallOptions;
 pub use notes::{Line, sections};
 pub use tools::{
     CalibrateOptions, CompletionsOptions, InfoOptions, ManOptions, PlanOptions, PlotOptions, SampleOptions,
@@ -28,6 +30,7 @@ pub mod heading {
     pub const SAMPLING: &str = "Sampling";
     pub const OUTPUT: &str = "Logging and output";
     pub const DEVICE: &str = "Device";
+    pub const INSTALLATION: &str = "Installation";
     pub const HELP: &str = "Help";
 }
 
@@ -78,6 +81,12 @@ pub enum Command {
     Plot(PlotOptions),
     /// Show this machine, its devices and the built-in models, or a checkpoint
     Info(InfoOptions),
+    /// Install the command, and the library for C and C++
+    ///
+    /// Builds the library with cargo and installs it, shared and static, with headers, horizon.pc,
+    /// a CMake package, this command, manual pages, shell completions and documents. Repeated, it
+    /// replaces what differs. Needs the clone of the repository in which this command was built.
+    Install(InstallOptions),
     /// Print the manual page, or write those of all subcommands
     Man(ManOptions),
     /// Print a completion script for a shell

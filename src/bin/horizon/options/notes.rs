@@ -53,6 +53,7 @@ pub fn sections(command: &str) -> Vec<Section> {
         "tokenize" => &TOKENIZE,
         "plot" => &PLOT,
         "info" => &INFO,
+        "install" => &INSTALL,
         "man" => &MAN,
         "completions" => &COMPLETIONS,
         _ => &MAIN,
@@ -68,6 +69,7 @@ pub fn sections(command: &str) -> Vec<Section> {
         "calibrate" | "info" => [&[VISIBLE][..], &CUDA, &[ISA]].concat(),
         "plan" => vec![VISIBLE],
         "tokenize" => vec![EPOCH],
+        "install" => INSTALL_VARIABLES.to_vec(),
         _ => vec![],
     };
     sections.push(Section::long("Environment variables", &[variables, vec![COLOR]].concat()));
@@ -135,6 +137,26 @@ const INFO: [Line; 4] = [
     Command("horizon info --measure"),
     Text("Show the latest checkpoint in run/, and verify it:"),
     Command("horizon info run --check"),
+];
+
+const INSTALL: [Line; 7] = [
+    Text("Install for yourself, and remove it again:"),
+    Command("horizon install --prefix ~/.local"),
+    Command("horizon install --prefix ~/.local --uninstall"),
+    Text("Install into /usr/local without building as root; then sudo cp -dR stage/. /"),
+    Command("horizon install --destdir stage"),
+    Text("Fill the folder of a package:"),
+    Command("horizon install --prefix /usr --libdir lib/x86_64-linux-gnu --destdir package"),
+];
+
+const INSTALL_VARIABLES: [Line; 4] = [
+    Entry("DESTDIR", "Staging folder, if --destdir is not given."),
+    Entry("CARGO", "The cargo that builds the library. [default: that of `cargo run`, or of PATH]"),
+    Entry("CARGO_TARGET_DIR", "The library is built in its folder `install`. [default: target in the clone]"),
+    Entry(
+        "HZ_CUDA",
+        "off: without CUDA kernels; require: an error if there is no CUDA toolkit. [default: auto]",
+    ),
 ];
 
 const MAN: [Line; 2] =

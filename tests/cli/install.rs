@@ -1,0 +1,241 @@
+//! `horizon install`. A fake cargo stands for the build of the library: its shared library is that
+//! of this test, its static library prints another version. With `HZ_LONG=1` cargo builds both.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::path::PathBuf;
+use std::process::Command;
+
+use serde_json::json;
+
+use super::Ran;
+
+const VERSION: &str = env!("CARGO_PKG_VERSION");
+const MAIN: &str =
+    "#include <horizon.h>\n#include <stdio.h>\nint main(void) { return puts(hz_version()) < 0; }\n";
+const PROJECT: &str = "
+    cmake_minimum_required(VERSION 3.10)
+    project(user C)
+    find_package(Horizon 0.2 QUIET)
+    if(Horizon_FOUND)
+      message(FATAL_ERROR \"0.2 is another version\")
+    endif()
+    find_package(Horizon 0.1 REQUIRED)
+    foreach(kind horizon horizon_static)
+      add_executable(with_${kind} main.c)
+      target_link_libraries(with_${kind} Horizon::${kind})
+    endforeach()
+";
+
+fn is_long() -> bool {
+    std::env::var_os("HZ_LONG").is_some()
+}
+
+/// A temporary folder with a C program, and a fake cargo unless the test is long.
+struct Sandbox(tempfile::TempDir);
+
+impl Sandbox {
+    fn new() -> Sandbox {
+        let sandbox = Sandbox(tempfile::tempdir().unwrap());
+        sandbox.write("main.c", MAIN);
+        sandbox.write("CMakeLists.txt", PROJECT);
+        if !is_long() {
+            sandbox.fake_cargo();
+        }
+        sandbox
+    }
+
+    fn at(&self, path: &str) -> PathBuf {
+        self.0.path().join(path)
+    }
+
+    fn write(&self, path: &str, text: &str) {
+        fs::write(self.at(path), text).unwrap();
+    }
+
+    fn fake_cargo(&self) {
+        self.write("fake.c", "const char *hz_version(void) { return \"of the archive\"; }\n");
+        self.sh("cc -c fake.c && ar rcs libhorizon.a fake.o").well();
+        let built = std::env::current_exe().unwrap().with_file_name("libhorizon.so");
+        let messages = [
+            json!({ "message": { "level": "note", "message": "native-static-libs: -lpthread -lm" } }),
+            json!({
+                "package_id": format!("path+file:///clone#horizon-lm@{VERSION}"),
+                "target": { "name": "horizon" },
+                "filenames": [built, self.at("libhorizon.a")],
+            }),
+        ];
+        self.write("messages", &messages.map(|message| message.to_string()).join("\n"));
+        self.write(
+            "cargo",
+            &format!("#!/bin/sh\necho \"$@\" > {0}/arguments\ncat {0}/messages\n", self.0.path().display()),
+        );
+        fs::set_permissions(self.at("cargo"), fs::Permissions::from_mode(0o755)).unwrap();
+    }
+
+    fn sh(&self, line: &str) -> Ran {
+        Command::new("sh").args(["-euc", line]).current_dir(self.0.path()).output().unwrap().into()
+    }
+
+    /// `horizon install` in the sandbox.
+    fn install(&self, arguments: &[&str]) -> Ran {
+        self.install_with(arguments, &[])
+    }
+
+    fn install_with(&self, arguments: &[&str], variables: &[(&str, &str)]) -> Ran {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_horizon"));
+        command.arg("install").args(arguments).current_dir(self.0.path()).env_remove("DESTDIR");
+        if !is_long() {
+            command.env("CARGO", self.at("cargo"));
+        }
+        command.envs(variables.iter().copied()).output().unwrap().into()
+    }
+
+    /// Every file and symlink below a folder, with its inode.
+    fn files(&self, folder: &str) -> BTreeMap<PathBuf, u64> {
+        let (mut found, mut folders) = (BTreeMap::new(), vec![self.at(folder)]);
+        while let Some(folder) = folders.pop() {
+            for path in fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()) {
+                match fs::symlink_metadata(&path).unwrap() {
+                    data if data.is_dir() => folders.push(path),
+                    data => drop(found.insert(path, data.ino())),
+                }
+            }
+        }
+        found
+    }
+}
+
+/// Returns whether a tool runs. `HZ_REQUIRE_CPP=1` makes its absence a failure.
+fn has(tool: &str) -> bool {
+    let has = Command::new(tool).arg("--version").output().is_ok_and(|output| output.status.success());
+    let must = std::env::var_os("HZ_REQUIRE_CPP").is_some_and(|value| value == "1");
+    assert!(has || !must, "HZ_REQUIRE_CPP=1, but {tool} does not run");
+    if !has {
+        println!("skipped: {tool} does not run; Debian's package {tool} has it");
+    }
+    has
+}
+
+#[test]
+fn c_programs_find_the_installed_library() {
+    let sandbox = Sandbox::new();
+    sandbox.install(&["--prefix", "first"]).well();
+    let dynamic = sandbox.sh("readelf -d first/lib/libhorizon.so").well().out;
+    let (minor, _) = VERSION.rsplit_once('.').unwrap();
+    assert!(
+        dynamic.contains(&format!("[libhorizon.so.{minor}]")) && dynamic.contains("NODELETE"),
+        "{dynamic}"
+    );
+    assert!(sandbox.sh("first/bin/horizon --version").well().out.contains(VERSION));
+    if is_long() {
+        assert_eq!(sandbox.sh("nm first/lib/libhorizon.so 2>&1 || true").out.lines().count(), 1, "stripped");
+    }
+    let of_archive = if is_long() { format!("{VERSION}\n") } else { "of the archive\n".to_owned() };
+    if has("pkg-config") {
+        let config = "$(PKG_CONFIG_PATH=first/lib/pkgconfig pkg-config --cflags --libs horizon";
+        let shared = format!("cc main.c {config}) -Wl,-rpath,$PWD/first/lib -o shared && ./shared");
+        assert_eq!(sandbox.sh(&shared).well().out, format!("{VERSION}\n"));
+        let archive = format!(
+            "cc main.c {config} --static | sed s/-lhorizon/-l:libhorizon.a/) -o archive && ./archive"
+        );
+        assert_eq!(sandbox.sh(&archive).well().out, of_archive);
+    }
+    if has("cmake") {
+        let cmake = "mv first moved && cmake -B build -DCMAKE_PREFIX_PATH=$PWD/moved && cmake --build build";
+        sandbox.sh(cmake).well();
+        assert_eq!(sandbox.sh("build/with_horizon").well().out, format!("{VERSION}\n"));
+        assert_eq!(sandbox.sh("build/with_horizon_static").well().out, of_archive);
+    }
+}
+
+#[test]
+fn an_install_is_staged_repeated_and_removed() {
+    let sandbox = Sandbox::new();
+    let place = ["--prefix", "/opt/hz", "--libdir", "lib/x86_64-linux-gnu", "--includedir", "/opt/include"];
+    let staged = [&place[..], &["--destdir", "stage"]].concat();
+    let listed = sandbox.install(&[&staged[..], &["--dry-run"]].concat()).well().out;
+    assert!(!sandbox.at("stage").exists(), "a dry run writes nothing");
+    sandbox.install(&staged).well();
+    let first = sandbox.files("stage");
+    let list = sandbox.at("stage/opt/hz/share/horizon/install.list");
+    let mut listed: Vec<PathBuf> = listed.lines().map(PathBuf::from).chain([list]).collect();
+    listed.sort_unstable();
+    assert!(first.keys().eq(&listed), "{first:?}");
+    for path in
+        ["opt/include/horizon.h", "opt/hz/share/man/man1/horizon-train.1", "opt/hz/share/doc/horizon/LICENSE"]
+    {
+        assert!(sandbox.at("stage").join(path).is_file(), "{path}");
+    }
+    let config =
+        fs::read_to_string(sandbox.at("stage/opt/hz/lib/x86_64-linux-gnu/pkgconfig/horizon.pc")).unwrap();
+    for line in ["prefix=/opt/hz", "libdir=${prefix}/lib/x86_64-linux-gnu", "includedir=/opt/include"] {
+        assert!(config.lines().any(|found| found == line), "no {line} in {config}");
+    }
+
+    // The same staging folder, from the environment. A file that is lost or changed is written again.
+    let again = |changed| {
+        let ran = sandbox.install_with(&place, &[("DESTDIR", "stage")]).well();
+        assert!(ran.out.contains(&format!(" {changed} of them new or changed\n")), "{}", ran.out);
+        ran.err
+    };
+    again(0);
+    assert_eq!(sandbox.files("stage"), first, "a second install changes nothing");
+    let (header, licence) = ("stage/opt/include/horizon.h", "stage/opt/hz/share/doc/horizon/LICENSE");
+    sandbox.write(header, "/* mine */");
+    fs::remove_file(sandbox.at(licence)).unwrap();
+    let warned = again(2);
+    assert!(warned.contains("warning: replaced ") && warned.contains(header), "{warned}");
+
+    // A changed file stays until it is removed by hand; files of others stay.
+    sandbox.write(header, "/* mine */");
+    sandbox.write("stage/opt/other", "of another package");
+    let uninstall = ["--prefix", "/opt/hz", "--destdir", "stage", "--uninstall"];
+    let listed = sandbox.install(&[&uninstall[..], &["--dry-run"]].concat()).well().out;
+    assert_eq!(listed.lines().count(), first.len() - 1);
+    sandbox.install(&uninstall).badly(1, &[header, "stays", "by hand"]);
+    fs::remove_file(sandbox.at(header)).unwrap();
+    sandbox.install(&uninstall).well();
+    assert_eq!(sandbox.files("stage").into_keys().collect::<Vec<_>>(), [sandbox.at("stage/opt/other")]);
+    assert!(!sandbox.at("stage/opt/hz").exists(), "folders that were created are removed");
+    sandbox.install(&uninstall).badly(1, &["install.list", "--prefix"]);
+}
+
+#[test]
+fn files_that_a_new_version_no_longer_has_are_removed() {
+    let sandbox = Sandbox::new();
+    sandbox.install(&["--prefix", "here"]).well();
+    let (list, old) = (sandbox.at("here/share/horizon/install.list"), sandbox.at("here/lib/old.so"));
+    std::os::unix::fs::symlink("libhorizon.so", &old).unwrap();
+    let before = fs::read_to_string(&list).unwrap();
+    fs::write(&list, format!("{before}link:libhorizon.so {}\n", old.display())).unwrap();
+    sandbox.install(&["--prefix", "here"]).well();
+    assert!(fs::symlink_metadata(&old).is_err());
+    assert_eq!(fs::read_to_string(&list).unwrap(), before);
+}
+
+#[test]
+fn a_failed_install_says_why() {
+    let sandbox = Sandbox::new();
+    // Root, too, cannot write there.
+    sandbox.install(&["--prefix", "/sys/horizon"]).badly(1, &["/sys/horizon", "--prefix ~/.local", "sudo"]);
+    sandbox.install(&["--prefix", "~/x"]).badly(1, &["--prefix is `~/x`", "$HOME"]);
+    sandbox.install(&["--prefix", "x", "--libdir", "../lib"]).badly(1, &["--libdir", "`..`"]);
+    let gone = sandbox.install_with(&["--prefix", "x"], &[("CARGO_MANIFEST_DIR", "/nowhere")]);
+    gone.badly(1, &["/nowhere", "in a clone"]);
+    if !is_long() {
+        let arguments = fs::read_to_string(sandbox.at("arguments")).unwrap();
+        assert!(
+            arguments.contains(" --locked ") && arguments.contains(" --no-default-features "),
+            "{arguments}"
+        );
+        sandbox.write("messages", "");
+        sandbox.install(&["--prefix", "x"]).badly(1, &["no horizon", VERSION]);
+        sandbox.write("cargo", "#!/bin/sh\nexit 101\n");
+        sandbox.install(&["--prefix", "x"]).badly(1, &["cannot build the library", "101"]);
+        fs::remove_file(sandbox.at("cargo")).unwrap();
+        sandbox.install(&["--prefix", "x"]).badly(1, &["cannot build the library", "does not start"]);
+    }
+    assert!(!sandbox.at("x").exists());
+}
