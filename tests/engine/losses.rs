@@ -263,7 +263,8 @@ fn an_abandoned_step_changes_nothing() {
             Ok(1.0)
         };
         let (sequence, position) = (counting / 21, counting % 21);
-        let place = format!("dlogprobs[{}] (batch 1, sequence {sequence}, position {position})", 42 + counting);
+        let place =
+            format!("dlogprobs[{}] (batch 1, sequence {sequence}, position {position})", 42 + counting);
         refused(&mut spoil, Status::NonFinite, &place);
         let panicked = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
             trainer.step_with_loss(&batches, 1e-2, &mut |_, _| panic!("the callback's own"))
