@@ -273,7 +273,7 @@ fn device_memory_is_limited_and_reserved_once() {
     assert_eq!(error.status(), Status::OutOfDeviceMemory);
     assert_eq!(
         error.message(),
-        "1.0 MiB of device memory are needed, 1.0 MiB may be taken (--device-mem): 1 bytes too many"
+        "1.0 MiB of device memory are needed, 1.0 MiB may be taken (device_mem): 1 byte too many"
     );
     assert_eq!(device.reserve(1 << 19).unwrap().bytes(), 1 << 19);
     assert_eq!(device.info().memory_free, 1 << 19);

@@ -2,7 +2,7 @@
 
 use std::thread;
 
-use horizon::base::{DType, Dims, Shape, Status};
+use horizon::base::{DType, Dims, Message, Shape, Status};
 use horizon::device::Lane;
 use horizon::host::{Limit, Limits};
 use horizon::model::{Layout, ModelConfig, Recompute};
@@ -322,7 +322,8 @@ fn refusals_are_exact_to_the_byte_and_name_the_binding_limit() {
             let mut question = case.question(&fixed);
             question.limits.host = Limits { bytes: host - 1, limit, ..host_limits(host - 1) };
             let error = question.search().unwrap_err();
-            assert!(error.message().contains(&limit.to_string()), "seed {seed}: {error}");
+            let limit = Message::from(limit.to_string());
+            assert!(error.message().contains(limit.as_str()), "seed {seed}: {error}");
             assert!(error.message().contains(" 1 byte short"), "seed {seed}: {error}");
         }
         case.host_limit = host;

@@ -179,8 +179,8 @@ fn options_that_differ_from_the_checkpoint_are_refused_by_name() {
         (&|o| o.lr_shape = horizon::train::LrShape::Wsd, "schedule is wsd, and was linear"),
         (&|o| o.seed = 4, "seed is 4, and was 3"),
         (&|o| o.shuffle = false, "no-shuffle is true, and was false"),
-        (&|o| o.trainer.micros_max = 1, "grad-accum is 1, and was 2"),
-        (&|o| o.trainer.shape.b = 1, "micro-batch is 1, and was 2"),
+        (&|o| o.trainer.micros_max = 1, "micros_max is 1, and was 2"),
+        (&|o| o.trainer.shape.b = 1, "shape.b is 1, and was 2"),
         (&|o| o.trainer.adam.beta2 = 0.5, "beta2 is 0.5, and was 0.999"),
     ];
     for (change, sentence) in cases {
