@@ -127,7 +127,11 @@ mod tests {
     /// The next number on either side, as far as the field's type has it.
     fn neighbours(field: &Field, number: f64) -> [Option<f64>; 2] {
         match field.kind {
-            "double" => [Some(number.next_down()), Some(number.next_up())],
+            // Some are used as f32.
+            "double" => {
+                let number = number as f32;
+                [Some(number.next_down().into()), Some(number.next_up().into())]
+            }
             _ => [(number > 0.0).then_some(number - 1.0), Some(number + 1.0)],
         }
     }
