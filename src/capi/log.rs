@@ -50,7 +50,7 @@ thread_local! {
 }
 
 /// Logs a failure that the caller may miss in a status.
-pub fn error(message: impl Display) {
+pub fn error(message: &str) {
     send(ERROR, message);
 }
 
