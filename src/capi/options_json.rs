@@ -110,8 +110,8 @@ mod tests {
 
     /// A struct with one field set.
     fn with<T: SizedStruct>(mut value: T, field: &Field, number: f64) -> T {
-        // SAFETY: by the contract of `SizedStruct` the field lies in the struct, has this type, and any
-        // bits are valid for it.
+        // SAFETY: by the contract of `SizedStruct` the field lies in the struct, has this type, and
+        // any bits are valid for it.
         unsafe {
             let at = (&raw mut value).cast::<u8>().add(field.offset);
             match field.kind {
