@@ -30,7 +30,8 @@ impl From<&DeviceInfo> for hz_device_info_t {
     fn from(device: &DeviceInfo) -> Self {
         let kind = if device.ordinal.is_some() { Device::Cuda } else { Device::Cpu };
         let text = device.hardware.as_ref().unwrap_or(&device.name);
-        let text = &text[..text.floor_char_boundary(NAME_MAX - 1)];
+        let end = (0..NAME_MAX).rev().find(|end| text.is_char_boundary(*end)).unwrap_or(0);
+        let text = &text[..end];
         let mut name = [0; NAME_MAX];
         name[..text.len()].copy_from_slice(text.as_bytes());
         hz_device_info_t {

@@ -110,8 +110,8 @@ mod tests {
 
     /// A struct with one field set.
     fn with<T: SizedStruct>(mut value: T, field: &Field, number: f64) -> T {
-        // SAFETY: by the contract of `SizedStruct` the field lies in the struct, has this type, and any
-        // bits are valid for it.
+        // SAFETY: by the contract of `SizedStruct` the field lies in the struct, has this type, and
+        // any bits are valid for it.
         unsafe {
             let at = (&raw mut value).cast::<u8>().add(field.offset);
             match field.kind {
@@ -127,7 +127,11 @@ mod tests {
     /// The next number on either side, as far as the field's type has it.
     fn neighbours(field: &Field, number: f64) -> [Option<f64>; 2] {
         match field.kind {
-            "double" => [Some(number.next_down()), Some(number.next_up())],
+            // Some are used as f32.
+            "double" => {
+                let number = number as f32;
+                [Some(number.next_down().into()), Some(number.next_up().into())]
+            }
             _ => [(number > 0.0).then_some(number - 1.0), Some(number + 1.0)],
         }
     }

@@ -133,8 +133,8 @@ impl Trainer {
     ///
     /// Errors: an option that is invalid or does not suit the model (`InvalidArgument`); memory
     /// that does not suffice (`OutOfHostMemory`, `OutOfDeviceMemory`), with the plan's need, the
-    /// limit and what would fit; no such device (`DeviceUnavailable`). [`Trainer::admit`] checks for
-    /// these without opening.
+    /// limit and what would fit; no such device (`DeviceUnavailable`). [`Trainer::admit`] checks
+    /// for these without opening.
     pub fn open(config: &ModelConfig, options: &TrainerOptions) -> Result<Trainer> {
         let (backend, options) = admit::backend(config, options)?;
         Trainer::open_with(backend, config, &options)

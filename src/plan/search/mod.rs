@@ -12,8 +12,8 @@
 //! The number of simulated operations is limited.
 //!
 //! # Criteria
-//! The step time is that of [`Plan::predict`], the memory limits are those of [`Question::admit`]; of
-//! equally fast placements the smaller one wins. Options fixed by the user never change.
+//! The step time is that of [`Plan::predict`], the memory limits are those of [`Question::admit`];
+//! of equally fast placements the smaller one wins. Options fixed by the user never change.
 
 mod descent;
 mod explain;

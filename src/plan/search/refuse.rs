@@ -52,8 +52,8 @@ impl Effort {
         let placements = 4 + 4 * movable;
         let micro_slots: usize = sweeps.iter().map(|sweeps| micros.div_ceil(*sweeps)).sum();
         let placed = micro_slots.saturating_mul(layers).saturating_add(sweeps.len() * (layers + micros));
-        // The head has several ops per chunk of logits.
-        let head = 10 * question.numeric.shape.n().div_ceil(question.numeric.logits_chunk);
+        // The program of the head has several ops per chunk of logits.
+        let head = 500 * question.numeric.shape.n().div_ceil(question.numeric.logits_chunk);
         let work = placed.saturating_mul(placements * question.waits().len()).saturating_add(head);
         let left = self.0.get().checked_sub(work);
         left.is_some_and(|left| {
