@@ -226,7 +226,7 @@ inline void set_log_callback(log_function function) {
     if (inside) throw error(HZ_STATUS_INVALID_STATE, "set_log_callback was called inside a log callback");
     const std::lock_guard lock(mutex);
     auto next = function ? std::make_unique<log_function>(std::move(function)) : nullptr;
-    const auto call = [](hz_log_level_t level, const char *message, void *user) {
+    const auto call = [](hz_log_level_t level, const char *message, void *user) noexcept {
         inside = true;
         try {
             (*static_cast<log_function *>(user))(level, message);
@@ -356,7 +356,8 @@ public:
     template <class F>
     step_report step_with_loss(span<const batch> batches, double lr, F &&loss) {
         detail::callback<F &> ours{loss, nullptr};
-        const auto call = [](const float *logprobs, float *dlogprobs, std::size_t count, double *out, void *user) {
+        const auto call = [](const float *logprobs, float *dlogprobs, std::size_t count, double *out,
+                             void *user) noexcept {
             auto &[function, thrown] = *static_cast<detail::callback<F &> *>(user);
             return detail::contain(thrown, [&, &function = function] {
                 *out = function(span<const float>(logprobs, count), span<float>(dlogprobs, count));
@@ -375,7 +376,7 @@ public:
 
     void set_progress(progress_function function) {
         auto next = function ? std::make_unique<progress>(progress{std::move(function), {}}) : nullptr;
-        const auto call = [](hz_progress_t work, std::uint64_t done, std::uint64_t total, void *user) {
+        const auto call = [](hz_progress_t work, std::uint64_t done, std::uint64_t total, void *user) noexcept {
             auto &ours = *static_cast<progress *>(user);
             return detail::contain(ours.thrown_by(work), [&] { return ours.function(work, done, total); });
         };
@@ -386,7 +387,7 @@ public:
     void save(save_function function) {
         auto next = std::make_unique<saver>(saver{std::move(function), nullptr});
         const auto call = [](std::uint32_t unit, std::uint64_t elements, const std::uint16_t *weights,
-                             const std::int16_t *residual, const void *m, const void *v, void *user) {
+                             const std::int16_t *residual, const void *m, const void *v, void *user) noexcept {
             auto &ours = *static_cast<saver *>(user);
             const auto count = static_cast<std::size_t>(elements);
             return detail::contain(ours.thrown, [&] {

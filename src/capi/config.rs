@@ -354,7 +354,8 @@ pub(super) fn layer_placement(
     };
     if first >= end || end > layers {
         return Err(Error::argument(format!(
-            "layers[{index}] is for layers {first} .. {end}; the model has layers 0 .. {layers}"
+            "layers[{index}].first is {first} and layers[{index}].count is {}; num_hidden_layers is {layers}",
+            raw.count
         )));
     }
     let auto = LayerPlacement::default();

@@ -1,11 +1,11 @@
 //! Micro-batches as callers pass them, and their checks.
 
-use crate::base::{Error, IGNORED_TARGET, Name, Result, Shape, Status, phrase};
+use crate::base::{Error, IGNORED_TARGET, Result, Shape, Status, phrase};
 
 /// One micro-batch: sequences of tokens, row-major `[b, t]`, with b ≤ B and t ≤ T of the trainer.
 ///
-/// A smaller batch than `[B, T]` is padded on the right and below with ignored targets. That
-/// changes no bit of its loss and gradients; it computes as much as a full one.
+/// A smaller batch than `[B, T]` is padded on the right and below with ignored targets. That changes
+/// no bit of its loss and gradients; it computes as much as a full one.
 #[derive(Clone, Copy, Debug)]
 pub struct Batch<'a> {
     /// Token ids, 0 … V − 1.
@@ -78,10 +78,11 @@ impl<'a> Batch<'a> {
         Batch { tokens, targets, weights: None, starts: None, sequence_length: None }
     }
 
-    /// The batch's own shape; `most` is the trainer's, `batch` the text before the fields' names.
+    /// The batch's own shape; `most` is the trainer's. `batch` is the text before the fields' names,
+    /// e.g. `batches[1].`.
     ///
     /// Errors: arrays of different lengths; a length that is no such batch (`InvalidArgument`).
-    pub(super) fn shape(&self, batch: &str, most: Shape) -> Result<Shape> {
+    fn shape_named(&self, batch: &str, most: Shape) -> Result<Shape> {
         let rows = self.tokens.len();
         let lengths = [
             ("targets", self.targets.len()),
@@ -91,29 +92,32 @@ impl<'a> Batch<'a> {
         for (field, len) in lengths {
             if len != rows {
                 return Err(Error::argument(format!(
-                    "{batch}{field}.len() is {len}; it must be that of tokens, {rows}"
+                    "{batch}{field}.len() is {len}; it must be {batch}tokens.len(), {rows}"
                 )));
             }
         }
         let t = self.sequence_length.unwrap_or(most.t);
         if rows == 0 || t == 0 || t > most.t || !rows.is_multiple_of(t) || rows / t > most.b {
             return Err(Error::argument(format!(
-                "{batch}{} is {rows} and {batch}sequence_length {t}; a batch of this trainer has 1 … {} ({}) \
-                 sequences of 1 … {} ({}) tokens, all of the same length",
+                "{batch}{} is {rows} and {batch}sequence_length is {t}; a batch of this trainer has 1 … {} \
+                 sequences of 1 … {} tokens, all of the same sequence_length",
                 phrase("tokens.len()", "rows", "tokens.len()"),
                 most.b,
-                Name::Sequences,
-                most.t,
-                Name::SequenceLength
+                most.t
             )));
         }
         Ok(Shape { b: rows / t, t })
     }
 
+    /// The shape of a checked batch.
+    pub(super) fn shape(&self, most: Shape) -> Shape {
+        self.shape_named("", most).expect("the batch was checked")
+    }
+
     /// Pads a checked batch; `None` if it has this shape already. Padding repeats the first token,
     /// so that it adds no row of the embedding, and continues the last document of its sequence.
     pub(super) fn padded(&self, shape: Shape) -> Option<Padded> {
-        let own = self.shape("", shape).expect("the batch was checked");
+        let own = self.shape(shape);
         if own == shape {
             return None;
         }
@@ -131,7 +135,7 @@ impl<'a> Batch<'a> {
     /// Errors name field, index and value.
     #[doc(hidden)]
     pub fn check(&self, batch: &str, shape: Shape, vocabulary: usize) -> Result<BatchSums> {
-        let shape = self.shape(batch, shape)?;
+        let shape = self.shape_named(batch, shape)?;
         let at = |field: &str, n: usize| {
             format!("{batch}{field}[{n}] (sequence {}, position {})", n / shape.t, n % shape.t)
         };
@@ -174,6 +178,18 @@ impl<'a> Batch<'a> {
     }
 }
 
+/// Pads an array from a shape to a larger one: `below` for additional sequences, and on the right of
+/// each sequence `right` of its last value.
+fn pad<T: Copy>(values: &[T], from: Shape, to: Shape, below: T, right: impl Fn(T) -> T) -> Vec<T> {
+    let mut padded = Vec::with_capacity(to.n());
+    for sequence in values.chunks_exact(from.t) {
+        padded.extend_from_slice(sequence);
+        padded.resize(padded.len() + to.t - from.t, right(sequence[from.t - 1]));
+    }
+    padded.resize(to.n(), below);
+    padded
+}
+
 fn in_vocabulary(id: i32, vocabulary: usize) -> bool {
     (0..vocabulary as i64).contains(&i64::from(id))
 }
@@ -189,16 +205,4 @@ pub fn check_tokens(tokens: &[i32], vocabulary: usize, at: impl Fn(usize) -> Str
             vocabulary - 1
         ))),
     }
-}
-
-/// Pads an array from a shape to a larger one: with `below` for additional sequences, and on the
-/// right of each sequence with `right` of its last value.
-fn pad<T: Copy>(values: &[T], from: Shape, to: Shape, below: T, right: impl Fn(T) -> T) -> Vec<T> {
-    let mut padded = Vec::with_capacity(to.n());
-    for sequence in values.chunks_exact(from.t) {
-        padded.extend_from_slice(sequence);
-        padded.resize(padded.len() + to.t - from.t, right(sequence[from.t - 1]));
-    }
-    padded.resize(to.n(), below);
-    padded
 }

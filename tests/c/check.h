@@ -10,7 +10,11 @@
 
 #include "horizon.h"
 
+#ifdef __cplusplus
+static thread_local int checks = 0;
+#else
 static _Thread_local int checks = 0;
+#endif
 
 #define CHECK(condition) \
     do { \

@@ -215,7 +215,7 @@ static void test_misuse(void) {
 
     bad = good;
     bad.rows = N - 1;
-    REFUSED(HZ_STATUS_INVALID_ARGUMENT, "batch->rows is 191; it must be sequences × sequence_length, 4 × 48 = 192",
+    REFUSED(HZ_STATUS_INVALID_ARGUMENT, "batch->rows is 191 and batch->sequence_length is 48; a batch of this trainer has 1 … 4 sequences",
             hz_trainer_accumulate(trainer, &bad));
     bad = good;
     bad.rows = UINT64_MAX;

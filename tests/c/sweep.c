@@ -86,8 +86,8 @@ static void sweep_handle(call_t *call, size_t index) {
 /* Wrong sizes of a struct; for an input also a newer version of it with an unknown field. */
 static void sweep_struct(call_t *call, size_t index, int input) {
     uint32_t *struct_size = call->values[index].to, right = *struct_size;
-    const uint32_t sizes[] = {0, 5, 5000, UINT32_MAX, right + 8};
-    for (size_t i = 0; i < (input ? 5 : 4); i++) {
+    const uint32_t sizes[] = {0, 5, right - 1, 5000, UINT32_MAX, right + 8};
+    for (size_t i = 0; i < (input ? 6 : 5); i++) {
         *struct_size = sizes[i];
         refused(call, call->function->arguments[index].word, NULL);
     }
@@ -210,6 +210,7 @@ static void sweep(void) {
 static void sweep_total(void) {
     OK(hz_set_log_callback(NULL, &world));
     CHECK(strcmp(hz_version(), HZ_VERSION) == 0 && hz_abi_version() == HZ_ABI_VERSION && hz_last_error() != NULL);
+    CHECK(hz_version_number() == HZ_VERSION_NUMBER && hz_options_json()[0] == '{');
     CHECK(strcmp(hz_status_name(HZ_STATUS_MAX_ENUM), "HZ_STATUS_UNKNOWN") == 0);
     CHECK(strcmp(hz_status_name((hz_status_t)-1), "HZ_STATUS_UNKNOWN") == 0);
     CHECK(hz_lane_name(HZ_LANE_MAX_ENUM) == NULL && hz_lane_name((hz_lane_t)5) == NULL);

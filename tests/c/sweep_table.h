@@ -35,6 +35,7 @@ typedef struct {
     int16_t r[COUNT];
     float m[COUNT], v[COUNT];
     /* outputs */
+    STRUCT(hz_device_info_t, out_device);
     STRUCT(hz_model_config_t, out_config);
     STRUCT(hz_plan_summary_t, out_summary);
     STRUCT(hz_tensor_t, out_tensor);
@@ -61,6 +62,7 @@ static world_t world = {
     .own = HZ_ADAM_ARRAYS_INIT, .after_own = 1,
     .lent = HZ_ADAM_ARRAYS_INIT, .after_lent = 1,
     .arena = HZ_ARENA_OPTIONS_INIT, .after_arena = 1,
+    .out_device = HZ_DEVICE_INFO_INIT,
     .out_config = HZ_MODEL_CONFIG_INIT,
     .out_summary = HZ_PLAN_SUMMARY_INIT,
     .out_tensor = HZ_TENSOR_INIT,
@@ -132,15 +134,12 @@ typedef struct {
 #define FAULT(word, place, ...) {word, AT(place), sizeof ((world_t *)0)->place, {__VA_ARGS__}}
 #define NOT_A_FLAG(of, field) FAULT(#field, of.field, .u = 2)
 #define NOT_AN_ENUM(of, field) FAULT(#field, of.field, .u = 77), FAULT(#field, of.field, .u = 0x7fffffff)
-#define NOT_FINITE(of, field) NOT_FINITE_AS(#field, of, field)
-#define NOT_FINITE_AS(words, of, field) FAULT(words, of.field, .d = NAN), FAULT(words, of.field, .d = INFINITY)
-#define NEGATIVE(of, field) NEGATIVE_AS(#field, of, field)
-#define NEGATIVE_AS(words, of, field) NOT_FINITE_AS(words, of, field), FAULT(words, of.field, .d = -1.5)
+#define NOT_FINITE(of, field) FAULT(#field, of.field, .d = NAN), FAULT(#field, of.field, .d = INFINITY)
+#define NEGATIVE(of, field) NOT_FINITE(of, field), FAULT(#field, of.field, .d = -1.5)
 #define VAST(of, field) VAST_AS(#field, of, field)
 #define VAST_AS(words, of, field) \
     FAULT(words, of.field, .u = (uint64_t)1 << 63), FAULT(words, of.field, .u = UINT64_MAX)
-#define SIZES(of, field) SIZES_AS(#field, of, field)
-#define SIZES_AS(words, of, field) VAST_AS(words, of, field), FAULT(words, of.field, .u = 0)
+#define SIZES(of, field) VAST(of, field), FAULT(#field, of.field, .u = 0)
 #define NOT_A_TOKEN \
     FAULT("token", tokens[5], .i = -1), FAULT("token", tokens[5], .i = V), FAULT("token", tokens[5], .i = INT32_MIN)
 #define NOT_A_POINTER(of, field) NOT_A_POINTER_AS(#field, of, field)
@@ -169,12 +168,12 @@ static const fault_t MODEL[] = {
     NOT_A_FLAG(model, mlp_bias),
     NOT_A_FLAG(model, qk_norm),
     NOT_AN_ENUM(model, rope_scaling),
-    FAULT("rope_original_positions|original_max_position_embeddings", model.rope_original_positions, .u = 0),
-    NEGATIVE_AS("factor", model, rope_factor),
-    FAULT("factor", model.rope_factor, .d = 0.5),
-    NEGATIVE_AS("low_freq_factor", model, rope_low_freq_factor),
-    NOT_FINITE_AS("high_freq_factor", model, rope_high_freq_factor),
-    FAULT("high_freq_factor", model.rope_high_freq_factor, .d = 0.5),
+    FAULT("rope_original_positions", model.rope_original_positions, .u = 0),
+    NEGATIVE(model, rope_factor),
+    FAULT("rope_factor", model.rope_factor, .d = 0.5),
+    NEGATIVE(model, rope_low_freq_factor),
+    NOT_FINITE(model, rope_high_freq_factor),
+    FAULT("rope_high_freq_factor", model.rope_high_freq_factor, .d = 0.5),
     NO_FAULT,
 };
 
@@ -187,12 +186,12 @@ static const fault_t OPTIONS[] = {
     NOT_AN_ENUM(options, adam_when),
     NOT_A_FLAG(options, tracing),
     NOT_AN_ENUM(options, pinning),
-    SIZES_AS("sequences|micro-batch", options, sequences),
-    SIZES_AS("sequence_length|micro-batch", options, sequence_length),
-    FAULT("sequence_length|max_position_embeddings", options.sequence_length, .u = 65),
-    SIZES_AS("micros_max|micro-batches", options, micros_max),
-    FAULT("weight_slots|weight slots", options.weight_slots, .u = 1),
-    VAST_AS("weight_slots|weight slots", options, weight_slots),
+    SIZES(options, sequences),
+    SIZES(options, sequence_length),
+    FAULT("sequence_length", options.sequence_length, .u = 65),
+    SIZES(options, micros_max),
+    FAULT("weight_slots", options.weight_slots, .u = 1),
+    VAST(options, weight_slots),
     FAULT("slabs", options.slabs, .u = 1),
     VAST(options, slabs),
     VAST(options, threads),
@@ -202,7 +201,7 @@ static const fault_t OPTIONS[] = {
     FAULT("beta2", options.beta2, .d = 1.0),
     NEGATIVE(options, eps),
     FAULT("eps", options.eps, .d = 0.0),
-    NEGATIVE_AS("weight_decay|weight decay", options, weight_decay),
+    NEGATIVE(options, weight_decay),
     NEGATIVE(options, clip),
     NOT_AN_ENUM(options, grad_place),
     NOT_A_POINTER(options, layers),
@@ -226,9 +225,14 @@ static const fault_t OPTIONS[] = {
 
 static const fault_t BATCH[] = {
     FAULT("reserved", batch.reserved, .u = 1),
-    SIZES_AS("rows|tokens", batch, rows),
-    FAULT("rows|tokens", batch.rows, .u = N - 1),
-    FAULT("rows|tokens", batch.rows, .u = N + 1),
+    FAULT("rows", batch.rows, .u = 0),
+    VAST_AS("rows|tokens", batch, rows),
+    FAULT("rows", batch.rows, .u = N - 1),
+    FAULT("rows", batch.rows, .u = N + 1),
+    FAULT("rows", batch.rows, .u = N + T),
+    FAULT("sequence_length", batch.sequence_length, .u = T + 1),
+    FAULT("sequence_length", batch.sequence_length, .u = 5),
+    VAST(batch, sequence_length),
     NOT_A_POINTER(batch, tokens),
     NOT_A_POINTER(batch, targets),
     FAULT("weights", batch.weights, .at = (const char *)world.weights + 1),
@@ -250,6 +254,12 @@ static const fault_t BATCH[] = {
 
 static const fault_t ANNOUNCED[] = {NOT_A_TOKEN, NO_FAULT};
 
+static const fault_t NOT_NUMBERS[] = {
+    FAULT("element", weights[3], .f = NAN),
+    FAULT("element", weights[3], .f = INFINITY),
+    NO_FAULT,
+};
+
 static const fault_t TUNED[] = {
     NOT_A_FLAG(tuned, frozen),
     NEGATIVE(tuned, lr_scale),
@@ -269,7 +279,7 @@ static const fault_t ADAM_OPTIONS[] = {
     FAULT("beta2", adam.beta2, .d = 1.0),
     NEGATIVE(adam, eps),
     FAULT("eps", adam.eps, .d = 0.0),
-    NEGATIVE_AS("weight_decay|weight decay", adam, weight_decay),
+    NEGATIVE(adam, weight_decay),
     NO_FAULT,
 };
 
@@ -325,6 +335,9 @@ typedef struct {
         return HZ_STATUS_INVALID_ARGUMENT; \
     }
 
+CALL(hz_set_log_level, (hz_log_level_t)a[0].u)
+CALL(hz_device_count, (hz_device_t)a[0].u, a[1].to)
+CALL(hz_device_info, (hz_device_t)a[0].u, (uint32_t)a[1].u, a[2].to)
 CALL(hz_model_config_from_preset, a[0].at, a[1].to)
 CALL(hz_model_config_from_hf, a[0].at, a[1].to)
 CALL(hz_plan_open, a[0].at, a[1].at, a[2].to)
@@ -338,6 +351,7 @@ CALL_VOID(hz_plan_close, a[0].to)
 CALL(hz_trainer_open, a[0].at, a[1].at, a[2].to)
 CALL(hz_trainer_open_planned, a[0].at, a[1].to)
 CALL(hz_trainer_close, a[0].to)
+CALL(hz_trainer_device, a[0].at, a[1].to)
 CALL(hz_trainer_model, a[0].at, a[1].to)
 CALL(hz_trainer_tensor_count, a[0].at, a[1].to)
 CALL(hz_trainer_tensor, a[0].at, (size_t)a[1].u, a[2].to)
@@ -358,6 +372,8 @@ CALL(hz_trainer_eval, a[0].to, a[1].at, (size_t)a[2].u, a[3].to)
 CALL(hz_trainer_logits, a[0].to, a[1].at, (size_t)a[2].u, a[3].to, (size_t)a[4].u)
 CALL(hz_trainer_logprobs, a[0].to, a[1].at, (size_t)a[2].u, a[3].to, (size_t)a[4].u)
 CALL(hz_trainer_step_with_loss, a[0].to, a[1].at, (size_t)a[2].u, a[3].d, a[4].loss, a[5].to, a[6].to)
+CALL(hz_trainer_cancel, a[0].to)
+CALL(hz_trainer_set_progress, a[0].to, NULL, a[1].to)
 CALL(hz_trainer_save, a[0].to, a[1].save, a[2].to)
 CALL(hz_trainer_save_wait, a[0].to)
 CALL(hz_trainer_save_to, a[0].to, a[1].at, a[2].u, a[3].at)
@@ -377,6 +393,21 @@ CALL(hz_arena_touch, a[0].at, a[1].u)
 CALL(hz_arena_info, a[0].at, a[1].to)
 CALL(hz_arena_node_at, a[0].at, a[1].u, a[2].to)
 CALL_VOID(hz_arena_close, a[0].to)
+CALL(hz_device_info_init, a[0].to, (size_t)a[1].u)
+CALL(hz_model_config_init, a[0].to, (size_t)a[1].u)
+CALL(hz_layer_placement_init, a[0].to, (size_t)a[1].u)
+CALL(hz_trainer_options_init, a[0].to, (size_t)a[1].u)
+CALL(hz_plan_summary_init, a[0].to, (size_t)a[1].u)
+CALL(hz_tensor_init, a[0].to, (size_t)a[1].u)
+CALL(hz_tensor_options_init, a[0].to, (size_t)a[1].u)
+CALL(hz_batch_init, a[0].to, (size_t)a[1].u)
+CALL(hz_step_report_init, a[0].to, (size_t)a[1].u)
+CALL(hz_eval_report_init, a[0].to, (size_t)a[1].u)
+CALL(hz_stats_init, a[0].to, (size_t)a[1].u)
+CALL(hz_adam_options_init, a[0].to, (size_t)a[1].u)
+CALL(hz_adam_arrays_init, a[0].to, (size_t)a[1].u)
+CALL(hz_arena_options_init, a[0].to, (size_t)a[1].u)
+CALL(hz_arena_info_init, a[0].to, (size_t)a[1].u)
 
 static int32_t no_loss(const float *logprobs, float *dlogprobs, size_t count, double *out_loss, void *user) {
     (void)logprobs, (void)dlogprobs, (void)count, (void)out_loss, (void)user;
@@ -414,12 +445,18 @@ static const char *const MACHINES[] = {"", "\xff", "no.such.name", "file", NULL}
 #define STRING(kind, name, value, wrong) {kind, name, {.at = (value)}, wrong}
 #define BATCHES STRUCT_("batches", batch), NUMBER(COUNT_, "count", 1)
 #define TENSOR STRING(TEXT, "name", "model.norm.weight", NAMES)
-#define VALUES(place) ARRAY("values", place), NUMBER(EXACT, "values|elements", C)
+#define VALUES(place) ARRAY("values", place), NUMBER(EXACT, "count|values", C)
 
 #define FAULTS(...) {__VA_ARGS__}
 #define ROW(name, faults, ...) {#name, call_##name, {__VA_ARGS__}, faults}
+#define INIT_ROW(name, place) \
+    ROW(name, FAULTS(NULL), ARRAY("value", place), NUMBER(COUNT_, "struct_size", sizeof world.place))
 
 static const function_t FUNCTIONS[] = {
+    ROW(hz_set_log_level, FAULTS(NULL), NUMBER(ENUM, "level", HZ_LOG_INFO)),
+    ROW(hz_device_count, FAULTS(NULL), NUMBER(ENUM, "kind", HZ_DEVICE_CPU), ARRAY("out_count", out_node)),
+    ROW(hz_device_info, FAULTS(NULL), NUMBER(ENUM, "kind", HZ_DEVICE_CPU), NUMBER(ANY, "index", 0),
+        OUT_("out_info", out_device)),
     ROW(hz_model_config_from_preset, FAULTS(NULL), STRING(TEXT, "name", "tiny", NAMES),
         OUT_("out_config", out_config)),
     ROW(hz_model_config_from_hf, FAULTS(NULL), STRING(TEXT, "folder", "export", FOLDERS),
@@ -440,6 +477,7 @@ static const function_t FUNCTIONS[] = {
         ARRAY("out_trainer", out_pointer)),
     ROW(hz_trainer_open_planned, FAULTS(NULL), OF("plan", PLAN), ARRAY("out_trainer", out_pointer)),
     ROW(hz_trainer_close, FAULTS(NULL), CLOSING("trainer", TRAINER)),
+    ROW(hz_trainer_device, FAULTS(NULL), TRAINER_, OUT_("out_info", out_device)),
     ROW(hz_trainer_model, FAULTS(NULL), TRAINER_, OUT_("out_config", out_config)),
     ROW(hz_trainer_tensor_count, FAULTS(NULL), TRAINER_, ARRAY("out_count", out_count)),
     ROW(hz_trainer_tensor, FAULTS(NULL), TRAINER_, NUMBER(LARGE, "index", 0), OUT_("out_tensor", out_tensor)),
@@ -448,7 +486,7 @@ static const function_t FUNCTIONS[] = {
     ROW(hz_trainer_export_hf, FAULTS(NULL), TRAINER_, STRING(TEXT, "folder", "again", EXPORTS),
         NUMBER(ENUM, "dtype", HZ_DTYPE_F32)),
     ROW(hz_trainer_read_tensor, FAULTS(NULL), TRAINER_, TENSOR, VALUES(out_floats)),
-    ROW(hz_trainer_write_tensor, FAULTS(NULL), TRAINER_, TENSOR, VALUES(weights)),
+    ROW(hz_trainer_write_tensor, FAULTS(NOT_NUMBERS), TRAINER_, TENSOR, VALUES(weights)),
     ROW(hz_trainer_set_tensor_options, FAULTS(TUNED), TRAINER_, TENSOR, DEFAULTED("options", tuned)),
     ROW(hz_trainer_tensor_options, FAULTS(NULL), TRAINER_, TENSOR, OUT_("out_options", out_options)),
     ROW(hz_trainer_read_gradient, FAULTS(NULL), TRAINER_, TENSOR, VALUES(out_floats)),
@@ -459,12 +497,15 @@ static const function_t FUNCTIONS[] = {
     ROW(hz_trainer_discard, FAULTS(NULL), TRAINER_),
     ROW(hz_trainer_step, FAULTS(BATCH), TRAINER_, BATCHES, REAL(RATE, "lr", 1e-3), OUT_("out_report", out_step)),
     ROW(hz_trainer_eval, FAULTS(BATCH), TRAINER_, BATCHES, OUT_("out_report", out_eval)),
-    ROW(hz_trainer_logits, FAULTS(NULL), TRAINER_, ARRAY("tokens", tokens), NUMBER(COUNT_, "tokens", T),
+    ROW(hz_trainer_logits, FAULTS(NULL), TRAINER_, ARRAY("tokens", tokens), NUMBER(COUNT_, "count|tokens", T),
         ARRAY("logits", out_floats), NUMBER(EXACT, "logits", V)),
     ROW(hz_trainer_logprobs, FAULTS(BATCH), TRAINER_, BATCHES, ARRAY("logprobs", out_floats),
         NUMBER(EXACT, "logprobs", N)),
     ROW(hz_trainer_step_with_loss, FAULTS(BATCH), TRAINER_, BATCHES, REAL(RATE, "lr", 1e-3),
         {CALLBACK, "loss", {.loss = no_loss}, NULL}, NUMBER(ANY, "user", 0), OUT_("out_report", out_step)),
+
+    ROW(hz_trainer_cancel, FAULTS(NULL), TRAINER_),
+    ROW(hz_trainer_set_progress, FAULTS(NULL), TRAINER_, NUMBER(ANY, "user", 0)),
 
     ROW(hz_trainer_save, FAULTS(NULL), TRAINER_, {CALLBACK, "save", {.save = no_save}, NULL}, NUMBER(ANY, "user", 0)),
     ROW(hz_trainer_save_wait, FAULTS(NULL), TRAINER_),
@@ -496,6 +537,22 @@ static const function_t FUNCTIONS[] = {
     ROW(hz_arena_info, FAULTS(NULL), OF("arena", ARENA), OUT_("out_info", out_info)),
     ROW(hz_arena_node_at, FAULTS(NULL), OF("arena", ARENA), NUMBER(LARGE, "offset", 0), ARRAY("out_node", out_node)),
     ROW(hz_arena_close, FAULTS(NULL), CLOSING("arena", ARENA)),
+
+    INIT_ROW(hz_device_info_init, out_device),
+    INIT_ROW(hz_model_config_init, out_config),
+    INIT_ROW(hz_layer_placement_init, layer),
+    INIT_ROW(hz_trainer_options_init, options),
+    INIT_ROW(hz_plan_summary_init, out_summary),
+    INIT_ROW(hz_tensor_init, out_tensor),
+    INIT_ROW(hz_tensor_options_init, tuned),
+    INIT_ROW(hz_batch_init, batch),
+    INIT_ROW(hz_step_report_init, out_step),
+    INIT_ROW(hz_eval_report_init, out_eval),
+    INIT_ROW(hz_stats_init, out_stats),
+    INIT_ROW(hz_adam_options_init, adam),
+    INIT_ROW(hz_adam_arrays_init, own),
+    INIT_ROW(hz_arena_options_init, arena),
+    INIT_ROW(hz_arena_info_init, out_info),
 };
 
 #endif

@@ -65,7 +65,7 @@ fn a_refusal_proposes_changes_that_are_admitted() {
     };
     let short = TrainerOptions { device_mem: Some(bytes(&halved)), logits_chunk: Some(16), ..plain.clone() };
     let message = refused(&config, &short);
-    assert!(message.starts_with("the model's device memory is "), "{message}");
+    assert!(message.starts_with("the model needs "), "{message}");
     assert!(message.contains("; limit ") && message.contains(" (device_mem): "), "{message}");
     assert!(message.contains("4 micro-batches of 2 × 512 tokens"), "{message}");
     Trainer::admit(&config, &TrainerOptions { device_mem: short.device_mem, ..halved }).unwrap();
@@ -100,7 +100,7 @@ fn a_device_too_small_for_the_plan_is_refused_with_its_free_memory() {
     let device = CudaDevice::open(calls.ordinal(), CudaOptions::default()).unwrap();
     let error = Trainer::open_with(backend(device), &config(true), &options()).err().unwrap();
     assert_eq!(error.status(), Status::OutOfDeviceMemory);
-    for word in ["the model's device memory is ", "(free device memory less a margin for kernels)", "short"] {
+    for word in ["the model needs ", "(free device memory less a margin for kernels)", "short"] {
         assert!(error.message().contains(word), "{error}");
     }
 }

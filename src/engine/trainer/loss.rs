@@ -46,7 +46,7 @@ impl Trainer {
     /// The shapes of batches that were accumulated.
     fn shapes(&self, batches: &[Batch]) -> Vec<Shape> {
         let most = self.runner.plan.policy.numeric.shape;
-        batches.iter().map(|batch| batch.shape("", most).expect("it was accumulated")).collect()
+        batches.iter().map(|batch| batch.shape(most)).collect()
     }
 
     /// The downloaded log-probabilities of batches of these shapes, without padding.

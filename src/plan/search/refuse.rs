@@ -105,7 +105,7 @@ pub fn nothing_fits(question: &Question, chosen: &str) -> Result<Error> {
             Error::new(
                 Status::OutOfDeviceMemory,
                 format!(
-                    "the model's device memory is {least}{} ({}); limit {} ({}): {}, {} short{advice}",
+                    "the model needs {least}{} of device memory ({}); limit {} ({}): {}, {} short{advice}",
                     Size(need),
                     several(need, "byte"),
                     Size(limit),
@@ -120,7 +120,7 @@ pub fn nothing_fits(question: &Question, chosen: &str) -> Result<Error> {
             Error::new(
                 Status::OutOfHostMemory,
                 format!(
-                    "the model's host memory is {least}{} ({need} bytes); {host}: {}, {} short{advice}",
+                    "the model needs {least}{} of host memory ({need} bytes); {host}: {}, {} short{advice}",
                     Size(need),
                     several(host.bytes, "byte"),
                     several(need - host.bytes, "byte")
