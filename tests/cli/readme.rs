@@ -65,6 +65,7 @@ fn prepare(here: &Path) {
     symlink(env!("CARGO_BIN_EXE_horizon"), built.join("horizon")).unwrap();
     let library = std::env::current_exe().unwrap().with_file_name("libhorizon.so");
     symlink(library, built.join("libhorizon.so")).unwrap();
+    symlink("libhorizon.so", built.join(env!("HZ_SONAME"))).unwrap();
     for source in ["include", "tests", "README.md"] {
         symlink(Path::new(ROOT).join(source), here.join(source)).unwrap();
     }

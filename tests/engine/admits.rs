@@ -76,7 +76,7 @@ fn a_refusal_proposes_changes_that_are_admitted() {
         plan.device.bytes() + plan.host.bytes()
     };
     let short = TrainerOptions { host_mem: Some(host(&compact)), ..plain };
-    assert!(refused(&config, &short).contains("mode compact"), "{}", refused(&config, &short));
+    assert!(refused(&config, &short).contains("mode = Mode::Compact"), "{}", refused(&config, &short));
     Trainer::admit(&config, &TrainerOptions { host_mem: short.host_mem, ..compact }).unwrap();
 }
 

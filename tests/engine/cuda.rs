@@ -230,7 +230,7 @@ fn a_model_that_does_not_fit_is_refused_before_memory_is_allocated() {
     let calls = FakeCuda::new(Setting { memory: need, ..Setting::default() });
     let error = open(&calls, CudaOptions::default(), &config, &options).err().unwrap();
     assert_eq!(error.status(), Status::OutOfDeviceMemory);
-    assert!(error.message().contains(&format!("({need} bytes), the limit is")), "{error}");
+    assert!(error.message().contains(&format!("({need} bytes); limit ")), "{error}");
     assert_eq!(calls.device_bytes(), 0);
 
     let calls = FakeCuda::new(Setting { pin_error: Some(codes::MEMORY_ALLOCATION), ..Setting::default() });

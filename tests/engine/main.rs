@@ -319,7 +319,7 @@ fn bad_batches_are_refused_by_name_and_nothing_is_staged() {
     refused(
         &mut trainer,
         &|d| d.tokens.truncate(41),
-        &["batches[1].targets.len() is 42; it must be that of tokens, 41"],
+        &["batches[1].targets.len() is 42; it must be batches[1].tokens.len(), 41"],
     );
     let error = trainer.update(1e-3).unwrap_err();
     assert_eq!(error.status(), Status::InvalidState, "nothing is staged");

@@ -100,7 +100,7 @@ fn impossible_shapes_are_refused() {
         let batch = Batch { sequence_length, ..Batch::new(&rows[..count], &rows[..count]) };
         let error = trainer.accumulate(&batch).unwrap_err();
         assert_eq!(error.status(), Status::InvalidArgument);
-        for word in [&format!("rows is {count} "), "1 … 2 sequences of 1 … 21 tokens"] {
+        for word in [&format!("batch.tokens.len() is {count} "), "1 … 2 sequences of 1 … 21 tokens"] {
             assert!(error.message().contains(word), "`{word}` is missing in: {error}");
         }
     }

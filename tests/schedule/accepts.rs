@@ -174,18 +174,18 @@ fn invalid_policies_are_refused_with_the_reason() {
     let mut both = policy(Mode::Exact, AdamWhen::UnderBackward, 2, 2, 2);
     both.placement.grad_wait = GradWait::Device;
     let refused: [(Policy, Geometry, usize, &str); 12] = [
-        (too_many, model, 1, "placements for 4 layers, but the model has 3"),
+        (too_many, model, 1, "placements for 4 layers, but num_hidden_layers is 3"),
         (no_sweep, model, 1, "sweeps"),
-        (both, model, 1, "wait for the clip decision"),
-        (good(), model, 0, "micro-batches"),
+        (both, model, 1, "wait on the device for the global norm"),
+        (good(), model, 0, "micros_max is 0"),
         (good(), Geometry { layers: 0, ..model }, 1, "layers"),
         (good(), Geometry { embedding_chunks: 0, ..model }, 1, "embedding"),
         (good(), Geometry { head_chunks: 0, ..model }, 1, "head"),
-        (policy(Mode::Exact, AdamWhen::AfterNorm, 1, 2, 2), model, 1, "weight slots"),
-        (policy(Mode::Exact, AdamWhen::AfterNorm, 2, 1, 2), model, 1, "gradient slabs"),
+        (policy(Mode::Exact, AdamWhen::AfterNorm, 1, 2, 2), model, 1, "weight_slots is 1"),
+        (policy(Mode::Exact, AdamWhen::AfterNorm, 2, 1, 2), model, 1, "slabs is 1"),
         (policy(Mode::Streamed, AdamWhen::UnderBackward, 2, 2, 1), model, 1, "ring slabs"),
-        (policy(Mode::Streamed, AdamWhen::AfterNorm, 2, 2, 2), model, 1, "under backward"),
-        (good(), model, 1 << 30, "micro-batches"),
+        (policy(Mode::Streamed, AdamWhen::AfterNorm, 2, 2, 2), model, 1, "UnderBackward"),
+        (good(), model, 1 << 30, "micros_max is 1073741824"),
     ];
     for (policy, geometry, micros, reason) in refused {
         let error = train(&policy, &geometry, micros).unwrap_err();

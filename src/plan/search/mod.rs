@@ -25,7 +25,7 @@ pub use explain::{Explanation, Gain};
 
 use std::fmt;
 
-use crate::base::{DType, Name, Result, Shape};
+use crate::base::{DType, Name, Result, Shape, phrase};
 use crate::host::{Limits, Pinning};
 use crate::model::{Layout, ModelConfig, Recompute};
 use crate::plan::{Description, Machine, Plan};
@@ -258,7 +258,8 @@ impl<'a> Question<'a> {
         if self.fits(plan.device.bytes(), plan.host.bytes()) {
             return Ok(());
         }
-        Err(refuse::nothing_fits(self, "chosen by a plan search (hz_plan_search, horizon plan)")?)
+        let search = phrase("`horizon plan`", "hz_plan_search", "a plan search");
+        Err(refuse::nothing_fits(self, &format!("chosen by {search}"))?)
     }
 
     /// The plan of a placement.
