@@ -15,9 +15,10 @@
 //! - `status`: numbers and names of statuses, versions, the last error of a thread
 //! - `log`: the log callback
 //! - `device`: the devices of this machine
-//! - `model`, `options`, `lane`: what handles are opened with, and queues of work
-//! - `plan`; `trainer`, with `weights`, `steps`, `progress`, `save`, `checkpoint`; `adam`;
-//!   `arena`: the handles
+//! - `model`, `options`: arguments of the functions that open handles
+//! - `lane`: names of lanes
+//! - `plan`, `adam`, `arena`: handles with their functions
+//! - `trainer`, with `weights`, `steps`, `progress`, `save` and `checkpoint`: the same
 
 // The header has these names and documents them.
 #![allow(non_camel_case_types, missing_docs)]
