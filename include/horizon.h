@@ -24,7 +24,7 @@
  *     options.sequences       = 8;                              // B, sequences per micro-batch
  *     options.sequence_length = 128;                            // T, tokens per sequence
  *     hz_trainer_open(&model, &options, &trainer);              // allocates everything, or fails
- *     hz_trainer_init(trainer, 1);                              // random weights, seed 1
+ *     hz_trainer_init_weights(trainer, 1);                              // random weights, seed 1
  *     for (...) {
  *         batch.rows = 8 * 128; batch.tokens = ...; batch.targets = ...;
  *         hz_trainer_step(trainer, &batch, 1, 3e-4, &report);   // report.loss, report.grad_norm
@@ -459,7 +459,7 @@ typedef enum hz_mode_t {
      * grad_place = HZ_PLACE_DEVICE. */
     HZ_MODE_STREAMED = 2,
     /* 10 bytes: as HZ_MODE_EXACT, with bf16 moments that are rounded stochastically (unbiased, reproducible).
-     * 8 bytes with HZ_ADAM_UNDER_BACKWARD or grad_place = HZ_PLACE_DEVICE, where gradients pass through the
+     * 8 bytes with HZ_ADAM_WHEN_UNDER_BACKWARD or grad_place = HZ_PLACE_DEVICE, where gradients pass through the
      * ring buffer. */
     HZ_MODE_COMPACT = 3,
     HZ_MODE_MAX_ENUM = 0x7fffffff
@@ -476,14 +476,14 @@ typedef enum hz_dtype_t {
 
 /* The time at which AdamW runs. */
 typedef enum hz_adam_when_t {
-    /* HZ_ADAM_AFTER_NORM; in HZ_MODE_STREAMED with gradients on the host HZ_ADAM_UNDER_BACKWARD. */
-    HZ_ADAM_AUTO = 0,
+    /* HZ_ADAM_WHEN_AFTER_NORM; in HZ_MODE_STREAMED with gradients on the host HZ_ADAM_WHEN_UNDER_BACKWARD. */
+    HZ_ADAM_WHEN_AUTO = 0,
     /* Once the loss and the norm of the whole step are known, overlapping the next step's forward. If they are not
      * finite, nothing is updated. */
-    HZ_ADAM_AFTER_NORM = 1,
+    HZ_ADAM_WHEN_AFTER_NORM = 1,
     /* As soon as a unit's gradient is on the host, overlapping backward. Needs clip = 0. A unit whose gradient is not
      * finite is not updated: see HZ_STATUS_STEP_PARTIAL. */
-    HZ_ADAM_UNDER_BACKWARD = 2,
+    HZ_ADAM_WHEN_UNDER_BACKWARD = 2,
     HZ_ADAM_WHEN_MAX_ENUM = 0x7fffffff
 } hz_adam_when_t;
 
@@ -592,7 +592,7 @@ typedef struct hz_trainer_options_t {
 /* Exact mode, bf16 gradients, one micro-batch of 1 x 256 tokens, two slots and slabs; AdamW as in PyTorch (0.9,
  * 0.999, 1e-8, weight decay 0.01); clip 1. */
 #define HZ_TRAINER_OPTIONS_INIT \
-    {sizeof(hz_trainer_options_t), HZ_DEVICE_AUTO, HZ_MODE_EXACT, HZ_DTYPE_BF16, HZ_ADAM_AUTO, 0, 0, \
+    {sizeof(hz_trainer_options_t), HZ_DEVICE_AUTO, HZ_MODE_EXACT, HZ_DTYPE_BF16, HZ_ADAM_WHEN_AUTO, 0, 0, \
      HZ_PINNING_REGISTERED, 1, 256, 1, 0, 0, 0, 0, 0, 0, 0.9, 0.999, 1e-8, 0.01, 1.0, HZ_PLACE_AUTO, 0, NULL, 0, NULL, \
      0, 0}
 HZ_CHECKED hz_status_t hz_trainer_options_init(hz_trainer_options_t *value, size_t struct_size);
@@ -636,7 +636,7 @@ typedef struct hz_plan_t hz_plan_t;
 /* Figures of a plan. */
 typedef struct hz_plan_summary_t {
     uint32_t struct_size;
-    hz_adam_when_t adam_when;        /* HZ_ADAM_AFTER_NORM or HZ_ADAM_UNDER_BACKWARD, never AUTO */
+    hz_adam_when_t adam_when;        /* HZ_ADAM_WHEN_AFTER_NORM or HZ_ADAM_WHEN_UNDER_BACKWARD, never AUTO */
     uint64_t parameters;             /* P; a tied tensor counts once */
     uint64_t logits_chunk;           /* rows, never 0 */
     uint64_t device_bytes;           /* device memory */
@@ -652,7 +652,7 @@ typedef struct hz_plan_summary_t {
                                         token, without recompute; otherwise 0 */
 } hz_plan_summary_t;
 
-#define HZ_PLAN_SUMMARY_INIT {sizeof(hz_plan_summary_t), HZ_ADAM_AUTO, 0, 0, 0, 0, 0, 0, 0, 0, 0.0, 0.0, 0.0}
+#define HZ_PLAN_SUMMARY_INIT {sizeof(hz_plan_summary_t), HZ_ADAM_WHEN_AUTO, 0, 0, 0, 0, 0, 0, 0, 0, 0.0, 0.0, 0.0}
 HZ_CHECKED hz_status_t hz_plan_summary_init(hz_plan_summary_t *value, size_t struct_size);
 
 /* Computes the plan that hz_trainer_open would use. Allocates no model memory and opens no device. Does not check
@@ -667,7 +667,7 @@ HZ_CHECKED hz_status_t hz_plan_open(const hz_model_config_t *model, const hz_tra
 /* Searches the placement with the shortest simulated step that fits a machine, this one or another: resident layers,
  * offload, activation checkpointing, slots, slabs, sweeps, and where gradients wait. Simulates only; takes a second
  * or two. Options that are set stay: weight_slots, slabs and sweeps unless 0, grad_place unless
- * HZ_PLACE_AUTO, adam_when unless HZ_ADAM_AUTO, and layers. The plan fits the memory of the described machine, or
+ * HZ_PLACE_AUTO, adam_when unless HZ_ADAM_WHEN_AUTO, and layers. The plan fits the memory of the described machine, or
  * device_mem and host_mem if they are set; hz_plan_admit checks whether it fits this one. A step has
  * options->micros_max micro-batches, announced by hz_trainer_announce.
  *
@@ -729,7 +729,7 @@ HZ_API void hz_plan_close(hz_plan_t *plan /* or NULL */);
 typedef struct hz_trainer_t hz_trainer_t;
 
 /* Opens a trainer: plans it, checks that it fits, allocates all memory it will ever use, starts its threads. Weights
- * and moments are zero and the step number is 0: continue with hz_trainer_init, hz_trainer_load_hf,
+ * and moments are zero and the step number is 0: continue with hz_trainer_init_weights, hz_trainer_load_hf,
  * hz_trainer_write_tensor or hz_trainer_resume.
  *
  * Ownership: the caller closes *out_trainer with hz_trainer_close.
@@ -777,29 +777,29 @@ HZ_CHECKED hz_status_t hz_trainer_model(const hz_trainer_t *trainer, hz_model_co
  */
 
 /* A tensor of the model. */
-typedef struct hz_tensor_t {
+typedef struct hz_tensor_info_t {
     uint32_t struct_size;
     uint32_t rank;     /* number of dimensions */
     const char *name;  /* as in Hugging Face, e.g. "model.layers.3.mlp.up_proj.weight"; belongs to the trainer */
     uint64_t shape[4]; /* [out, in] or [C]; 0 from `rank` on */
     uint64_t elements; /* product of the dimensions */
-} hz_tensor_t;
+} hz_tensor_info_t;
 
-#define HZ_TENSOR_INIT {sizeof(hz_tensor_t), 0, NULL, {0, 0, 0, 0}, 0}
-HZ_CHECKED hz_status_t hz_tensor_init(hz_tensor_t *value, size_t struct_size);
+#define HZ_TENSOR_INFO_INIT {sizeof(hz_tensor_info_t), 0, NULL, {0, 0, 0, 0}, 0}
+HZ_CHECKED hz_status_t hz_tensor_info_init(hz_tensor_info_t *value, size_t struct_size);
 
 /* Sets *out_count to the number of tensors. A tied LM head is not counted. Threads: as hz_trainer_model. */
 HZ_CHECKED hz_status_t hz_trainer_tensor_count(const hz_trainer_t *trainer, size_t *out_count);
 
 /* Fills in tensor `index`, 0 .. count-1, in forward order. Threads: as hz_trainer_model.
  * Errors: HZ_STATUS_INVALID_ARGUMENT above the last. */
-HZ_CHECKED hz_status_t hz_trainer_tensor(const hz_trainer_t *trainer, size_t index, hz_tensor_t *out_tensor);
+HZ_CHECKED hz_status_t hz_trainer_tensor(const hz_trainer_t *trainer, size_t index, hz_tensor_info_t *out_tensor);
 
 /* Initializes the weights as GPT-2 does: matrices normal with standard deviation 0.02, o_proj and down_proj with
  * 0.02/sqrt(2L), norms 1, biases 0. The values of a tensor depend only on the seed and its name. Moments and step
  * number do not change.
  * Blocks until the work in progress on each unit is done. */
-HZ_CHECKED hz_status_t hz_trainer_init(hz_trainer_t *trainer, uint64_t seed);
+HZ_CHECKED hz_status_t hz_trainer_init_weights(hz_trainer_t *trainer, uint64_t seed);
 
 /* Loads the weights of a Hugging Face folder: model.safetensors, or shards with their index; f32, bf16 or f16. Its
  * config.json must describe the trainer's model, and every tensor must be there with its shape. Moments and step number
@@ -927,7 +927,7 @@ HZ_CHECKED hz_status_t hz_trainer_accumulate(hz_trainer_t *trainer, const hz_bat
  * and all other rows last, so the second step does not wait for the whole embedding. A token that was not announced, or
  * an evaluation or other read of the embedding between the two steps, waits for all of AdamW. A cancelled step drops
  * what was announced before it. No effect if the embedding is tied, if gradients pass through a ring buffer
- * (HZ_MODE_STREAMED; HZ_MODE_COMPACT with HZ_PLACE_DEVICE), with HZ_ADAM_UNDER_BACKWARD, and on
+ * (HZ_MODE_STREAMED; HZ_MODE_COMPACT with HZ_PLACE_DEVICE), with HZ_ADAM_WHEN_UNDER_BACKWARD, and on
  * hz_trainer_step_with_loss.
  * Errors: HZ_STATUS_INVALID_ARGUMENT for an id outside the vocabulary, or more distinct ids than a step can have; then
  * none of `tokens` is announced, and earlier announcements stay. */
@@ -939,7 +939,7 @@ HZ_CHECKED hz_status_t hz_trainer_announce(hz_trainer_t *trainer, const int32_t 
  * Errors before the step runs, after which the micro-batches stay accumulated: HZ_STATUS_INVALID_ARGUMENT;
  * HZ_STATUS_INVALID_STATE if none is accumulated; HZ_STATUS_NO_TARGET. Errors of the step, after which none is
  * accumulated: HZ_STATUS_NON_FINITE and HZ_STATUS_CANCELLED (weights, moments and step number do not change);
- * HZ_STATUS_STEP_PARTIAL (only HZ_ADAM_UNDER_BACKWARD: the step counts, but some units were not updated). */
+ * HZ_STATUS_STEP_PARTIAL (only HZ_ADAM_WHEN_UNDER_BACKWARD: the step counts, but some units were not updated). */
 HZ_CHECKED hz_status_t hz_trainer_update(hz_trainer_t *trainer, double lr, hz_step_report_t *out_report);
 
 /* Drops the accumulated micro-batches. */
@@ -1010,9 +1010,9 @@ HZ_CHECKED hz_status_t hz_trainer_step_with_loss(hz_trainer_t *trainer, const hz
  * moments and step number do not change, no micro-batch stays accumulated, and what follows has the bits that it would
  * have without the cancelled call. A save that is running is not affected.
  *
- * Too late, and without effect, once the loss and the norm are known; with HZ_ADAM_UNDER_BACKWARD, once AdamW of the
- * first unit begins. Without effect if no such call runs: one that starts later is not cancelled, so to stop a loop of
- * steps, set a flag of your own as well, before.
+ * Too late, and without effect, once the loss and the norm are known; with HZ_ADAM_WHEN_UNDER_BACKWARD, once AdamW of
+ * the first unit begins. Without effect if no such call runs: one that starts later is not cancelled, so to stop a loop
+ * of steps, set a flag of your own as well, before.
  * Threads: any, concurrently with any other call, and in an hz_loss_callback_t. Returns at once. */
 HZ_CHECKED hz_status_t hz_trainer_cancel(hz_trainer_t *trainer);
 
@@ -1117,20 +1117,20 @@ HZ_CHECKED hz_status_t hz_trainer_sync(hz_trainer_t *trainer);
  */
 
 /* Totals of a trainer. */
-typedef struct hz_stats_t {
+typedef struct hz_trainer_stats_t {
     uint32_t struct_size;
     uint32_t threads;      /* CPU threads */
     uint64_t steps;        /* step number: updates so far, including those before a resumed checkpoint */
     uint64_t tokens;       /* tokens of these steps */
     uint64_t device_bytes; /* device memory */
     uint64_t host_bytes;   /* host memory */
-} hz_stats_t;
+} hz_trainer_stats_t;
 
-#define HZ_STATS_INIT {sizeof(hz_stats_t), 0, 0, 0, 0, 0}
-HZ_CHECKED hz_status_t hz_stats_init(hz_stats_t *value, size_t struct_size);
+#define HZ_TRAINER_STATS_INIT {sizeof(hz_trainer_stats_t), 0, 0, 0, 0, 0}
+HZ_CHECKED hz_status_t hz_trainer_stats_init(hz_trainer_stats_t *value, size_t struct_size);
 
 /* Fills in the totals. */
-HZ_CHECKED hz_status_t hz_trainer_stats(hz_trainer_t *trainer, hz_stats_t *out_stats);
+HZ_CHECKED hz_status_t hz_trainer_stats(hz_trainer_t *trainer, hz_trainer_stats_t *out_stats);
 
 /* Sets *out_seconds to the busy time of a lane, HZ_LANE_*, in steps and saves (not evaluations) since the trainer was
  * opened. Counted are tasks that had ended when the last step, evaluation or hz_trainer_sync returned. Lanes overlap,

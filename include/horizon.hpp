@@ -4,7 +4,7 @@
  *     horizon::trainer_options options;
  *     options.sequence_length = 128;
  *     horizon::trainer trainer(horizon::model_from_preset("tiny"), options);
- *     trainer.init(1);
+ *     trainer.init_weights(1);
  *     std::vector<std::int32_t> tokens = ..., targets = ...;
  *     std::printf("%f\n", trainer.step(horizon::batch(tokens, targets), 3e-4).loss);
  *
@@ -104,11 +104,11 @@ using device_info = defaults<hz_device_info_t, hz_device_info_init>;
 using model_config = defaults<hz_model_config_t, hz_model_config_init>;
 using layer_placement = defaults<hz_layer_placement_t, hz_layer_placement_init>;
 using plan_summary = defaults<hz_plan_summary_t, hz_plan_summary_init>;
-using tensor_info = defaults<hz_tensor_t, hz_tensor_init>;
+using tensor_info = defaults<hz_tensor_info_t, hz_tensor_info_init>;
 using tensor_settings = defaults<hz_tensor_options_t, hz_tensor_options_init>;
 using step_report = defaults<hz_step_report_t, hz_step_report_init>;
 using eval_report = defaults<hz_eval_report_t, hz_eval_report_init>;
-using trainer_stats = defaults<hz_stats_t, hz_stats_init>;
+using trainer_stats = defaults<hz_trainer_stats_t, hz_trainer_stats_init>;
 using adam_options = defaults<hz_adam_options_t, hz_adam_options_init>;
 using adam_arrays = defaults<hz_adam_arrays_t, hz_adam_arrays_init>;
 using arena_options = defaults<hz_arena_options_t, hz_arena_options_init>;
@@ -310,7 +310,7 @@ public:
 
     std::size_t tensor_count() const { return detail::output<std::size_t>(hz_trainer_tensor_count, get()); }
     tensor_info tensor(std::size_t index) const { return detail::output<tensor_info>(hz_trainer_tensor, get(), index); }
-    void init(std::uint64_t seed) { check(hz_trainer_init(get(), seed)); }
+    void init_weights(std::uint64_t seed) { check(hz_trainer_init_weights(get(), seed)); }
     void load_hf(const std::filesystem::path &folder) {
         finish(HZ_PROGRESS_LOAD, hz_trainer_load_hf(get(), folder.c_str()));
     }

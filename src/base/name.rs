@@ -59,7 +59,7 @@ names! {
     Beta1:          "--beta1"           "beta1"                 "beta1",
     Beta2:          "--beta2"           "beta2"                 "beta2",
     Eps:            "--eps"             "eps"                   "eps",
-    Fresh:          "--init"            "hz_trainer_init"       "Trainer::write_fresh",
+    Fresh:          "--init"            "hz_trainer_init_weights"       "Trainer::write_fresh",
     Accumulate:     "accumulate"        "hz_trainer_accumulate" "Trainer::accumulate",
     Update:         "update"            "hz_trainer_update"     "Trainer::update",
     Discard:        "discard"           "hz_trainer_discard"    "Trainer::discard",
@@ -91,7 +91,7 @@ impl Name {
             Name::Mode => Some(["HZ_MODE_", "Mode::"]),
             Name::GradDtype => Some(["HZ_DTYPE_", "DType::"]),
             Name::GradPlace => Some(["HZ_PLACE_", "GradWait::"]),
-            Name::AdamWhen => Some(["HZ_ADAM_", "AdamWhen::"]),
+            Name::AdamWhen => Some(["HZ_ADAM_WHEN_", "AdamWhen::"]),
             _ => None,
         }
     }
@@ -146,7 +146,7 @@ mod tests {
         assert_eq!(forms(Name::Clip.is(0)), ["--clip 0", "clip = 0", "clip = 0"]);
         let mode = ["--mode exact", "mode = HZ_MODE_EXACT", "mode = Mode::Exact"];
         assert_eq!(forms(Name::Mode.is("exact")), mode);
-        let under = ["under backward", "HZ_ADAM_UNDER_BACKWARD", "AdamWhen::UnderBackward"];
+        let under = ["under backward", "HZ_ADAM_WHEN_UNDER_BACKWARD", "AdamWhen::UnderBackward"];
         assert_eq!(forms(Name::AdamWhen.value("under backward")), under);
     }
 

@@ -76,12 +76,12 @@ pub use steps::{
     hz_trainer_logprobs, hz_trainer_step, hz_trainer_step_with_loss, hz_trainer_update,
 };
 pub use trainer::{
-    hz_stats_t, hz_trainer_busy_seconds, hz_trainer_close, hz_trainer_device, hz_trainer_model,
-    hz_trainer_open, hz_trainer_open_planned, hz_trainer_stats, hz_trainer_sync, hz_trainer_t,
+    hz_trainer_busy_seconds, hz_trainer_close, hz_trainer_device, hz_trainer_model, hz_trainer_open,
+    hz_trainer_open_planned, hz_trainer_stats, hz_trainer_stats_t, hz_trainer_sync, hz_trainer_t,
     hz_trainer_trace,
 };
 pub use weights::{
-    hz_tensor_options_t, hz_tensor_t, hz_trainer_export_hf, hz_trainer_init, hz_trainer_load_hf,
+    hz_tensor_info_t, hz_tensor_options_t, hz_trainer_export_hf, hz_trainer_init_weights, hz_trainer_load_hf,
     hz_trainer_read_gradient, hz_trainer_read_tensor, hz_trainer_set_tensor_options, hz_trainer_tensor,
     hz_trainer_tensor_count, hz_trainer_tensor_options, hz_trainer_write_tensor,
 };

@@ -87,9 +87,9 @@ pub(super) static DTYPES: Enum<Option<DType>> = Enum {
 pub(super) static ADAM_TIMES: Enum<Option<AdamWhen>> = Enum {
     name: "hz_adam_when_t",
     constants: &[
-        (c"HZ_ADAM_AUTO", 0, None),
-        (c"HZ_ADAM_AFTER_NORM", 1, Some(AdamWhen::AfterNorm)),
-        (c"HZ_ADAM_UNDER_BACKWARD", 2, Some(AdamWhen::UnderBackward)),
+        (c"HZ_ADAM_WHEN_AUTO", 0, None),
+        (c"HZ_ADAM_WHEN_AFTER_NORM", 1, Some(AdamWhen::AfterNorm)),
+        (c"HZ_ADAM_WHEN_UNDER_BACKWARD", 2, Some(AdamWhen::UnderBackward)),
     ],
 };
 

@@ -15,8 +15,8 @@ use crate::capi::plan::hz_plan_summary_t;
 use crate::capi::sized::{Field, SizedStruct};
 use crate::capi::status::c_string;
 use crate::capi::steps::{hz_batch_t, hz_eval_report_t, hz_step_report_t};
-use crate::capi::trainer::hz_stats_t;
-use crate::capi::weights::{hz_tensor_options_t, hz_tensor_t};
+use crate::capi::trainer::hz_trainer_stats_t;
+use crate::capi::weights::{hz_tensor_info_t, hz_tensor_options_t};
 use crate::host::threads_max;
 
 /// A number as a field's type writes it.
@@ -71,12 +71,12 @@ fn options() -> Value {
         hz_trainer_options_t,
         hz_layer_placement_t,
         hz_plan_summary_t,
-        hz_tensor_t,
+        hz_tensor_info_t,
         hz_tensor_options_t,
         hz_batch_t,
         hz_step_report_t,
         hz_eval_report_t,
-        hz_stats_t,
+        hz_trainer_stats_t,
         hz_device_info_t,
         hz_adam_options_t,
         hz_adam_arrays_t,

@@ -24,7 +24,7 @@ use crate::host::folder::replace_file;
 use crate::model::ModelConfig;
 
 sized_struct! {
-    hz_stats_t, hz_stats_init {
+    hz_trainer_stats_t, hz_trainer_stats_init {
         threads: u32 = 0,
         steps: u64 = 0,
         tokens: u64 = 0,
@@ -202,17 +202,20 @@ pub extern "C" fn hz_trainer_sync(trainer: Handle<hz_trainer_t>) -> hz_status_t 
 }
 
 #[unsafe(no_mangle)]
-pub extern "C" fn hz_trainer_stats(trainer: Handle<hz_trainer_t>, out_stats: Out<hz_stats_t>) -> hz_status_t {
+pub extern "C" fn hz_trainer_stats(
+    trainer: Handle<hz_trainer_t>,
+    out_stats: Out<hz_trainer_stats_t>,
+) -> hz_status_t {
     with(&trainer, |_, state| {
         let out = out_stats.check("out_stats")?;
         let stats = state.trainer.stats();
-        out.write(hz_stats_t {
+        out.write(hz_trainer_stats_t {
             threads: stats.threads as u32,
             steps: stats.steps,
             tokens: stats.tokens,
             device_bytes: stats.device_bytes as u64,
             host_bytes: stats.host_bytes as u64,
-            ..hz_stats_t::defaults()
+            ..hz_trainer_stats_t::defaults()
         });
         Ok(())
     })

@@ -16,7 +16,7 @@ use crate::engine::TensorOptions;
 use crate::hf::{ExportTarget, FolderConfig, SHARD_BYTES, Weights, export, export_bytes};
 
 sized_struct! {
-    hz_tensor_t, hz_tensor_init {
+    hz_tensor_info_t, hz_tensor_info_init {
         rank: u32 = 0,
         name: LentText = LentText::NULL,
         shape: [u64; SHAPE_MAX] = [0; SHAPE_MAX],
@@ -64,7 +64,7 @@ pub extern "C" fn hz_trainer_tensor_count(
 pub extern "C" fn hz_trainer_tensor(
     trainer: Handle<hz_trainer_t>,
     index: usize,
-    out_tensor: Out<hz_tensor_t>,
+    out_tensor: Out<hz_tensor_info_t>,
 ) -> hz_status_t {
     guard(|| {
         let tensors = &trainer.get("trainer")?.tensors;
@@ -79,19 +79,19 @@ pub extern "C" fn hz_trainer_tensor(
         for (to, &from) in sizes.iter_mut().zip(shape) {
             *to = from as u64;
         }
-        out.write(hz_tensor_t {
+        out.write(hz_tensor_info_t {
             rank: shape.len() as u32,
             name: LentText::new(name),
             shape: sizes,
             elements: shape.iter().product::<usize>() as u64,
-            ..hz_tensor_t::defaults()
+            ..hz_tensor_info_t::defaults()
         });
         Ok(())
     })
 }
 
 #[unsafe(no_mangle)]
-pub extern "C" fn hz_trainer_init(trainer: Handle<hz_trainer_t>, seed: u64) -> hz_status_t {
+pub extern "C" fn hz_trainer_init_weights(trainer: Handle<hz_trainer_t>, seed: u64) -> hz_status_t {
     with(&trainer, |_, state| state.trainer.write_fresh(seed))
 }
 

@@ -227,7 +227,8 @@ static void test_smaller_batches(void) {
     ours[0].sequence_length = 0;
     REFUSED(HZ_STATUS_INVALID_ARGUMENT, shapes, hz_trainer_accumulate(trainer, &ours[0]));
     ours[0].sequence_length = T + 1;
-    REFUSED(HZ_STATUS_INVALID_ARGUMENT, "rows is 60 and batch->sequence_length is 49", hz_trainer_accumulate(trainer, &ours[0]));
+    REFUSED(HZ_STATUS_INVALID_ARGUMENT, "rows is 60 and batch->sequence_length is 49",
+            hz_trainer_accumulate(trainer, &ours[0]));
     ours[0].sequence_length = 7;
     REFUSED(HZ_STATUS_INVALID_ARGUMENT, shapes, hz_trainer_accumulate(trainer, &ours[0]));
     ours[0].rows = 0;

@@ -28,7 +28,7 @@ static hz_status_t open_on(hz_device_t device, const char *machine, hz_trainer_t
 }
 
 static void train(hz_trainer_t *trainer, double *losses, int steps) {
-    OK(hz_trainer_init(trainer, 1));
+    OK(hz_trainer_init_weights(trainer, 1));
     lcg = 12345;
     for (int step = 0; step < steps; step++) {
         losses[step] = small_step(trainer);

@@ -62,7 +62,7 @@ static void test_plan(void) {
     CHECK(summary.host_bytes == summary.host_wire_bytes + summary.host_state_bytes);
     CHECK(summary.host_bytes >= 14 * summary.parameters);
     CHECK(summary.ram_bytes == summary.host_bytes + summary.device_bytes);
-    CHECK(summary.adam_when == HZ_ADAM_AFTER_NORM && summary.logits_chunk > 0);
+    CHECK(summary.adam_when == HZ_ADAM_WHEN_AFTER_NORM && summary.logits_chunk > 0);
 
     const char *json = NULL;
     OK(hz_plan_json(plan, &json));
@@ -193,7 +193,8 @@ static void test_opening(void) {
     CASE(HZ_STATUS_OUT_OF_HOST_MEMORY, "(host_mem; the machine", options.host_mem = 1000);
     CASE(HZ_STATUS_INVALID_ARGUMENT, "sequences × sequence_length", options.sequences = UINT64_MAX);
     CASE(HZ_STATUS_INVALID_ARGUMENT, "weight_slots is 1", options.weight_slots = 1);
-    CASE(HZ_STATUS_INVALID_ARGUMENT, "adam_when = HZ_ADAM_AFTER_NORM", options.adam_when = HZ_ADAM_UNDER_BACKWARD);
+    CASE(HZ_STATUS_INVALID_ARGUMENT, "adam_when = HZ_ADAM_WHEN_AFTER_NORM",
+         options.adam_when = HZ_ADAM_WHEN_UNDER_BACKWARD);
     CASE(HZ_STATUS_INVALID_ARGUMENT, "threads is 1000000", options.threads = 1000000);
 #undef CASE
     for (size_t i = 0; i < count; i++) {
@@ -215,7 +216,8 @@ static void test_misuse(void) {
 
     bad = good;
     bad.rows = N - 1;
-    REFUSED(HZ_STATUS_INVALID_ARGUMENT, "batch->rows is 191 and batch->sequence_length is 48; a batch of this trainer has 1 … 4 sequences",
+    REFUSED(HZ_STATUS_INVALID_ARGUMENT,
+            "batch->rows is 191 and batch->sequence_length is 48; a batch of this trainer has 1 … 4 sequences",
             hz_trainer_accumulate(trainer, &bad));
     bad = good;
     bad.rows = UINT64_MAX;
@@ -341,9 +343,9 @@ static void test_misuse(void) {
     OK(hz_trainer_step(trainer, &good, 1, 1e-3, &report));
     CHECK(report.step == 2);
 
-    hz_stats_t stats = HZ_STATS_INIT;
+    hz_trainer_stats_t stats = HZ_TRAINER_STATS_INIT;
     hz_model_config_t model = HZ_MODEL_CONFIG_INIT;
-    hz_tensor_t tensor = HZ_TENSOR_INIT;
+    hz_tensor_info_t tensor = HZ_TENSOR_INFO_INIT;
     hz_tensor_options_t tuned = HZ_TENSOR_OPTIONS_INIT;
     size_t count = 0;
     REFUSED(HZ_STATUS_INVALID_ARGUMENT, "out_stats is NULL", hz_trainer_stats(trainer, NULL));
@@ -352,7 +354,7 @@ static void test_misuse(void) {
     REFUSED(HZ_STATUS_INVALID_ARGUMENT, "it was closed", hz_trainer_close(trainer));
 
     const char *word = "trainer is NULL";
-    REFUSED(HZ_STATUS_INVALID_ARGUMENT, word, hz_trainer_init(NULL, 1));
+    REFUSED(HZ_STATUS_INVALID_ARGUMENT, word, hz_trainer_init_weights(NULL, 1));
     REFUSED(HZ_STATUS_INVALID_ARGUMENT, word, hz_trainer_load_hf(NULL, "x"));
     REFUSED(HZ_STATUS_INVALID_ARGUMENT, word, hz_trainer_export_hf(NULL, "x", HZ_DTYPE_F32));
     REFUSED(HZ_STATUS_INVALID_ARGUMENT, word, hz_trainer_accumulate(NULL, &good));

@@ -24,7 +24,7 @@ static void be_a_child(void) {
     hz_model_config_t model = HZ_MODEL_CONFIG_INIT;
     hz_trainer_options_t options = small_options();
     hz_step_report_t report = HZ_STEP_REPORT_INIT;
-    hz_stats_t stats = HZ_STATS_INIT;
+    hz_trainer_stats_t stats = HZ_TRAINER_STATS_INIT;
     hz_trainer_t *other = NULL;
     hz_adam_arrays_t arrays = HZ_ADAM_ARRAYS_INIT;
     static float value;

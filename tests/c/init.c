@@ -45,12 +45,12 @@ int main(void) {
     DEFAULTS(hz_layer_placement_t, HZ_LAYER_PLACEMENT_INIT, hz_layer_placement_init(value, size));
     DEFAULTS(hz_trainer_options_t, HZ_TRAINER_OPTIONS_INIT, hz_trainer_options_init(value, size));
     DEFAULTS(hz_plan_summary_t, HZ_PLAN_SUMMARY_INIT, hz_plan_summary_init(value, size));
-    DEFAULTS(hz_tensor_t, HZ_TENSOR_INIT, hz_tensor_init(value, size));
+    DEFAULTS(hz_tensor_info_t, HZ_TENSOR_INFO_INIT, hz_tensor_info_init(value, size));
     DEFAULTS(hz_tensor_options_t, HZ_TENSOR_OPTIONS_INIT, hz_tensor_options_init(value, size));
     DEFAULTS(hz_batch_t, HZ_BATCH_INIT, hz_batch_init(value, size));
     DEFAULTS(hz_step_report_t, HZ_STEP_REPORT_INIT, hz_step_report_init(value, size));
     DEFAULTS(hz_eval_report_t, HZ_EVAL_REPORT_INIT, hz_eval_report_init(value, size));
-    DEFAULTS(hz_stats_t, HZ_STATS_INIT, hz_stats_init(value, size));
+    DEFAULTS(hz_trainer_stats_t, HZ_TRAINER_STATS_INIT, hz_trainer_stats_init(value, size));
     DEFAULTS(hz_adam_options_t, HZ_ADAM_OPTIONS_INIT, hz_adam_options_init(value, size));
     DEFAULTS(hz_adam_arrays_t, HZ_ADAM_ARRAYS_INIT, hz_adam_arrays_init(value, size));
     DEFAULTS(hz_arena_options_t, HZ_ARENA_OPTIONS_INIT, hz_arena_options_init(value, size));

@@ -68,7 +68,7 @@ static void cycle(const char *folder, int number) {
     OK(hz_plan_json(plan, &text));
     OK(hz_trainer_open_planned(plan, &trainer));
     hz_plan_close(plan);
-    OK(hz_trainer_init(trainer, 1));
+    OK(hz_trainer_init_weights(trainer, 1));
     switch (number % 4) {
     case 0: small_step(trainer); break;
     case 1: OK(hz_trainer_save_to(trainer, folder, 1, "note")); break;

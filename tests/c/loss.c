@@ -33,7 +33,7 @@ static void train(hz_trainer_options_t options, float *out) {
     hz_model_config_t model = small_model();
     hz_trainer_t *trainer = NULL;
     OK(hz_trainer_open(&model, &options, &trainer));
-    OK(hz_trainer_init(trainer, 3));
+    OK(hz_trainer_init_weights(trainer, 3));
     lcg = 99;
     for (int step = 0; step < 3; step++) {
         static rows_t rows[MICROS];

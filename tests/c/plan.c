@@ -105,7 +105,7 @@ static void test_followed(void) {
     hz_model_config_t model = small_model();
     hz_trainer_options_t options = small_options();
     hz_plan_summary_t summary = HZ_PLAN_SUMMARY_INIT;
-    hz_stats_t stats = HZ_STATS_INIT;
+    hz_trainer_stats_t stats = HZ_TRAINER_STATS_INIT;
     double before[16], seconds = -1.0;
     hz_step_report_t report = HZ_STEP_REPORT_INIT;
     hz_batch_t batch = HZ_BATCH_INIT;
@@ -134,7 +134,7 @@ static void test_followed(void) {
     REFUSED(HZ_STATUS_INVALID_ARGUMENT, "lane is 99", hz_trainer_busy_seconds(trainer, 99, &seconds));
     REFUSED(HZ_STATUS_INVALID_ARGUMENT, "out_seconds is NULL", hz_trainer_busy_seconds(trainer, 0, NULL));
     REFUSED(HZ_STATUS_INVALID_ARGUMENT, "lane is 99", hz_plan_busy_seconds(plan, 99, &seconds));
-    OK(hz_trainer_init(trainer, 1));
+    OK(hz_trainer_init_weights(trainer, 1));
     rows_t rows;
     fill(&rows);
     batch.rows = N;
@@ -166,7 +166,7 @@ static void test_followed(void) {
 
     options.measuring = 0;
     OK(hz_trainer_open(&model, &options, &trainer));
-    OK(hz_trainer_init(trainer, 1));
+    OK(hz_trainer_init_weights(trainer, 1));
     OK(hz_trainer_step(trainer, &batch, 1, 1e-3, &report));
     OK(hz_trainer_stats(trainer, &stats));
     OK(hz_trainer_busy_seconds(trainer, HZ_LANE_COMPUTE, &seconds));

@@ -22,7 +22,7 @@ static inline void step_agrees(const hz_step_report_t *report, double loss, doub
     agree("gradient norm", report->step, report->grad_norm, grad_norm, 1e-4 * grad_norm);
 }
 
-static inline float *read_values(hz_trainer_t *trainer, const hz_tensor_t *tensor) {
+static inline float *read_values(hz_trainer_t *trainer, const hz_tensor_info_t *tensor) {
     float *values = malloc((size_t)tensor->elements * sizeof *values);
     CHECK(values != NULL);
     OK(hz_trainer_read_tensor(trainer, tensor->name, values, (size_t)tensor->elements));
@@ -41,7 +41,7 @@ static inline void weights_agree(hz_trainer_t *trainer, const char *folder, doub
     size_t tensors = 0, elements = 0, beyond = 0;
     OK(hz_trainer_tensor_count(trainer, &tensors));
     for (size_t i = 0; i < tensors; i++) {
-        hz_tensor_t tensor = HZ_TENSOR_INIT;
+        hz_tensor_info_t tensor = HZ_TENSOR_INFO_INIT;
         OK(hz_trainer_tensor(trainer, i, &tensor));
         float *got = read_values(trainer, &tensor), *want = read_values(theirs, &tensor);
         for (size_t at = 0; at < tensor.elements; at++) {

@@ -32,7 +32,7 @@ static void *use(void *library) {
     FUNCTION(library, hz_version)
     FUNCTION(library, hz_model_config_from_preset)
     FUNCTION(library, hz_trainer_open)
-    FUNCTION(library, hz_trainer_init)
+    FUNCTION(library, hz_trainer_init_weights)
     FUNCTION(library, hz_trainer_step)
     FUNCTION(library, hz_trainer_close)
     CHECK(hz_abi_version_loaded() == HZ_ABI_VERSION);

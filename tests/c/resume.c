@@ -19,7 +19,7 @@ static float *read_all(hz_trainer_t *trainer, size_t *out_count) {
     float *values = NULL;
     OK(hz_trainer_tensor_count(trainer, &tensors));
     for (size_t i = 0; i < tensors; i++) {
-        hz_tensor_t tensor = HZ_TENSOR_INIT;
+        hz_tensor_info_t tensor = HZ_TENSOR_INFO_INIT;
         OK(hz_trainer_tensor(trainer, i, &tensor));
         values = realloc(values, (count + tensor.elements) * sizeof *values);
         CHECK(values != NULL);
@@ -76,7 +76,7 @@ static void test_resuming(const char *folder) {
     options.sweeps = 2;
     options.grad_place = HZ_PLACE_DEVICE;
     hz_trainer_t *other = open_with(&options);
-    hz_stats_t stats = HZ_STATS_INIT;
+    hz_trainer_stats_t stats = HZ_TRAINER_STATS_INIT;
     const char *note = NULL;
     OK(hz_trainer_resume(other, folder, NULL, &note));
     OK(hz_trainer_stats(other, &stats));

@@ -64,7 +64,7 @@ static inline uint64_t small_bits(hz_trainer_t *trainer) {
     size_t tensors = 0;
     OK(hz_trainer_tensor_count(trainer, &tensors));
     for (size_t i = 0; i < tensors; i++) {
-        hz_tensor_t tensor = HZ_TENSOR_INIT;
+        hz_tensor_info_t tensor = HZ_TENSOR_INFO_INIT;
         OK(hz_trainer_tensor(trainer, i, &tensor));
         size_t bytes = (size_t)tensor.elements * sizeof(float);
         unsigned char *values = (unsigned char *)malloc(bytes);
@@ -104,7 +104,7 @@ static inline hz_trainer_t *open_small(void) {
     hz_trainer_t *trainer = NULL;
     OK(hz_trainer_open(&model, &options, &trainer));
     CHECK(trainer != NULL);
-    OK(hz_trainer_init(trainer, 7));
+    OK(hz_trainer_init_weights(trainer, 7));
     return trainer;
 }
 

@@ -304,7 +304,7 @@ static int32_t add_unit(uint32_t unit, uint64_t elements, const uint16_t *weight
 /* Two steps, with calls between them if `sweeps`. Returns a hash of all results. */
 static uint64_t run(int sweeps) {
     hz_step_report_t report = HZ_STEP_REPORT_INIT;
-    hz_stats_t stats = HZ_STATS_INIT;
+    hz_trainer_stats_t stats = HZ_TRAINER_STATS_INIT;
     hz_arena_info_t info = HZ_ARENA_INFO_INIT;
     hz_adam_arrays_t state = HZ_ADAM_ARRAYS_INIT;
     const char *json = NULL;
@@ -317,7 +317,7 @@ static uint64_t run(int sweeps) {
     }
     open_handles(handle);
     hz_trainer_t *trainer = handle[TRAINER];
-    OK(hz_trainer_init(trainer, 3));
+    OK(hz_trainer_init_weights(trainer, 3));
     OK(hz_trainer_step(trainer, &world.batch, 1, 1e-2, &report));
     OK(hz_trainer_announce(trainer, world.tokens, N / 2));
     if (accumulated) {
@@ -356,7 +356,7 @@ static uint64_t run(int sweeps) {
 static void make_files(void) {
     void *other = NULL, *second = NULL;
     hz_trainer_t *trainer = closed[TRAINER];
-    OK(hz_trainer_init(trainer, 1));
+    OK(hz_trainer_init_weights(trainer, 1));
     OK(hz_trainer_export_hf(trainer, "export", HZ_DTYPE_F32));
     OK(hz_trainer_save_to(trainer, "checkpoints", 1, NULL));
     OK(hz_trainer_save_wait(trainer));

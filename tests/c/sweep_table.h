@@ -38,11 +38,11 @@ typedef struct {
     STRUCT(hz_device_info_t, out_device);
     STRUCT(hz_model_config_t, out_config);
     STRUCT(hz_plan_summary_t, out_summary);
-    STRUCT(hz_tensor_t, out_tensor);
+    STRUCT(hz_tensor_info_t, out_tensor);
     STRUCT(hz_tensor_options_t, out_options);
     STRUCT(hz_step_report_t, out_step);
     STRUCT(hz_eval_report_t, out_eval);
-    STRUCT(hz_stats_t, out_stats);
+    STRUCT(hz_trainer_stats_t, out_stats);
     STRUCT(hz_adam_arrays_t, out_arrays);
     STRUCT(hz_arena_info_t, out_info);
     void *out_pointer;
@@ -65,11 +65,11 @@ static world_t world = {
     .out_device = HZ_DEVICE_INFO_INIT,
     .out_config = HZ_MODEL_CONFIG_INIT,
     .out_summary = HZ_PLAN_SUMMARY_INIT,
-    .out_tensor = HZ_TENSOR_INIT,
+    .out_tensor = HZ_TENSOR_INFO_INIT,
     .out_options = HZ_TENSOR_OPTIONS_INIT,
     .out_step = HZ_STEP_REPORT_INIT,
     .out_eval = HZ_EVAL_REPORT_INIT,
-    .out_stats = HZ_STATS_INIT,
+    .out_stats = HZ_TRAINER_STATS_INIT,
     .out_arrays = HZ_ADAM_ARRAYS_INIT,
     .out_info = HZ_ARENA_INFO_INIT,
 };
@@ -355,7 +355,7 @@ CALL(hz_trainer_device, a[0].at, a[1].to)
 CALL(hz_trainer_model, a[0].at, a[1].to)
 CALL(hz_trainer_tensor_count, a[0].at, a[1].to)
 CALL(hz_trainer_tensor, a[0].at, (size_t)a[1].u, a[2].to)
-CALL(hz_trainer_init, a[0].to, a[1].u)
+CALL(hz_trainer_init_weights, a[0].to, a[1].u)
 CALL(hz_trainer_load_hf, a[0].to, a[1].at)
 CALL(hz_trainer_export_hf, a[0].to, a[1].at, (hz_dtype_t)a[2].u)
 CALL(hz_trainer_read_tensor, a[0].to, a[1].at, a[2].to, (size_t)a[3].u)
@@ -398,12 +398,12 @@ CALL(hz_model_config_init, a[0].to, (size_t)a[1].u)
 CALL(hz_layer_placement_init, a[0].to, (size_t)a[1].u)
 CALL(hz_trainer_options_init, a[0].to, (size_t)a[1].u)
 CALL(hz_plan_summary_init, a[0].to, (size_t)a[1].u)
-CALL(hz_tensor_init, a[0].to, (size_t)a[1].u)
+CALL(hz_tensor_info_init, a[0].to, (size_t)a[1].u)
 CALL(hz_tensor_options_init, a[0].to, (size_t)a[1].u)
 CALL(hz_batch_init, a[0].to, (size_t)a[1].u)
 CALL(hz_step_report_init, a[0].to, (size_t)a[1].u)
 CALL(hz_eval_report_init, a[0].to, (size_t)a[1].u)
-CALL(hz_stats_init, a[0].to, (size_t)a[1].u)
+CALL(hz_trainer_stats_init, a[0].to, (size_t)a[1].u)
 CALL(hz_adam_options_init, a[0].to, (size_t)a[1].u)
 CALL(hz_adam_arrays_init, a[0].to, (size_t)a[1].u)
 CALL(hz_arena_options_init, a[0].to, (size_t)a[1].u)
@@ -481,7 +481,7 @@ static const function_t FUNCTIONS[] = {
     ROW(hz_trainer_model, FAULTS(NULL), TRAINER_, OUT_("out_config", out_config)),
     ROW(hz_trainer_tensor_count, FAULTS(NULL), TRAINER_, ARRAY("out_count", out_count)),
     ROW(hz_trainer_tensor, FAULTS(NULL), TRAINER_, NUMBER(LARGE, "index", 0), OUT_("out_tensor", out_tensor)),
-    ROW(hz_trainer_init, FAULTS(NULL), TRAINER_, NUMBER(ANY, "seed", 1)),
+    ROW(hz_trainer_init_weights, FAULTS(NULL), TRAINER_, NUMBER(ANY, "seed", 1)),
     ROW(hz_trainer_load_hf, FAULTS(NULL), TRAINER_, STRING(TEXT, "folder", "export", MODELS)),
     ROW(hz_trainer_export_hf, FAULTS(NULL), TRAINER_, STRING(TEXT, "folder", "again", EXPORTS),
         NUMBER(ENUM, "dtype", HZ_DTYPE_F32)),
@@ -543,12 +543,12 @@ static const function_t FUNCTIONS[] = {
     INIT_ROW(hz_layer_placement_init, layer),
     INIT_ROW(hz_trainer_options_init, options),
     INIT_ROW(hz_plan_summary_init, out_summary),
-    INIT_ROW(hz_tensor_init, out_tensor),
+    INIT_ROW(hz_tensor_info_init, out_tensor),
     INIT_ROW(hz_tensor_options_init, tuned),
     INIT_ROW(hz_batch_init, batch),
     INIT_ROW(hz_step_report_init, out_step),
     INIT_ROW(hz_eval_report_init, out_eval),
-    INIT_ROW(hz_stats_init, out_stats),
+    INIT_ROW(hz_trainer_stats_init, out_stats),
     INIT_ROW(hz_adam_options_init, adam),
     INIT_ROW(hz_adam_arrays_init, own),
     INIT_ROW(hz_arena_options_init, arena),

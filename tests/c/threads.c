@@ -78,7 +78,7 @@ static void test_closing(void) {
 
 static void *use_in_use(void *user) {
     hz_trainer_t *trainer = user;
-    hz_stats_t stats = HZ_STATS_INIT;
+    hz_trainer_stats_t stats = HZ_TRAINER_STATS_INIT;
     hz_model_config_t model = HZ_MODEL_CONFIG_INIT;
     REFUSED(HZ_STATUS_INVALID_STATE, "another call", hz_trainer_stats(trainer, &stats));
     REFUSED(HZ_STATUS_INVALID_STATE, "another call", hz_trainer_discard(trainer));

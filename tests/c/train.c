@@ -14,7 +14,7 @@ static float *read_all(hz_trainer_t *trainer, size_t *out_count) {
     size_t tensors = 0, total = 0;
     OK(hz_trainer_tensor_count(trainer, &tensors));
     for (size_t i = 0; i < tensors; i++) {
-        hz_tensor_t tensor = HZ_TENSOR_INIT;
+        hz_tensor_info_t tensor = HZ_TENSOR_INFO_INIT;
         OK(hz_trainer_tensor(trainer, i, &tensor));
         total += (size_t)tensor.elements;
     }
@@ -22,7 +22,7 @@ static float *read_all(hz_trainer_t *trainer, size_t *out_count) {
     CHECK(values != NULL);
     size_t at = 0;
     for (size_t i = 0; i < tensors; i++) {
-        hz_tensor_t tensor = HZ_TENSOR_INIT;
+        hz_tensor_info_t tensor = HZ_TENSOR_INFO_INIT;
         OK(hz_trainer_tensor(trainer, i, &tensor));
         OK(hz_trainer_read_tensor(trainer, tensor.name, values + at, (size_t)tensor.elements));
         at += (size_t)tensor.elements;
@@ -74,7 +74,7 @@ static void test_training(void) {
     printf("loss %.3f -> %.3f in %d steps\n", before.loss, after.loss, STEPS);
     CHECK(after.loss < 0.6 * before.loss);
 
-    hz_stats_t stats = HZ_STATS_INIT;
+    hz_trainer_stats_t stats = HZ_TRAINER_STATS_INIT;
     OK(hz_trainer_stats(whole, &stats));
     CHECK(stats.steps == STEPS && stats.tokens == (uint64_t)STEPS * MICROS * N && stats.threads == 2);
     CHECK(stats.device_bytes > 0 && stats.host_bytes > 0);
@@ -150,7 +150,7 @@ static void test_tensors(void) {
     CHECK(count == 3 + 2 * 9);
     const char *first = NULL;
     for (size_t i = 0; i < count; i++) {
-        hz_tensor_t tensor = HZ_TENSOR_INIT;
+        hz_tensor_info_t tensor = HZ_TENSOR_INFO_INIT;
         OK(hz_trainer_tensor(trainer, i, &tensor));
         first = i == 0 ? tensor.name : first;
         if (strcmp(tensor.name, name) == 0) {
@@ -226,7 +226,7 @@ static void test_tensors(void) {
     REFUSED(HZ_STATUS_INVALID_ARGUMENT, "name is NULL", hz_trainer_read_tensor(trainer, NULL, out, ELEMENTS));
     CHECK(out[0] == 1234.5f);
 
-    hz_tensor_t tensor = HZ_TENSOR_INIT;
+    hz_tensor_info_t tensor = HZ_TENSOR_INFO_INIT;
     REFUSED(HZ_STATUS_INVALID_ARGUMENT, "21 tensors", hz_trainer_tensor(trainer, count, &tensor));
     REFUSED(HZ_STATUS_INVALID_ARGUMENT, "out_tensor is NULL", hz_trainer_tensor(trainer, 0, NULL));
     REFUSED(HZ_STATUS_INVALID_ARGUMENT, "out_count is NULL", hz_trainer_tensor_count(trainer, NULL));
@@ -315,7 +315,7 @@ static void test_families(const char *folder) {
         model.sliding_window = 7;
         model.full_attention_layers[0] = family == 2 ? 1 : 0;
         OK(hz_trainer_open(&model, &options, &trainer));
-        OK(hz_trainer_init(trainer, 3));
+        OK(hz_trainer_init_weights(trainer, 3));
         fill(&rows);
         hz_batch_t batch = batch_of(&rows);
         OK(hz_trainer_step(trainer, &batch, 1, 1e-3, &report));

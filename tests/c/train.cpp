@@ -78,7 +78,7 @@ public:
         check(hz_trainer_tensor_count(get(), &count));
         std::vector<std::pair<std::string, std::vector<float>>> all;
         for (std::size_t index = 0; index < count; ++index) {
-            hz_tensor_t tensor = HZ_TENSOR_INIT;
+            hz_tensor_info_t tensor = HZ_TENSOR_INFO_INIT;
             check(hz_trainer_tensor(get(), index, &tensor));
             std::vector<float> values(tensor.elements);
             check(hz_trainer_read_tensor(get(), tensor.name, values.data(), values.size()));
@@ -133,7 +133,7 @@ void share(Trainer &trainer, const hz_batch_t &batch) {
     std::atomic<int> unexpected{0};
     std::thread other([&] {
         while (!done) {
-            hz_stats_t stats = HZ_STATS_INIT;
+            hz_trainer_stats_t stats = HZ_TRAINER_STATS_INIT;
             const hz_status_t status = hz_trainer_stats(trainer.get(), &stats);
             const bool refused = status == HZ_STATUS_INVALID_STATE &&
                                  std::string(hz_last_error()).find("another call") != std::string::npos;
@@ -163,7 +163,7 @@ void run(const std::string &folder) {
     options.clip = 0.0;
 
     Trainer trainer(model, options);
-    check(hz_trainer_init(trainer.get(), 3));
+    check(hz_trainer_init_weights(trainer.get(), 3));
     const Rows probe = window(1000);
     const double before = trainer.eval(probe.view());
     require(std::fabs(before - std::log(256.0)) < 0.5, "random weights have the loss of a uniform distribution");

@@ -75,7 +75,7 @@ horizon::trainer_options small_options() {
 
 horizon::trainer small_trainer() {
     horizon::trainer trainer(horizon::model_from_preset("tiny"), small_options());
-    trainer.init(1);
+    trainer.init_weights(1);
     return trainer;
 }
 

@@ -10,8 +10,8 @@ use std::process::Command;
 use horizon::capi::{
     SizedStruct, hz_abi_version, hz_adam_arrays_t, hz_adam_options_t, hz_arena_info_t, hz_arena_options_t,
     hz_batch_t, hz_device_info_t, hz_eval_report_t, hz_layer_placement_t, hz_model_config_t,
-    hz_plan_summary_t, hz_stats_t, hz_step_report_t, hz_tensor_options_t, hz_tensor_t, hz_trainer_options_t,
-    hz_version_number,
+    hz_plan_summary_t, hz_step_report_t, hz_tensor_info_t, hz_tensor_options_t, hz_trainer_options_t,
+    hz_trainer_stats_t, hz_version_number,
 };
 
 use crate::declarations::{self, Struct};
@@ -100,12 +100,12 @@ fn structs_and_their_defaults_are_the_same_in_c_and_rust() {
         hz_layer_placement_t,
         hz_trainer_options_t,
         hz_plan_summary_t,
-        hz_tensor_t,
+        hz_tensor_info_t,
         hz_tensor_options_t,
         hz_batch_t,
         hz_step_report_t,
         hz_eval_report_t,
-        hz_stats_t,
+        hz_trainer_stats_t,
         hz_adam_options_t,
         hz_adam_arrays_t,
         hz_arena_options_t,

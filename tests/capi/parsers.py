@@ -52,7 +52,7 @@ def cffi(folder):
         assert getattr(hz, f"hz_{name}_init")(value, ffi.sizeof(value[0])) == hz.HZ_STATUS_OK
     assert hz.hz_model_config_from_preset(b"tiny", model) == hz.HZ_STATUS_OK
     assert hz.hz_trainer_open(model, options, trainer) == hz.HZ_STATUS_OK, ffi.string(hz.hz_last_error())
-    assert hz.hz_trainer_init(trainer[0], 1) == hz.HZ_STATUS_OK
+    assert hz.hz_trainer_init_weights(trainer[0], 1) == hz.HZ_STATUS_OK
     tokens = ffi.new("int32_t[]", [n % 7 for n in range(256)])
     batch.rows, batch.tokens, batch.targets = 256, tokens, tokens
     assert hz.hz_trainer_step(trainer[0], batch, 1, 1e-3, report) == hz.HZ_STATUS_OK, ffi.string(hz.hz_last_error())

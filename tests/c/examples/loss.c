@@ -48,7 +48,7 @@ int main(void) {
     must(hz_model_config_from_preset("tiny", &model));
     options.sequences = 2, options.sequence_length = T;
     must(hz_trainer_open(&model, &options, &trainer));
-    must(hz_trainer_init(trainer, 1));
+    must(hz_trainer_init_weights(trainer, 1));
     batch.rows = N, batch.tokens = tokens, batch.targets = targets;
     must(hz_trainer_logprobs(trainer, &batch, 1, logprobs, N)); /* of the reference: the model before training */
     double reference = preference(logprobs);

@@ -40,7 +40,7 @@ int main(int argc, char **argv) {
     must(hz_trainer_open_planned(plan, &trainer));
     hz_plan_close(plan);
 
-    must(hz_trainer_init(trainer, 1));
+    must(hz_trainer_init_weights(trainer, 1));
     int32_t tokens[B * T], targets[B * T];
     for (int i = 0; i < B * T; i++) tokens[i] = i % 10, targets[i] = (i + 1) % 10;
     batch.rows = B * T, batch.tokens = tokens, batch.targets = targets;

@@ -19,7 +19,7 @@ int main(int argc, char **argv) {
     hz_trainer_options_t options = HZ_TRAINER_OPTIONS_INIT;
     hz_batch_t batch = HZ_BATCH_INIT;
     hz_step_report_t report = HZ_STEP_REPORT_INIT;
-    hz_stats_t stats = HZ_STATS_INIT;
+    hz_trainer_stats_t stats = HZ_TRAINER_STATS_INIT;
     hz_trainer_t *trainer = NULL;
     int32_t tokens[B * T], targets[B * T];
     uint64_t at = 0; /* position in the text: all that the data loader has to remember */
@@ -30,7 +30,7 @@ int main(int argc, char **argv) {
     options.sequences = B, options.sequence_length = T;
     must(hz_trainer_open(&model, &options, &trainer));
     hz_status_t resumed = hz_trainer_resume(trainer, argv[1], NULL, &note);
-    must(resumed == HZ_STATUS_NOT_FOUND ? hz_trainer_init(trainer, 1) : resumed);
+    must(resumed == HZ_STATUS_NOT_FOUND ? hz_trainer_init_weights(trainer, 1) : resumed);
     if (note != NULL) at = strtoull(note, NULL, 10);
     must(hz_trainer_stats(trainer, &stats));
     printf("%s after step %" PRIu64 "\n", note != NULL ? "resumed" : "started", stats.steps);

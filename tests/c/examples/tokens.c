@@ -43,7 +43,7 @@ int main(int argc, char **argv) {
     must(hz_model_config_from_preset("tiny", &model));
     options.sequences = B, options.sequence_length = T;
     must(hz_trainer_open(&model, &options, &trainer));
-    must(hz_trainer_init(trainer, 1)); /* random weights, seed 1 */
+    must(hz_trainer_init_weights(trainer, 1)); /* random weights, seed 1 */
     batch.rows = B * T, batch.tokens = tokens, batch.targets = targets;
     for (int step = 1; step <= STEPS; step++) { /* linear warmup, then a cosine to a tenth */
         double lr = 3e-3 * fmin((double)step / WARMUP, 0.55 + 0.45 * cos(3.14159 * step / STEPS));

@@ -21,7 +21,7 @@ text, trainer = open(sys.argv[1], "rb").read(), c_void_p()
 options.sequences, options.sequence_length, batch.rows = 8, 64, 8 * 64
 ok(hz.hz_model_config_from_preset(b"tiny", byref(model)))
 ok(hz.hz_trainer_open(byref(model), byref(options), byref(trainer)))
-ok(hz.hz_trainer_init(trainer, c_uint64(1)))
+ok(hz.hz_trainer_init_weights(trainer, c_uint64(1)))
 for at in range(0, len(text) - 512, 512):
     batch.tokens, batch.targets = ((c_int32 * 512)(*text[start : start + 512]) for start in (at, at + 1))
     ok(hz.hz_trainer_step(trainer, byref(batch), c_size_t(1), c_double(3e-3), byref(report)))
