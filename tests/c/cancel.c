@@ -147,6 +147,11 @@ static void test_progress(const char *folder) {
 
     expect(HZ_PROGRESS_SAVE, 2);
     STOPPED("no checkpoint was written", save(trainer, in(folder, "run")));
+    hz_trainer_t *other = open_small();
+    OK(hz_trainer_set_progress(other, on_progress, &watch));
+    expect(HZ_PROGRESS_SAVE, 2);
+    OK(hz_trainer_save_to(other, in(folder, "other"), 0, NULL));
+    STOPPED("no checkpoint was written", hz_trainer_close(other)); /* nothing fetched the result before */
     CHECK(!exists(in(folder, "run/step-00000001")));
     expect(HZ_PROGRESS_SAVE, 0);
     WATCHED(save(trainer, in(folder, "run")));

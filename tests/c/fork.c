@@ -5,6 +5,7 @@
 #define _GNU_SOURCE
 #include <errno.h>
 #include <pthread.h>
+#include <signal.h>
 #include <sys/mman.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -93,7 +94,28 @@ static void *fork_children(void *unused) {
     return unused;
 }
 
-int main(void) {
+/* A child that lives on does not keep the lock of a folder of checkpoints. */
+static void test_lock(const char *folder) {
+    trainer = open_small();
+    OK(hz_trainer_save_to(trainer, folder, 0, NULL));
+    OK(hz_trainer_save_wait(trainer));
+    pid_t child = fork();
+    CHECK(child >= 0);
+    if (child == 0) {
+        alarm(100);
+        pause();
+        _exit(0);
+    }
+    OK(hz_trainer_close(trainer));
+    trainer = open_small();
+    OK(hz_trainer_resume(trainer, folder, NULL, NULL));
+    OK(hz_trainer_save_to(trainer, folder, 0, NULL));
+    OK(hz_trainer_close(trainer));
+    CHECK(kill(child, SIGKILL) == 0 && waitpid(child, NULL, 0) == child);
+}
+
+int main(int argc, char **argv) {
+    CHECK(argc == 2);
     in_child(train_and_exit); /* the library has not been used in this process */
 
     hz_model_config_t model = small_model();
@@ -113,6 +135,7 @@ int main(void) {
 
     uint64_t bits = train(NULL);
     CHECK(train(fork_children) == bits);
+    test_lock(argv[1]);
     OK(hz_plan_admit(plan));
     memset(arena_address, 1, 1 << 20);
     hz_adam_close(adam);

@@ -229,6 +229,7 @@ static void test_losses(void) {
     hz_trainer_options_t options = small_options();
     options.sweeps = 2;
     OK(hz_trainer_open(&model, &options, &ours));
+    OK(hz_trainer_init_weights(ours, 1));
     REFUSED(HZ_STATUS_INVALID_ARGUMENT, "sweeps = 2",
             hz_trainer_step_with_loss(ours, batches, MICROS, 1e-2, mean_loss, &mean, &a));
     OK(hz_trainer_close(ours));
