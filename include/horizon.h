@@ -24,7 +24,7 @@
  *     options.sequences       = 8;                              // B, sequences per micro-batch
  *     options.sequence_length = 128;                            // T, tokens per sequence
  *     hz_trainer_open(&model, &options, &trainer);              // allocates everything, or fails
- *     hz_trainer_init_weights(trainer, 1);                              // random weights, seed 1
+ *     hz_trainer_init_weights(trainer, 1);                      // random weights, seed 1
  *     for (...) {
  *         batch.rows = 8 * 128; batch.tokens = ...; batch.targets = ...;
  *         hz_trainer_step(trainer, &batch, 1, 3e-4, &report);   // report.loss, report.grad_norm
@@ -64,7 +64,8 @@
  * Strings are NUL-terminated UTF-8. File names may contain any bytes.
  *
  * Pointers must be aligned for their type. NULL fails with HZ_STATUS_INVALID_ARGUMENT unless the parameter is
- * marked "or NULL". Other invalid pointers to values, arrays and strings are undefined behaviour.
+ * marked "or NULL". Other invalid pointers to values, arrays and strings are undefined behaviour. An array of length 0
+ * is not accessed, so its pointer may be NULL or anything else.
  *
  * A handle is a number in the form of a pointer: the library looks it up and never dereferences it, and uses
  * each number once. A handle that was closed, is of another kind, or comes from another process or copy of the
@@ -311,7 +312,7 @@ typedef enum hz_log_level_t {
     HZ_LOG_WARNING = 2,
     /* A handle was opened; its size and its device. */
     HZ_LOG_INFO = 3,
-    /* Details for a bug report, when a trainer was opened: its options, its plan line by line, its kernels, and
+    /* Details for a bug report, when a trainer was opened: its options and its plan line by line, its kernels, and
      * where the algorithms of its GEMMs come from. */
     HZ_LOG_DEBUG = 4,
     HZ_LOG_MAX_ENUM = 0x7fffffff
@@ -606,11 +607,15 @@ HZ_CHECKED hz_status_t hz_trainer_options_init(hz_trainer_options_t *value, size
  *          {"name": "beta1", "type": "double", "default": 0.9, "min": 0.0, "below": 1.0},
  *          {"name": "slabs", "type": "uint64_t", "default": 0, "min": 2, "max": 8192, "or": 0},
  *          {"name": "host_mem", "type": "uint64_t", "default": 0, "unit": "bytes"}, ...], ...},
+ *      "enums": {"hz_status_t": {"HZ_STATUS_OK": 0, ...}, ...},
  *      "machine": {"threads_max": 1024}}
  *
  * "structs" has all structs of this header with their fields in order, struct_size excepted. A pointer has the type
- * "pointer" and the default null. "min" and "max" are allowed, "below" is not; "or" is allowed, too. A value within
- * these limits may still contradict another field. "machine" has the limits that depend on the machine.
+ * "pointer" and the default null. Arrays have the types "uint64_t[4]", with an array as the default, and "char[128]",
+ * with a string. "values" are the constants that the field accepts: all but HZ_DTYPE_UNSET. "min" and "max" are
+ * allowed, "below" is not; "or" is allowed, too. A value within these limits may still contradict another field.
+ * "enums" has all enums of this header and their constants except ..._MAX_ENUM; "machine" the limits that depend on the
+ * machine.
  * Static, never NULL. */
 HZ_API const char *hz_options_json(void);
 
@@ -703,11 +708,22 @@ HZ_CHECKED hz_status_t hz_plan_summary(const hz_plan_t *plan, hz_plan_summary_t 
  * with hz_trainer_busy_seconds. Errors: HZ_STATUS_INVALID_ARGUMENT for an unknown lane. */
 HZ_CHECKED hz_status_t hz_plan_busy_seconds(const hz_plan_t *plan, hz_lane_t lane, double *out_seconds);
 
-/* Sets *out_json to the plan as one JSON object: the fields of the summary, and "device_regions" and "host_regions",
- * arrays of {"name", "bytes"} that add up to device_bytes and host_bytes. Plans of hz_plan_search also have "placement"
- * (by layer), "save_bytes" and "save_seconds" (size of a checkpoint, and the time to write it), "lanes_busy",
- * "busiest_lane", "critical_lane", "with" (step times with more memory, a faster link, RAM or GPU) and
- * "better_micro_batch": the output of `horizon plan --json`.
+/* Sets *out_json to the plan as one JSON object. All plans have
+ *   the fields of hz_plan_summary_t;
+ *   "options": the fields of an hz_trainer_options_t with which hz_trainer_open follows the plan. Enums are numbers,
+ *       "layers" is an array of objects with the fields of hz_layer_placement_t, "gemm_table" a string or null;
+ *   "device_regions", "host_regions": arrays of {"name", "bytes"} that add up to device_bytes and host_bytes.
+ * Plans of hz_plan_search also have, as in the output of `horizon plan --json`, in the words of that command,
+ *   "mode", "grad_dtype", "sequences", "sequence_length": the options of these names;
+ *   "micros", "tokens": micro-batches and tokens of a step;
+ *   "placement": the chosen options; layers "first" to "last", "ring" slabs of the host's ring buffer for gradients;
+ *   "save_bytes", "save_seconds": the size of a checkpoint's state, and the time to write it;
+ *   "lanes_busy": the busy fraction of a step, by lane; "busiest_lane", and "critical_lane", the one with the largest
+ *       part of the critical path;
+ *   "with": step times with more memory, or a faster link, RAM or GPU; "better_micro_batch": one with a higher
+ *       throughput, or null;
+ *   "placements_simulated": their number; "machine": its name; "machine_rates": its figures and their sources.
+ * Later versions may add keys.
  * Ownership: the text belongs to the plan. */
 HZ_CHECKED hz_status_t hz_plan_json(const hz_plan_t *plan, const char **out_json);
 

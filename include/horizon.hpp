@@ -3,18 +3,33 @@
  *
  *     horizon::trainer_options options;
  *     options.sequence_length = 128;
- *     horizon::trainer trainer(horizon::model_from_preset("tiny"), options);
+ *     horizon::trainer trainer(horizon::model_config_from_preset("tiny"), options);
  *     trainer.init_weights(1);
  *     std::vector<std::int32_t> tokens = ..., targets = ...;
  *     std::printf("%f\n", trainer.step(horizon::batch(tokens, targets), 3e-4).loss);
  *
- * Every function has the name of its C function without the prefix, and its meaning: see horizon.h. Functions that fail
- * throw horizon::error. A moved-from handle is empty: calls on it throw, closing it does nothing. Spans and views are
- * read or written during the call only, except those of batch and trainer_options, which the caller keeps until the
- * call they are passed to returns.
+ * Names are those of horizon.h, which explains them, without what C++ says otherwise:
+ *
+ *     hz_plan_summary_t                 plan_summary: a struct, without hz_ and _t; it has its defaults
+ *     hz_model_config_from_preset       model_config_from_preset: a function, without hz_
+ *     hz_trainer_t, hz_trainer_step     trainer, trainer::step: a class, and a member of it
+ *     hz_plan_open, hz_trainer_open,    constructors; hz_plan_search, which opens a plan, too, is plan::search
+ *     hz_trainer_open_planned, ...
+ *     hz_trainer_close, ...             destructors, and close()
+ *     hz_device_info                    a constructor of its struct: device_info(kind, index)
+ *     hz_last_error                     error::what()
+ *
+ * Enums and their constants keep their names: HZ_DEVICE_CPU. Functions that fail throw horizon::error. A handle that
+ * was closed or moved from is empty: calls on it throw, closing it does nothing. Spans and views are read or written
+ * during the call only, except those of batch and trainer_options, which the caller keeps until the call they are
+ * passed to returns. Where several micro-batches are taken, one is, too, or a list: step({one, other}, lr).
  */
 #ifndef HORIZON_HPP
 #define HORIZON_HPP
+
+#if __cplusplus < 201703L
+#error "horizon.hpp needs C++17"
+#endif
 
 #include <array>
 #include <cstddef>
@@ -22,6 +37,7 @@
 #include <exception>
 #include <filesystem>
 #include <functional>
+#include <initializer_list>
 #include <iterator>
 #include <memory>
 #include <mutex>
@@ -100,19 +116,25 @@ struct defaults : T {
     defaults(const T &value) : T(value) {}
 };
 
-using device_info = defaults<hz_device_info_t, hz_device_info_init>;
 using model_config = defaults<hz_model_config_t, hz_model_config_init>;
 using layer_placement = defaults<hz_layer_placement_t, hz_layer_placement_init>;
 using plan_summary = defaults<hz_plan_summary_t, hz_plan_summary_init>;
 using tensor_info = defaults<hz_tensor_info_t, hz_tensor_info_init>;
-using tensor_settings = defaults<hz_tensor_options_t, hz_tensor_options_init>;
+using tensor_options = defaults<hz_tensor_options_t, hz_tensor_options_init>;
 using step_report = defaults<hz_step_report_t, hz_step_report_init>;
 using eval_report = defaults<hz_eval_report_t, hz_eval_report_init>;
 using trainer_stats = defaults<hz_trainer_stats_t, hz_trainer_stats_init>;
 using adam_options = defaults<hz_adam_options_t, hz_adam_options_init>;
 using adam_arrays = defaults<hz_adam_arrays_t, hz_adam_arrays_init>;
 using arena_options = defaults<hz_arena_options_t, hz_arena_options_init>;
-using arena_figures = defaults<hz_arena_info_t, hz_arena_info_init>;
+using arena_info = defaults<hz_arena_info_t, hz_arena_info_init>;
+
+struct device_info : defaults<hz_device_info_t, hz_device_info_init> {
+    using defaults::defaults;
+
+    /* A device of this machine. */
+    explicit device_info(hz_device_t kind_, std::uint32_t index_ = 0) { check(hz_device_info(kind_, index_, this)); }
+};
 
 struct trainer_options : defaults<hz_trainer_options_t, hz_trainer_options_init> {
     using defaults::defaults;
@@ -133,20 +155,49 @@ T output(F function, A... arguments) {
     return value;
 }
 
-/* Owns a handle that a C function opens with these arguments. */
+template <auto CLOSE>
+struct closes {
+    template <class T>
+    void operator()(T *open) const noexcept {
+        static_cast<void>(CLOSE(open));
+    }
+};
+
+/* Owns a handle of C. */
+template <class T, auto CLOSE>
+using owner = std::unique_ptr<T, closes<CLOSE>>;
+
+/* A handle that a C function opens with these arguments. */
 template <class T, auto CLOSE>
 class handle {
 public:
     template <class F, class... A>
     explicit handle(F open, A... arguments) : pointer_(output<T *>(open, arguments...)) {}
     T *get() const noexcept { return pointer_.get(); }
-    void release() noexcept { static_cast<void>(pointer_.release()); }
+    void close() noexcept { pointer_.reset(); }
 
 private:
-    struct closes {
-        void operator()(T *open) const noexcept { static_cast<void>(CLOSE(open)); }
-    };
-    std::unique_ptr<T, closes> pointer_;
+    owner<T, CLOSE> pointer_;
+};
+
+/* A string for C, which ends it at the first NUL; NULL if there is none. */
+class text {
+public:
+    text(const char *name, std::string_view value) : value_(value) {
+        const std::size_t end = value.find('\0');
+        if (end == value.npos) return;
+        const std::string found = std::string(name) + " has a NUL at byte " + std::to_string(end);
+        throw error(HZ_STATUS_INVALID_ARGUMENT, found + "; it must have none, since strings end there in C");
+    }
+    text(const char *name, const std::filesystem::path &value) : text(name, std::string_view(value.native())) {}
+    text(const char *name, const std::optional<std::string> &value)
+        : text(name, value ? std::string_view(*value) : std::string_view()) {
+        if (!value) value_.reset();
+    }
+    operator const char *() const noexcept { return value_ ? value_->c_str() : nullptr; }
+
+private:
+    std::optional<std::string> value_;
 };
 
 /* A function of the caller behind a C callback. */
@@ -240,17 +291,14 @@ inline void set_log_callback(log_function function) {
 inline void set_log_level(hz_log_level_t level) { check(hz_set_log_level(level)); }
 
 inline std::uint32_t device_count(hz_device_t kind) { return detail::output<std::uint32_t>(hz_device_count, kind); }
-inline device_info device(hz_device_t kind = HZ_DEVICE_AUTO, std::uint32_t index = 0) {
-    return detail::output<device_info>(hz_device_info, kind, index);
-}
 
 /* ---- models, plans ---- */
 
-inline model_config model_from_preset(std::string_view name) {
-    return detail::output<model_config>(hz_model_config_from_preset, std::string(name).c_str());
+inline model_config model_config_from_preset(std::string_view name) {
+    return detail::output<model_config>(hz_model_config_from_preset, detail::text("name", name));
 }
-inline model_config model_from_hf(const std::filesystem::path &folder) {
-    return detail::output<model_config>(hz_model_config_from_hf, folder.c_str());
+inline model_config model_config_from_hf(const std::filesystem::path &folder) {
+    return detail::output<model_config>(hz_model_config_from_hf, detail::text("folder", folder));
 }
 
 class plan : public detail::handle<hz_plan_t, hz_plan_close> {
@@ -259,14 +307,14 @@ public:
         : handle(hz_plan_open, &model, &options) {}
     static plan search(const hz_model_config_t &model, const hz_trainer_options_t &options = trainer_options(),
                        std::string_view machine = "cpu") {
-        return plan(model, options, std::string(machine).c_str());
+        return plan(model, options, detail::text("machine", machine));
     }
     void admit() const { check(hz_plan_admit(get())); }
     plan_summary summary() const { return detail::output<plan_summary>(hz_plan_summary, get()); }
     double busy_seconds(hz_lane_t lane) const { return detail::output<double>(hz_plan_busy_seconds, get(), lane); }
     /* Valid as long as the plan. */
     std::string_view json() const { return detail::output<const char *>(hz_plan_json, get()); }
-    void trace(const std::filesystem::path &path) const { check(hz_plan_trace(get(), path.c_str())); }
+    void trace(const std::filesystem::path &path) const { check(hz_plan_trace(get(), detail::text("path", path))); }
 
 private:
     plan(const hz_model_config_t &model, const hz_trainer_options_t &options, const char *machine)
@@ -299,7 +347,7 @@ public:
     void close() {
         const hz_status_t status = hz_trainer_close(get());
         if (state_ && status != HZ_STATUS_INVALID_STATE) {
-            state_->handle.release();
+            static_cast<void>(state_->handle.release());
             state_.reset();
         }
         check(status);
@@ -312,25 +360,25 @@ public:
     tensor_info tensor(std::size_t index) const { return detail::output<tensor_info>(hz_trainer_tensor, get(), index); }
     void init_weights(std::uint64_t seed) { check(hz_trainer_init_weights(get(), seed)); }
     void load_hf(const std::filesystem::path &folder) {
-        finish(HZ_PROGRESS_LOAD, hz_trainer_load_hf(get(), folder.c_str()));
+        finish(HZ_PROGRESS_LOAD, hz_trainer_load_hf(get(), detail::text("folder", folder)));
     }
     void export_hf(const std::filesystem::path &folder, hz_dtype_t dtype) {
-        finish(HZ_PROGRESS_EXPORT, hz_trainer_export_hf(get(), folder.c_str(), dtype));
+        finish(HZ_PROGRESS_EXPORT, hz_trainer_export_hf(get(), detail::text("folder", folder), dtype));
     }
     void read_tensor(std::string_view name, span<float> values) {
-        check(hz_trainer_read_tensor(get(), std::string(name).c_str(), values.data(), values.size()));
+        check(hz_trainer_read_tensor(get(), detail::text("name", name), values.data(), values.size()));
     }
     void write_tensor(std::string_view name, span<const float> values) {
-        check(hz_trainer_write_tensor(get(), std::string(name).c_str(), values.data(), values.size()));
+        check(hz_trainer_write_tensor(get(), detail::text("name", name), values.data(), values.size()));
     }
     void read_gradient(std::string_view name, span<float> values) {
-        check(hz_trainer_read_gradient(get(), std::string(name).c_str(), values.data(), values.size()));
+        check(hz_trainer_read_gradient(get(), detail::text("name", name), values.data(), values.size()));
     }
-    void set_tensor_options(std::string_view name, const hz_tensor_options_t &options = tensor_settings()) {
-        check(hz_trainer_set_tensor_options(get(), std::string(name).c_str(), &options));
+    void set_tensor_options(std::string_view name, const hz_tensor_options_t &options = horizon::tensor_options()) {
+        check(hz_trainer_set_tensor_options(get(), detail::text("name", name), &options));
     }
-    tensor_settings tensor_options(std::string_view name) {
-        return detail::output<tensor_settings>(hz_trainer_tensor_options, get(), std::string(name).c_str());
+    horizon::tensor_options tensor_options(std::string_view name) {
+        return detail::output<horizon::tensor_options>(hz_trainer_tensor_options, get(), detail::text("name", name));
     }
 
     void accumulate(const hz_batch_t &batch) { check(hz_trainer_accumulate(get(), &batch)); }
@@ -341,16 +389,20 @@ public:
         return detail::output<step_report>(hz_trainer_step, get(), batches.data(), batches.size(), lr);
     }
     step_report step(const batch &one, double lr) { return step(span<const batch>(&one, 1), lr); }
+    step_report step(std::initializer_list<batch> list, double lr) { return step(span<const batch>(list), lr); }
     eval_report eval(span<const batch> batches) {
         return detail::output<eval_report>(hz_trainer_eval, get(), batches.data(), batches.size());
     }
     eval_report eval(const batch &one) { return eval(span<const batch>(&one, 1)); }
+    eval_report eval(std::initializer_list<batch> list) { return eval(span<const batch>(list)); }
     void logits(span<const std::int32_t> tokens, span<float> values) {
         check(hz_trainer_logits(get(), tokens.data(), tokens.size(), values.data(), values.size()));
     }
     void logprobs(span<const batch> batches, span<float> values) {
         check(hz_trainer_logprobs(get(), batches.data(), batches.size(), values.data(), values.size()));
     }
+    void logprobs(const batch &one, span<float> values) { logprobs(span<const batch>(&one, 1), values); }
+    void logprobs(std::initializer_list<batch> list, span<float> values) { logprobs(span<const batch>(list), values); }
     /* `loss` takes span<const float> logprobs and span<float> dlogprobs, and returns the loss. What it throws cancels
      * the step and is thrown. */
     template <class F>
@@ -371,6 +423,14 @@ public:
         check(status);
         return report;
     }
+    template <class F>
+    step_report step_with_loss(const batch &one, double lr, F &&loss) {
+        return step_with_loss(span<const batch>(&one, 1), lr, std::forward<F>(loss));
+    }
+    template <class F>
+    step_report step_with_loss(std::initializer_list<batch> list, double lr, F &&loss) {
+        return step_with_loss(span<const batch>(list), lr, std::forward<F>(loss));
+    }
     /* From any thread. */
     void cancel() { check(hz_trainer_cancel(get())); }
 
@@ -380,6 +440,8 @@ public:
             auto &ours = *static_cast<progress *>(user);
             return detail::contain(ours.thrown_by(work), [&] { return ours.function(work, done, total); });
         };
+        /* Now, since nothing may fail once C has the pointer. */
+        if (state_) state_->progresses.reserve(state_->progresses.size() + 1);
         check(hz_trainer_set_progress(get(), next ? +call : nullptr, next.get()));
         if (!state_->saving) state_->progresses.clear();
         if (next) state_->progresses.push_back(std::move(next));
@@ -400,7 +462,7 @@ public:
     }
     void save_to(const std::filesystem::path &folder, std::uint64_t keep,
                  const std::optional<std::string> &note = std::nullopt) {
-        check(hz_trainer_save_to(get(), folder.c_str(), keep, note ? note->c_str() : nullptr));
+        check(hz_trainer_save_to(get(), detail::text("folder", folder), keep, detail::text("note", note)));
         state_->saving = true;
     }
     void save_wait() {
@@ -414,14 +476,14 @@ public:
                                       const std::optional<std::string> &changes = std::nullopt) {
         const char *note = nullptr;
         finish(HZ_PROGRESS_RESUME,
-             hz_trainer_resume(get(), folder.c_str(), changes ? changes->c_str() : nullptr, &note));
+               hz_trainer_resume(get(), detail::text("folder", folder), detail::text("changes", changes), &note));
         return note ? std::optional<std::string>(note) : std::nullopt;
     }
 
     void sync() { check(hz_trainer_sync(get())); }
     trainer_stats stats() { return detail::output<trainer_stats>(hz_trainer_stats, get()); }
     double busy_seconds(hz_lane_t lane) { return detail::output<double>(hz_trainer_busy_seconds, get(), lane); }
-    void trace(const std::filesystem::path &path) { check(hz_trainer_trace(get(), path.c_str())); }
+    void trace(const std::filesystem::path &path) { check(hz_trainer_trace(get(), detail::text("path", path))); }
 
 private:
     using saver = detail::callback<save_function>;
@@ -434,12 +496,12 @@ private:
     /* On the heap, where callbacks find it after a move. The handle is closed first: until then they may be called. */
     struct state {
         template <class... A>
-        explicit state(A... arguments) : handle(arguments...) {}
+        explicit state(A... arguments) : handle(detail::output<hz_trainer_t *>(arguments...)) {}
 
         std::unique_ptr<saver> saving_with;
         std::vector<std::unique_ptr<progress>> progresses; /* a running save keeps its own */
         bool saving = false;
-        detail::handle<hz_trainer_t, hz_trainer_close> handle;
+        detail::owner<hz_trainer_t, hz_trainer_close> handle;
     };
 
     /* Throws what a progress function threw during `work`, otherwise the error of the call. */
@@ -482,7 +544,7 @@ class arena : public detail::handle<hz_arena_t, hz_arena_close> {
 public:
     arena(const hz_arena_options_t &options, std::uint64_t bytes) : handle(hz_arena_open, &options, bytes) {}
     void touch(std::uint64_t threads = 0) const { check(hz_arena_touch(get(), threads)); }
-    arena_figures info() const { return detail::output<arena_figures>(hz_arena_info, get()); }
+    arena_info info() const { return detail::output<arena_info>(hz_arena_info, get()); }
     std::uint32_t node_at(std::uint64_t offset) const {
         return detail::output<std::uint32_t>(hz_arena_node_at, get(), offset);
     }

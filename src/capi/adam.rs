@@ -7,7 +7,7 @@ use crate::capi::enums::Enum;
 use crate::capi::guard::guard;
 use crate::capi::handle::{Handle, HandleKind, Object, Table};
 use crate::capi::log;
-use crate::capi::options::{BETA, DTYPES, EPS, limits};
+use crate::capi::options::{BETA, DTYPES, EPS, STATED_DTYPES, limits};
 use crate::capi::sized::{In, Out, SizedStruct, sized_struct};
 use crate::capi::status::hz_status_t;
 use crate::capi::values::{Values, chosen_size, size, threads_or_all};
@@ -30,7 +30,7 @@ sized_struct! {
 
 sized_struct! {
     hz_adam_arrays_t, hz_adam_arrays_init {
-        gradient_dtype: u32 = DTYPES.number(None) => Values::of(&DTYPES),
+        gradient_dtype: u32 = DTYPES.number(None) => Values::of(&STATED_DTYPES),
         count: u64 = 0,
         first: u64 = 0,
         weights: Numbers = Numbers::NULL,
@@ -349,9 +349,6 @@ pub extern "C" fn hz_master_split(
     mut residual: ArrayOut<i16>,
 ) -> hz_status_t {
     guard(|| {
-        if count == 0 {
-            return Ok(());
-        }
         let values = values.get(count, "values")?;
         optim::write_master(weights.get(count, "weights")?, residual.get(count, "residual")?, values);
         Ok(())
@@ -366,9 +363,6 @@ pub extern "C" fn hz_master_join(
     mut values: ArrayOut,
 ) -> hz_status_t {
     guard(|| {
-        if count == 0 {
-            return Ok(());
-        }
         let (weights, residual) = (weights.get(count, "weights")?, residual.get(count, "residual")?);
         optim::read_master(weights, residual, values.get(count, "values")?);
         Ok(())

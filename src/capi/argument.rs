@@ -4,6 +4,7 @@
 //! (`repr(transparent)`) in a private field, and Rust code cannot make one. So its value comes from
 //! a C caller, who promises by `horizon.h` that the pointer is NULL or valid for its parameter
 //! during the call. NULL, alignment and impossible lengths are checked; errors name the parameter.
+//! An array of length 0 is not accessed, so it may be NULL.
 
 use std::ffi::{CStr, OsStr, c_char, c_void};
 use std::os::unix::ffi::OsStrExt;
@@ -73,6 +74,9 @@ impl<T: Copy> Array<T> {
 
     /// Its `count` elements.
     pub fn get(&self, count: usize, what: &str) -> Result<&[T]> {
+        if count == 0 {
+            return Ok(&[]);
+        }
         check(self.0, count, what)?;
         // SAFETY: horizon.h requires `count` elements that nothing changes during the call; they are
         // integers or floats, for which any bits are valid.
@@ -92,6 +96,9 @@ pub struct ArrayOut<T = f32>(*mut T);
 impl<T: Plain> ArrayOut<T> {
     /// Its `count` elements, with unspecified values.
     pub fn get(&mut self, count: usize, what: &str) -> Result<&mut [T]> {
+        if count == 0 {
+            return Ok(&mut []);
+        }
         check(self.0, count, what)?;
         // SAFETY: horizon.h requires `count` elements used by this call alone; any bits are valid for them.
         Ok(unsafe { slice::from_raw_parts_mut(self.0, count) })

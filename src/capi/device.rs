@@ -42,6 +42,14 @@ pub fn device_choice(kind: u32, index: u32, what: &str) -> Result<DeviceChoice> 
     })
 }
 
+/// Kind and index of a device: the inverse of [`device_choice`].
+pub fn device_numbers(choice: DeviceChoice) -> (u32, u32) {
+    match choice {
+        DeviceChoice::Cuda(index) => (DEVICES.number(CUDA), index as u32),
+        other => (DEVICES.number(other), 0),
+    }
+}
+
 /// Length of `name`, with its NUL.
 const NAME_MAX: usize = 128;
 

@@ -3,12 +3,14 @@
 use std::ops::Range;
 use std::path::Path;
 
+use serde_json::{Map, Value, json};
+
 use crate::base::{DType, Error, Result, Shape};
 use crate::capi::argument::Text;
-use crate::capi::device::{DEVICES, device_choice};
-use crate::capi::enums::Enum;
+use crate::capi::device::{DEVICES, device_choice, device_numbers};
+use crate::capi::enums::{Enum, Stated};
 use crate::capi::log;
-use crate::capi::sized::{In, sized_struct};
+use crate::capi::sized::{In, SizedStruct, sized_struct};
 use crate::capi::values::{Values, chosen_size, flag, reserved, size};
 use crate::engine::{AdamOptions, DeviceChoice, TrainerOptions};
 use crate::host::{Limits, Pinning};
@@ -22,7 +24,7 @@ sized_struct! {
     hz_trainer_options_t, hz_trainer_options_init {
         device: u32 = DEVICES.number(DeviceChoice::Auto) => Values::of(&DEVICES),
         mode: u32 = MODES.number(TrainerOptions::default().mode) => Values::of(&MODES),
-        grad_dtype: u32 = DTYPES.number(Some(TrainerOptions::default().grad_dtype)) => Values::of(&DTYPES),
+        grad_dtype: u32 = DTYPES.number(Some(TrainerOptions::default().grad_dtype)) => Values::of(&STATED_DTYPES),
         adam_when: u32 = ADAM_TIMES.number(None) => Values::of(&ADAM_TIMES),
         tracing: u32 = 0 => Values::FLAG,
         device_index: u32 = 0,
@@ -83,7 +85,10 @@ pub(super) static DTYPES: Enum<Option<DType>> = Enum {
     ],
 };
 
-/// `HZ_ADAM_*`.
+/// `HZ_DTYPE_*` except `HZ_DTYPE_UNSET`.
+pub(super) static STATED_DTYPES: Stated<DType> = Stated(&DTYPES);
+
+/// `HZ_ADAM_WHEN_*`.
 pub(super) static ADAM_TIMES: Enum<Option<AdamWhen>> = Enum {
     name: "hz_adam_when_t",
     constants: &[
@@ -251,6 +256,87 @@ pub fn trainer_options(raw: &hz_trainer_options_t, layers: usize) -> Result<Trai
     })
 }
 
+impl hz_trainer_options_t {
+    /// The numbers of options: the inverse of [`trainer_options`]. Pointers are NULL.
+    fn of(options: &TrainerOptions) -> Self {
+        let (device, device_index) = device_numbers(options.device);
+        let most = |value: Option<usize>| value.unwrap_or(0) as u64;
+        hz_trainer_options_t {
+            device,
+            device_index,
+            mode: MODES.number(options.mode),
+            grad_dtype: DTYPES.number(Some(options.grad_dtype)),
+            adam_when: ADAM_TIMES.number(options.adam_when),
+            tracing: options.tracing.into(),
+            pinning: PINNINGS.number(options.pinning),
+            sequences: options.shape.b as u64,
+            sequence_length: options.shape.t as u64,
+            micros_max: options.micros_max as u64,
+            logits_chunk: most(options.logits_chunk),
+            weight_slots: options.weight_slots as u64,
+            slabs: options.slabs as u64,
+            device_mem: most(options.device_mem),
+            host_mem: most(options.host_mem),
+            threads: most(options.threads),
+            beta1: options.adam.beta1,
+            beta2: options.adam.beta2,
+            eps: options.adam.eps,
+            weight_decay: options.adam.weight_decay,
+            clip: options.clip,
+            grad_place: side(options.grad_wait == GradWait::Device),
+            sweeps: options.sweeps as u32,
+            layers_count: hz_layer_placement_t::runs(&options.layers).count() as u64,
+            measuring: options.measuring.into(),
+            ..hz_trainer_options_t::defaults()
+        }
+    }
+}
+
+impl hz_layer_placement_t {
+    /// Runs of equally placed layers.
+    fn runs(layers: &[LayerPlacement]) -> impl Iterator<Item = Self> {
+        layers.chunk_by(|one, other| one == other).scan(0, |first, run| {
+            let LayerPlacement { recompute, boundary, resident, accumulator } = run[0];
+            let placement = hz_layer_placement_t {
+                recompute: RECOMPUTES.number(recompute),
+                boundary: side(boundary == Boundary::Kept),
+                resident: resident.into(),
+                accumulator: side(accumulator == Accumulator::OnDevice),
+                first: *first,
+                count: run.len() as u64,
+                ..hz_layer_placement_t::defaults()
+            };
+            *first += placement.count;
+            Some(placement)
+        })
+    }
+}
+
+/// `HZ_PLACE_DEVICE` or `HZ_PLACE_HOST`.
+fn side(on_device: bool) -> u32 {
+    PLACES.number(Some(if on_device { Side::Device } else { Side::Host }))
+}
+
+/// The fields of an `hz_trainer_options_t` as JSON; for its pointers the layers, and the name of
+/// the file or null.
+pub(super) fn options_json(options: &TrainerOptions) -> Map<String, Value> {
+    let mut json: Map<String, Value> = hz_trainer_options_t::of(options).named().collect();
+    let layers = hz_layer_placement_t::runs(&options.layers);
+    json["layers"] = layers.map(|layer| Value::Object(layer.named().collect())).collect();
+    json["gemm_table"] = json!(options.gemm_table.as_ref().map(|path| path.to_string_lossy()));
+    json
+}
+
+/// Options as lines, `field = value`, with the names of the header.
+pub(super) fn options_lines(options: &TrainerOptions) -> Vec<String> {
+    let mut lines = hz_trainer_options_t::of(options).assignments();
+    for (index, layer) in hz_layer_placement_t::runs(&options.layers).enumerate() {
+        lines.push(format!("layers[{index}]: {}", layer.assignments().join(", ")));
+    }
+    lines.extend(options.gemm_table.as_ref().map(|path| format!("gemm_table = {}", path.display())));
+    lines
+}
+
 /// The part of the placement that the options fix for a model with `layers` layers; a plan search
 /// chooses the rest. `options` is the result of [`trainer_options`].
 pub fn fixed(raw: &hz_trainer_options_t, options: &TrainerOptions, layers: usize) -> Result<Fixed> {
@@ -271,7 +357,6 @@ pub fn fixed(raw: &hz_trainer_options_t, options: &TrainerOptions, layers: usize
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::capi::sized::SizedStruct;
 
     #[test]
     fn defaults_are_those_of_the_engine() {
@@ -279,6 +364,63 @@ mod tests {
         let engine = TrainerOptions { device: DeviceChoice::Auto, ..TrainerOptions::default() };
         let engine = format!("{engine:?}");
         assert_eq!(format!("{:?}", trainer_options(&hz_trainer_options_t::defaults(), 3).unwrap()), engine);
+    }
+
+    #[test]
+    fn options_in_c_are_those_of_the_engine() {
+        let raw = hz_trainer_options_t {
+            device: 2,
+            mode: 3,
+            grad_dtype: 2,
+            adam_when: 2,
+            tracing: 1,
+            device_index: 1,
+            pinning: 1,
+            sequences: 2,
+            sequence_length: 3,
+            micros_max: 4,
+            logits_chunk: 5,
+            weight_slots: 6,
+            slabs: 7,
+            device_mem: 8,
+            host_mem: 9,
+            threads: 10,
+            beta1: 0.1,
+            beta2: 0.2,
+            eps: 0.3,
+            weight_decay: 0.4,
+            clip: 0.5,
+            grad_place: 2,
+            sweeps: 11,
+            measuring: 1,
+            ..hz_trainer_options_t::defaults()
+        };
+        let mut options = trainer_options(&raw, 3).unwrap();
+        assert_eq!(hz_trainer_options_t::of(&options), raw);
+
+        let layers = [(3, 2, 1, 2, 0, 2), (1, 1, 0, 1, 2, 1)].map(
+            |(recompute, boundary, resident, accumulator, first, count)| hz_layer_placement_t {
+                recompute,
+                boundary,
+                resident,
+                accumulator,
+                first,
+                count,
+                ..hz_layer_placement_t::defaults()
+            },
+        );
+        for raw in &layers {
+            let (range, layer) = layer_placement(raw, 0, 3).unwrap();
+            options.layers.extend(range.map(|_| layer));
+        }
+        assert_eq!(hz_layer_placement_t::runs(&options.layers).collect::<Vec<_>>(), layers);
+        let json = options_json(&options);
+        assert_eq!((&json["layers_count"], &json["layers"][1]["first"]), (&json!(2), &json!(2)));
+        let lines = options_lines(&options);
+        for line in ["mode = HZ_MODE_COMPACT", "sweeps = 11", "layers_count = 2"] {
+            assert!(lines.iter().any(|listed| listed == line), "no {line} in {lines:?}");
+        }
+        assert!(lines[lines.len() - 1].starts_with("layers[1]: recompute = HZ_RECOMPUTE_FULL, boundary = "));
     }
 
     #[test]

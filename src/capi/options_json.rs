@@ -1,23 +1,54 @@
 //! `hz_options_json`: the structs of the header, with types, defaults and limits of their fields,
-//! as JSON. All of it comes from `sized_struct!`.
+//! and its enums, as JSON. All of it comes from `sized_struct!` and [`Enum`](super::enums::Enum).
 
 use std::ffi::{CString, c_char};
 use std::sync::OnceLock;
 
 use serde_json::{Map, Value, json};
 
-use crate::capi::adam::{hz_adam_arrays_t, hz_adam_options_t};
-use crate::capi::arena::{hz_arena_info_t, hz_arena_options_t};
-use crate::capi::device::hz_device_info_t;
-use crate::capi::model::hz_model_config_t;
-use crate::capi::options::{hz_layer_placement_t, hz_trainer_options_t};
+use crate::capi::adam::{self, hz_adam_arrays_t, hz_adam_options_t};
+use crate::capi::arena::{self, hz_arena_info_t, hz_arena_options_t};
+use crate::capi::device::{DEVICES, hz_device_info_t};
+use crate::capi::enums::Names;
+use crate::capi::lane::LANES;
+use crate::capi::log::LEVELS;
+use crate::capi::model::{ROPES, hz_model_config_t};
+use crate::capi::options::{
+    ADAM_TIMES, DTYPES, MODES, PINNINGS, PLACES, RECOMPUTES, hz_layer_placement_t, hz_trainer_options_t,
+};
 use crate::capi::plan::hz_plan_summary_t;
+use crate::capi::progress::WORKS;
 use crate::capi::sized::{Field, SizedStruct};
-use crate::capi::status::c_string;
+use crate::capi::status::{STATUSES, c_string};
 use crate::capi::steps::{hz_batch_t, hz_eval_report_t, hz_step_report_t};
 use crate::capi::trainer::hz_trainer_stats_t;
 use crate::capi::weights::{hz_tensor_info_t, hz_tensor_options_t};
 use crate::host::threads_max;
+
+/// All enums of the header, in its order.
+pub(super) static ENUMS: [&(dyn Names + Sync); 15] = [
+    &STATUSES,
+    &LEVELS,
+    &DEVICES,
+    &ROPES,
+    &MODES,
+    &DTYPES,
+    &ADAM_TIMES,
+    &PINNINGS,
+    &RECOMPUTES,
+    &PLACES,
+    &LANES,
+    &WORKS,
+    &adam::MODES,
+    &arena::KINDS,
+    &arena::PAGES,
+];
+
+/// The constants of an enum.
+fn constants(names: &dyn Names) -> Value {
+    let numbers = names.numbers().into_iter().map(|(name, number)| (name.to_owned(), number.into()));
+    Value::Object(numbers.collect())
+}
 
 /// A number as a field's type writes it.
 fn number(value: f64, kind: &str) -> Value {
@@ -39,8 +70,7 @@ fn describe(field: &Field, default: &Value) -> Value {
     set("type", json!(values.names.map_or(field.kind, |names| names.name())));
     set("default", default.clone());
     if let Some(names) = values.names {
-        let names = names.numbers().into_iter().map(|(name, number)| (name.to_owned(), number.into()));
-        set("values", Value::Object(names.collect()));
+        set("values", constants(names));
     }
     let [min, max] = values.range;
     let most = if values.below { "below" } else { "max" };
@@ -83,9 +113,11 @@ fn options() -> Value {
         hz_arena_options_t,
         hz_arena_info_t,
     );
+    let enums = ENUMS.iter().map(|names| (names.name().to_owned(), constants(*names)));
     json!({
         "version": env!("CARGO_PKG_VERSION"),
         "structs": structs,
+        "enums": Value::Object(enums.collect()),
         "machine": { "threads_max": threads_max() },
     })
 }
@@ -152,9 +184,7 @@ mod tests {
         for field in &T::FIELDS[1..] {
             let values = field.values;
             if let Some(names) = values.names {
-                // `HZ_DTYPE_UNSET` is not a type.
-                let taken = names.numbers().into_iter().filter(|(name, _)| !name.ends_with("_UNSET"));
-                let taken: Vec<u32> = taken.map(|(_, number)| number).collect();
+                let taken: Vec<u32> = names.numbers().into_iter().map(|(_, number)| number).collect();
                 for number in 0..2 + taken[taken.len() - 1] {
                     accepts(field, number.into(), taken.contains(&number));
                 }

@@ -3,7 +3,7 @@
 use std::ffi::CString;
 use std::path::Path;
 
-use serde_json::json;
+use serde_json::{Map, Value, json};
 
 use crate::base::{Error, Result, Status};
 use crate::capi::argument::{LentText, OutPointer, Text};
@@ -11,7 +11,7 @@ use crate::capi::guard::guard;
 use crate::capi::handle::{Handle, HandleKind, Object, Table};
 use crate::capi::lane::LANES;
 use crate::capi::model::{hz_model_config_t, model_config};
-use crate::capi::options::{ADAM_TIMES, fixed, hz_trainer_options_t, trainer_options};
+use crate::capi::options::{ADAM_TIMES, fixed, hz_trainer_options_t, options_json, trainer_options};
 use crate::capi::sized::{In, Out, SizedStruct, sized_struct};
 use crate::capi::status::{c_string, hz_status_t};
 use crate::capi::trainer::hz_trainer_t;
@@ -63,7 +63,7 @@ impl hz_plan_t {
     fn new(config: &ModelConfig, options: TrainerOptions) -> Result<Self> {
         let plan = Trainer::plan_for(config, &options)?;
         let summary = summary(&plan, Layout::new(config).parameters());
-        let json = c_string(&plan_json(&plan, &summary));
+        let json = plan_json(&plan, &summary, &options, Map::new());
         let busy_seconds = [0.0; Lane::COUNT];
         Ok(hz_plan_t { plan, config: config.clone(), options, machine: None, summary, busy_seconds, json })
     }
@@ -86,7 +86,8 @@ impl hz_plan_t {
             tflops: planned.tflops,
             ..summary(&plan, planned.parameters)
         };
-        let json = c_string(&planned.json().to_string());
+        let Value::Object(found) = planned.json() else { unreachable!("a plan is an object") };
+        let json = plan_json(&plan, &summary, &options, found);
         let (machine, busy_seconds) = (Some(machine), planned.predicted().busy_seconds);
         Ok(hz_plan_t { plan, config: config.clone(), options, machine, summary, busy_seconds, json })
     }
@@ -167,24 +168,27 @@ fn summary(plan: &Plan, parameters: usize) -> hz_plan_summary_t {
     }
 }
 
-fn plan_json(plan: &Plan, summary: &hz_plan_summary_t) -> String {
-    let regions = |regions: &[Region]| -> Vec<_> {
+/// The summary, the options of a trainer that has the plan, and the memory, added to what a search
+/// `found`.
+fn plan_json(
+    plan: &Plan,
+    summary: &hz_plan_summary_t,
+    options: &TrainerOptions,
+    mut found: Map<String, Value>,
+) -> CString {
+    let regions = |regions: &[Region]| -> Value {
         regions.iter().map(|region| json!({ "name": region.name, "bytes": region.bytes })).collect()
     };
-    json!({
-        "adam_when": summary.adam_when,
-        "parameters": summary.parameters,
-        "logits_chunk": summary.logits_chunk,
-        "device_bytes": summary.device_bytes,
-        "device_bytes_per_micro": summary.device_bytes_per_micro,
-        "host_bytes": summary.host_bytes,
-        "host_wire_bytes": summary.host_wire_bytes,
-        "host_state_bytes": summary.host_state_bytes,
-        "ram_bytes": summary.ram_bytes,
-        "device_regions": regions(plan.device.regions()),
-        "host_regions": regions(&plan.host.regions()),
-    })
-    .to_string()
+    let mut options =
+        TrainerOptions { logits_chunk: Some(plan.policy.numeric.logits_chunk), ..options.clone() };
+    options.place(&plan.policy.placement);
+    // Models have no names in C.
+    found.shift_remove("model");
+    found.extend(summary.named());
+    found.insert("options".to_owned(), options_json(&options).into());
+    found.insert("device_regions".to_owned(), regions(plan.device.regions()));
+    found.insert("host_regions".to_owned(), regions(&plan.host.regions()));
+    c_string(&Value::Object(found).to_string())
 }
 
 #[unsafe(no_mangle)]
@@ -322,6 +326,29 @@ mod tests {
         refused(&cpu, cuda, Ok(gpu("NVIDIA H200")), &["the CPU device", "cuda:1 (NVIDIA H200)"]);
         let missing = Error::new(Status::DeviceUnavailable, "device cuda:1 is not there");
         refused(&h200, cuda, Err(missing), &["cuda:1 is not there"]);
+    }
+
+    #[test]
+    fn json_has_the_summary_and_the_options_and_its_keys_are_documented() {
+        let header = include_str!("../../include/horizon.h");
+        let (_, text) = header.split_once("Sets *out_json to the plan").unwrap();
+        let (text, _) = text.split_once("*/").unwrap();
+        let config = crate::model::preset("tiny").unwrap();
+        let options = TrainerOptions { sweeps: 2, micros_max: 2, ..TrainerOptions::default() };
+        let searched = hz_plan_t::search(&config, options.clone(), "h200", &Fixed::default()).unwrap();
+        for plan in [hz_plan_t::new(&config, options).unwrap(), searched] {
+            let json: Map<String, Value> = serde_json::from_slice(plan.json.as_bytes()).unwrap();
+            for (name, value) in plan.summary.named() {
+                assert_eq!(json[&name], value, "{name}");
+            }
+            let chosen = &plan.plan.policy.placement;
+            assert_eq!(json["options"]["sweeps"], chosen.sweeps);
+            assert_eq!(json["options"]["adam_when"], plan.summary.adam_when);
+            assert_eq!(json["options"]["layers"][0]["count"], config.dims.l);
+            for key in json.keys().filter(|key| plan.summary.named().all(|(name, _)| name != **key)) {
+                assert!(text.contains(&format!("\"{key}\"")), "{key} is not documented");
+            }
+        }
     }
 
     #[test]

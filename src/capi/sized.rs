@@ -7,6 +7,8 @@
 use std::fmt::Arguments;
 use std::{ptr, slice};
 
+use serde_json::Value;
+
 use crate::base::{Error, Result};
 use crate::capi::argument::check_length;
 use crate::capi::values::Values;
@@ -50,7 +52,19 @@ pub unsafe trait SizedStruct: Copy {
     fn defaults() -> Self;
 
     /// The values of the fields after `struct_size`, as JSON.
-    fn json(&self) -> Vec<serde_json::Value>;
+    fn json(&self) -> Vec<Value>;
+
+    /// The same with the fields' names.
+    fn named(&self) -> impl Iterator<Item = (String, Value)> {
+        Self::FIELDS[1..].iter().map(|field| field.name.to_owned()).zip(self.json())
+    }
+
+    /// Texts `field = value`, with the names of constants; without pointers and reserved fields.
+    fn assignments(&self) -> Vec<String> {
+        let fields = Self::FIELDS[1..].iter().zip(self.json());
+        let stated = fields.filter(|(field, value)| !value.is_null() && field.name != "reserved");
+        stated.map(|(field, value)| format!("{} = {}", field.name, field.values.text(&value))).collect()
+    }
 }
 
 /// True if the fields cover the struct without padding, so that copies and comparisons never read

@@ -14,7 +14,7 @@ use crate::capi::handle::{Handle, HandleKind, Object, Table};
 use crate::capi::lane::LANES;
 use crate::capi::log;
 use crate::capi::model::{hz_model_config_t, model_config};
-use crate::capi::options::{hz_trainer_options_t, limits, trainer_options};
+use crate::capi::options::{hz_trainer_options_t, limits, options_lines, trainer_options};
 use crate::capi::plan::hz_plan_t;
 use crate::capi::progress::Watcher;
 use crate::capi::sized::{In, Out, SizedStruct, sized_struct};
@@ -155,7 +155,7 @@ fn log_details(trainer: &Trainer, options: &TrainerOptions) {
     if !log::receives_debug() {
         return;
     }
-    log::debug(format!("{options:?}"));
+    options_lines(options).into_iter().for_each(|line| log::debug(format!("options: {line}")));
     trainer.plan().to_string().lines().for_each(log::debug);
     log::debug(format!("kernels: {}", trainer.arithmetic()));
     if trainer.device().ordinal.is_some() {

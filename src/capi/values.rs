@@ -59,6 +59,13 @@ impl Values {
         Values { special: Some(value), ..self }
     }
 
+    /// A value as text: for an enum the name of the constant.
+    pub fn text(&self, value: &Value) -> String {
+        let numbers = self.names.map(Names::numbers).unwrap_or_default();
+        let constant = numbers.into_iter().find(|(_, number)| value == number);
+        constant.map_or_else(|| value.to_string(), |(name, _)| name.to_owned())
+    }
+
     /// The same values, of a unit.
     pub const fn unit(self, unit: &'static str) -> Values {
         Values { unit: Some(unit), ..self }

@@ -259,7 +259,11 @@ static void test_misuse(void) {
     static const int32_t announced[] = {1, -100};
     REFUSED(HZ_STATUS_INVALID_ARGUMENT, "tokens[1] is -100", hz_trainer_announce(trainer, announced, 2));
     REFUSED(HZ_STATUS_INVALID_ARGUMENT, "tokens is NULL", hz_trainer_announce(trainer, NULL, 2));
-    OK(hz_trainer_announce(trainer, announced, 0));
+    OK(hz_trainer_announce(trainer, NULL, 0));
+    bad = good;
+    bad.rows = 0;
+    bad.tokens = bad.targets = NULL;
+    REFUSED(HZ_STATUS_INVALID_ARGUMENT, "batch->rows is 0", hz_trainer_accumulate(trainer, &bad));
 
     REFUSED(HZ_STATUS_INVALID_STATE, "call hz_trainer_accumulate", hz_trainer_update(trainer, 1e-3, &report));
     REFUSED(HZ_STATUS_INVALID_ARGUMENT, "count is 0", hz_trainer_step(trainer, &good, 0, 1e-3, &report));
@@ -317,7 +321,7 @@ static void test_misuse(void) {
 
     float logits[V];
     int32_t prompt[T + 1] = {0};
-    REFUSED(HZ_STATUS_INVALID_ARGUMENT, "count is 0", hz_trainer_logits(trainer, prompt, 0, logits, V));
+    REFUSED(HZ_STATUS_INVALID_ARGUMENT, "count is 0", hz_trainer_logits(trainer, NULL, 0, logits, V));
     REFUSED(HZ_STATUS_INVALID_ARGUMENT, "count is 49", hz_trainer_logits(trainer, prompt, T + 1, logits, V));
     REFUSED(HZ_STATUS_INVALID_ARGUMENT, "logits_count is 255", hz_trainer_logits(trainer, prompt, 1, logits, V - 1));
     REFUSED(HZ_STATUS_INVALID_ARGUMENT, "logits is NULL", hz_trainer_logits(trainer, prompt, 1, NULL, V));

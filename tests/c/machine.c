@@ -107,13 +107,14 @@ static void test_admit(const char *folder) {
 
 typedef struct {
     int of[HZ_LOG_DEBUG + 1];
-    int slabs;
+    int slabs, threads;
 } messages_t;
 
 static void on_message(hz_log_level_t level, const char *message, void *user) {
     messages_t *messages = user;
     messages->of[level]++;
     messages->slabs += level == HZ_LOG_DEBUG && strstr(message, "gradient slabs ") != NULL;
+    messages->threads += level == HZ_LOG_DEBUG && strcmp(message, "options: threads = 2") == 0;
 }
 
 static void test_log_levels(void) {
@@ -121,7 +122,7 @@ static void test_log_levels(void) {
     hz_trainer_options_t options = small_options();
     options.host_mem = (uint64_t)1 << 60; /* more than there is: a warning */
     for (int level = HZ_LOG_NONE; level <= HZ_LOG_DEBUG; level++) {
-        messages_t seen = {{0}, 0};
+        messages_t seen = {{0}, 0, 0};
         hz_trainer_t *trainer = NULL;
         OK(hz_set_log_callback(on_message, &seen));
         OK(hz_set_log_level((hz_log_level_t)level));
@@ -132,6 +133,7 @@ static void test_log_levels(void) {
         CHECK(seen.of[HZ_LOG_WARNING] == (level >= HZ_LOG_WARNING));
         CHECK(seen.of[HZ_LOG_INFO] == (level >= HZ_LOG_INFO));
         CHECK((seen.of[HZ_LOG_DEBUG] > 20) == (level == HZ_LOG_DEBUG) && seen.slabs == (level == HZ_LOG_DEBUG));
+        CHECK(seen.threads == (level == HZ_LOG_DEBUG));
     }
     OK(hz_set_log_level(HZ_LOG_INFO));
     REFUSED(HZ_STATUS_INVALID_ARGUMENT, "level is 5", hz_set_log_level((hz_log_level_t)5));

@@ -1,5 +1,6 @@
 // horizon.hpp: handles that close themselves and move, exceptions, spans, callbacks that throw.
 // Usage: wrapper FOLDER (an empty one, for files).
+#include <algorithm>
 #include <array>
 #include <cmath>
 #include <cstdint>
@@ -74,7 +75,7 @@ horizon::trainer_options small_options() {
 }
 
 horizon::trainer small_trainer() {
-    horizon::trainer trainer(horizon::model_from_preset("tiny"), small_options());
+    horizon::trainer trainer(horizon::model_config_from_preset("tiny"), small_options());
     trainer.init_weights(1);
     return trainer;
 }
@@ -105,7 +106,9 @@ void library() {
     require(horizon::status_name(HZ_STATUS_IO) == "HZ_STATUS_IO", "the name of a status");
     require(horizon::lane_name(HZ_LANE_H2D) == "h2d" && horizon::lane_name(HZ_LANE_MAX_ENUM).empty(), "lanes");
     require(horizon::options_json().front() == '{', "the options as JSON");
-    require(horizon::device_count(HZ_DEVICE_CPU) == 1 && horizon::device(HZ_DEVICE_CPU).memory > 0, "the CPU");
+    require(horizon::device_count(HZ_DEVICE_CPU) == 1, "one CPU");
+    require(horizon::device_info(HZ_DEVICE_CPU).memory > 0 && horizon::device_info().memory == 0, "the CPU");
+    refused(HZ_STATUS_INVALID_ARGUMENT, "index is 1", [] { horizon::device_info(HZ_DEVICE_CPU, 1); });
 
     int messages = 0;
     horizon::set_log_level(HZ_LOG_INFO);
@@ -135,7 +138,49 @@ void moves() {
     first.close();
     first.close();
     require(first.get() == nullptr, "closed twice");
-    refused(HZ_STATUS_NOT_FOUND, "HZ_STATUS_NOT_FOUND: ", [] { horizon::model_from_preset("huge"); });
+    horizon::plan plan(horizon::model_config_from_preset("tiny"));
+    plan.close();
+    plan.close();
+    refused(HZ_STATUS_INVALID_ARGUMENT, "plan is NULL", [&] { plan.admit(); });
+    refused(HZ_STATUS_NOT_FOUND, "HZ_STATUS_NOT_FOUND: ", [] { horizon::model_config_from_preset("huge"); });
+}
+
+// Strings with a NUL are refused; C would truncate them.
+void strings() {
+    using namespace std::string_literals;
+    horizon::trainer trainer = small_trainer();
+    std::vector<float> values(1);
+    const std::string nul = "ti\0ny"s;
+    const auto refuses = [&](const std::string &name, auto call) {
+        refused(HZ_STATUS_INVALID_ARGUMENT, name + " has a NUL at byte 2", call);
+    };
+    refuses("name", [&] { horizon::model_config_from_preset(nul); });
+    refuses("name", [&] { trainer.read_tensor(nul, values); });
+    refuses("machine", [&] { horizon::plan::search(trainer.model(), small_options(), nul); });
+    refuses("folder", [&] { horizon::model_config_from_hf(nul); });
+    refuses("folder", [&] { trainer.save_to(nul, 1); });
+    refuses("note", [&] { trainer.save_to("folder", 1, nul); });
+    refuses("changes", [&] { trainer.resume("folder", nul); });
+    refuses("path", [&] { trainer.trace(nul); });
+    trainer.announce({});
+}
+
+// One micro-batch, a container or a list of them.
+void batches() {
+    const Rows rows(0), more(7);
+    const std::array<horizon::batch, 2> both{rows.batch(), more.batch()};
+    horizon::trainer trainer = small_trainer(), other = small_trainer();
+    std::vector<float> logprobs(2 * N), listed(2 * N), one(N);
+    trainer.logprobs(both, logprobs);
+    trainer.logprobs({both[0], both[1]}, listed);
+    trainer.logprobs(both[0], one);
+    require(listed == logprobs && std::equal(one.begin(), one.end(), logprobs.begin()), "log-probabilities");
+    require(trainer.eval({both[0], both[1]}).loss == trainer.eval(both).loss, "an evaluation");
+    require(trainer.step({both[0], both[1]}, 1e-3).loss == other.step(both, 1e-3).loss, "a step");
+    require(trainer.step({rows.tokens, rows.targets}, 1e-3).micros == 1, "one micro-batch in braces");
+    const auto zero = [](auto, auto) { return 0.0; };
+    require(trainer.step_with_loss(both[0], 1e-3, zero).micros == 1, "a loss of one");
+    require(trainer.step_with_loss({both[0], both[1]}, 1e-3, zero).micros == 2, "a loss of both");
 }
 
 void training(const std::string &folder) {
@@ -180,7 +225,7 @@ void training(const std::string &folder) {
     trainer.read_tensor(tensor.name, values);
     trainer.read_gradient(tensor.name, gradient);
     trainer.write_tensor(tensor.name, values);
-    horizon::tensor_settings settings;
+    horizon::tensor_options settings;
     settings.frozen = 1;
     trainer.set_tensor_options(tensor.name, settings);
     require(trainer.tensor_options(tensor.name).frozen == 1, "a frozen tensor");
@@ -211,7 +256,7 @@ void training(const std::string &folder) {
     stopped(3, [&] { moved.load_hf(model); });
     moved.set_progress(nullptr);
     moved.load_hf(model);
-    require(horizon::model_from_hf(model).hidden_size == moved.model().hidden_size, "the exported model");
+    require(horizon::model_config_from_hf(model).hidden_size == moved.model().hidden_size, "the exported model");
     moved.sync();
     require(moved.busy_seconds(HZ_LANE_COMPUTE) == 0.0, "not measured");
     refused(HZ_STATUS_INVALID_STATE, "tracing", [&] { moved.trace(folder + "/trace.json"); });
@@ -223,7 +268,7 @@ void plans(const std::string &folder) {
     layers[1].recompute = HZ_RECOMPUTE_NONE;
     layers[1].count = 1;
     options.set_layers(layers);
-    const horizon::model_config model = horizon::model_from_preset("tiny");
+    const horizon::model_config model = horizon::model_config_from_preset("tiny");
     const horizon::plan plan(model, options);
     plan.admit();
     horizon::trainer trainer(plan);
@@ -247,7 +292,7 @@ void alone() {
     horizon::adam_options options;
     options.mode = HZ_ADAM_MODE_F32;
     options.state_count = 3;
-    const horizon::adam adam(options);
+    horizon::adam adam(options);
     horizon::adam_arrays arrays;
     const std::array<float, 3> gradient{1.0F, 0.0F, -1.0F};
     arrays.gradient_dtype = HZ_DTYPE_F32;
@@ -257,10 +302,15 @@ void alone() {
     adam.step(arrays, 0.5, 1);
     require(values[0] < 1.0F && values[2] > 0.1F && adam.state(0, 3).m != nullptr, "a step against the gradient");
 
-    const horizon::arena arena(horizon::arena_options(), 4096);
+    adam.close();
+    refused(HZ_STATUS_INVALID_ARGUMENT, "adam is NULL", [&] { adam.step(arrays, 0.5, 2); });
+
+    horizon::arena arena(horizon::arena_options(), 4096);
     arena.touch(1);
     require(arena.info().bytes == 4096 && *static_cast<char *>(arena.info().address) == 0, "zeros");
     refused(HZ_STATUS_INVALID_ARGUMENT, "offset", [&] { arena.node_at(4096); });
+    arena.close();
+    refused(HZ_STATUS_INVALID_ARGUMENT, "arena is NULL", [&] { arena.info(); });
 }
 
 }  // namespace
@@ -274,6 +324,8 @@ int main(int argc, char **argv) {
         spans_and_structs();
         library();
         moves();
+        strings();
+        batches();
         training(argv[1]);
         plans(argv[1]);
         alone();

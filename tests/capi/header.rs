@@ -209,6 +209,41 @@ fn the_wrapper_compiles() {
 }
 
 #[test]
+fn the_wrapper_needs_cpp17() {
+    if !has_cpp() {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let source = folder.path().join("old.cpp");
+    fs::write(&source, "#include \"horizon.hpp\"\n").unwrap();
+    let output =
+        compiler_named(None, true).args(["-std=c++14", "-fsyntax-only"]).arg(source).output().unwrap();
+    let text = String::from_utf8_lossy(&output.stderr);
+    assert!(!output.status.success() && text.contains("horizon.hpp needs C++17"), "{text}");
+}
+
+/// The rule at the top of the wrapper.
+#[test]
+fn names_of_the_wrapper_are_those_of_the_header() {
+    let wrapper = fs::read_to_string(Path::new(ROOT).join("include/horizon.hpp")).unwrap();
+    let (_, code) = wrapper.split_once("#define HORIZON_HPP").unwrap();
+    for Struct { name, .. } in declarations::structs() {
+        let short = name.strip_prefix("hz_").unwrap().strip_suffix("_t").unwrap();
+        let [alias, derived] = ["using {} =", "struct {} :"].map(|form| form.replace("{}", short));
+        let declared = [alias, derived].map(|form| code.contains(&format!("{form} defaults<{name},")));
+        assert!(declared.contains(&true), "no {short} for {name}");
+    }
+    for name in declared() {
+        let short = name.strip_prefix("hz_").unwrap();
+        let handle =
+            ["plan_", "trainer_", "adam_", "arena_"].iter().find_map(|handle| short.strip_prefix(handle));
+        let short = handle.unwrap_or(short);
+        let opens = short.starts_with("open") || short == "last_error" || short.ends_with("_init");
+        assert!(opens || code.contains(&format!(" {short}(")), "no {short} for {name}");
+    }
+}
+
+#[test]
 fn the_wrapper_reaches_every_function_and_defines_no_macro() {
     let wrapper = fs::read_to_string(Path::new(ROOT).join("include/horizon.hpp")).unwrap();
     let words: BTreeSet<&str> = wrapper.split(|c: char| !(c.is_alphanumeric() || c == '_')).collect();
