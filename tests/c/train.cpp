@@ -104,7 +104,7 @@ private:
 constexpr std::size_t B = 1, T = 24, MICROS = 2, STEPS = 3;
 constexpr double FALLS_TO = 1.0;
 #else
-constexpr std::size_t B = 4, T = 64, MICROS = 2, STEPS = 80;
+constexpr std::size_t B = 4, T = 64, MICROS = 2, STEPS = 30;
 constexpr double FALLS_TO = 0.6;
 #endif
 
