@@ -8,7 +8,8 @@ use crate::base::{Front, Message};
 
 /// An error code. Classes: 1xx caller, 2xx host machine, 3xx device, 9xx bug in the library.
 ///
-/// The numbers are part of the C ABI (`HZ_STATUS_*`) and never change meaning.
+/// The numbers are part of the C ABI (`HZ_STATUS_*` in `include/horizon.h` and `src/capi/status.rs`)
+/// and never change meaning.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[repr(i32)]
 pub enum Status {
@@ -48,32 +49,6 @@ pub enum Status {
     Internal = 900,
     /// A panic was caught at the C ABI boundary.
     Panic = 901,
-}
-
-impl Status {
-    /// The name after `HZ_STATUS_`, e.g. `OUT_OF_HOST_MEMORY`.
-    pub fn name(self) -> &'static str {
-        match self {
-            Status::Ok => "OK",
-            Status::InvalidArgument => "INVALID_ARGUMENT",
-            Status::InvalidState => "INVALID_STATE",
-            Status::NotFound => "NOT_FOUND",
-            Status::BadFormat => "BAD_FORMAT",
-            Status::Unsupported => "UNSUPPORTED",
-            Status::NoTarget => "NO_TARGET",
-            Status::NonFinite => "NON_FINITE",
-            Status::StepPartial => "STEP_PARTIAL",
-            Status::Cancelled => "CANCELLED",
-            Status::OutOfHostMemory => "OUT_OF_HOST_MEMORY",
-            Status::Io => "IO",
-            Status::DiskFull => "DISK_FULL",
-            Status::DeviceUnavailable => "DEVICE_UNAVAILABLE",
-            Status::OutOfDeviceMemory => "OUT_OF_DEVICE_MEMORY",
-            Status::DeviceFailed => "DEVICE_FAILED",
-            Status::Internal => "INTERNAL",
-            Status::Panic => "PANIC",
-        }
-    }
 }
 
 /// A [`Status`] and a message that says what was expected, what was found, and what to do.

@@ -2,21 +2,21 @@
 
 use crate::base::format::Size;
 use crate::base::{DType, Error, Result};
-use crate::capi::arena::limits;
-use crate::capi::argument::{Array, ArrayOut, Numbers, OutPointer, size};
-use crate::capi::config::{BETA, DTYPES, EPS, choose, chosen_size, dtype, threads_or_all};
+use crate::capi::argument::{Array, ArrayOut, Numbers, OutPointer};
+use crate::capi::enums::Enum;
 use crate::capi::guard::guard;
 use crate::capi::handle::{Handle, HandleKind, Object, Table};
 use crate::capi::log;
+use crate::capi::options::{BETA, DTYPES, EPS, limits};
 use crate::capi::sized::{In, Out, SizedStruct, sized_struct};
 use crate::capi::status::hz_status_t;
-use crate::capi::values::{Enum, Values};
+use crate::capi::values::{Values, chosen_size, size, threads_or_all};
 use crate::host::{Arena, HostSpan, MemoryKind, Pool};
 use crate::optim::{self, AdamOptions, AdamScalars, Master, Optimizer, Rounding, Spans, Step, update};
 
 sized_struct! {
     hz_adam_options_t, hz_adam_options_init {
-        mode: u32 = Mode::Exact as u32 => Values::of(&MODES),
+        mode: u32 = MODES.number(Mode::Exact) => Values::of(&MODES),
         threads: u64 = 0,
         state_count: u64 = 0,
         host_mem: u64 = 0,
@@ -30,7 +30,7 @@ sized_struct! {
 
 sized_struct! {
     hz_adam_arrays_t, hz_adam_arrays_init {
-        gradient_dtype: u32 = 0 => Values::of(&DTYPES),
+        gradient_dtype: u32 = DTYPES.number(None) => Values::of(&DTYPES),
         count: u64 = 0,
         first: u64 = 0,
         weights: Numbers = Numbers::NULL,
@@ -43,17 +43,21 @@ sized_struct! {
 }
 
 /// `HZ_ADAM_MODE_*`.
-static MODES: Enum = Enum {
+pub(super) static MODES: Enum<Mode> = Enum {
     name: "hz_adam_mode_t",
-    values: &[("HZ_ADAM_MODE_EXACT", 1), ("HZ_ADAM_MODE_COMPACT", 2), ("HZ_ADAM_MODE_F32", 3)],
+    constants: &[
+        (c"HZ_ADAM_MODE_EXACT", 1, Mode::Exact),
+        (c"HZ_ADAM_MODE_COMPACT", 2, Mode::Compact),
+        (c"HZ_ADAM_MODE_F32", 3, Mode::F32),
+    ],
 };
 
-/// `HZ_ADAM_MODE_*`.
+/// Memory per parameter.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Mode {
-    Exact = 1,
-    Compact = 2,
-    F32 = 3,
+pub(super) enum Mode {
+    Exact,
+    Compact,
+    F32,
 }
 
 impl Mode {
@@ -149,8 +153,7 @@ impl State {
 
 impl hz_adam_t {
     pub(super) fn open(raw: &hz_adam_options_t) -> Result<Self> {
-        let modes = [Mode::Exact, Mode::Compact, Mode::F32];
-        let mode = choose(raw.mode, &modes, |mode| mode as u32, "mode", "HZ_ADAM_MODE_")?;
+        let mode = MODES.value(raw.mode, "mode")?;
         let options =
             AdamOptions { beta1: raw.beta1, beta2: raw.beta2, eps: raw.eps, weight_decay: raw.weight_decay };
         options.check()?;
@@ -205,7 +208,7 @@ impl hz_adam_t {
         if step == 0 {
             return Err(Error::argument("step is 0; the first step is 1"));
         }
-        let gradient_dtype = dtype(arrays.gradient_dtype, "arrays->gradient_dtype")?;
+        let gradient_dtype = DTYPES.required(arrays.gradient_dtype, "arrays->gradient_dtype")?;
         let count = size(arrays.count, "arrays->count")?;
         if arrays.first.checked_add(arrays.count).is_none() {
             return Err(Error::argument(format!(
@@ -285,8 +288,7 @@ pub extern "C" fn hz_adam_open(
 ) -> hz_status_t {
     guard(|| {
         out_adam.check("out_adam")?;
-        let options = options.optional("options")?.unwrap_or_else(hz_adam_options_t::defaults);
-        out_adam.write(Handle::open(hz_adam_t::open(&options)?));
+        out_adam.write(Handle::open(hz_adam_t::open(&options.or_defaults("options")?)?));
         Ok(())
     })
 }
@@ -371,22 +373,4 @@ pub extern "C" fn hz_master_join(
         optim::read_master(weights, residual, values.get(count, "values")?);
         Ok(())
     })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::capi::header::assert_enum;
-
-    #[test]
-    fn numbers_are_those_of_the_header() {
-        assert_enum(
-            "hz_adam_mode_t",
-            &[
-                ("HZ_ADAM_MODE_EXACT", Mode::Exact as u32),
-                ("HZ_ADAM_MODE_COMPACT", Mode::Compact as u32),
-                ("HZ_ADAM_MODE_F32", Mode::F32 as u32),
-            ],
-        );
-    }
 }

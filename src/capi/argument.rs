@@ -25,7 +25,12 @@ fn check<T>(pointer: *const T, count: usize, what: &str) -> Result<()> {
             align_of::<T>()
         )));
     }
-    if count.checked_mul(size_of::<T>()).is_none_or(|bytes| bytes > isize::MAX as usize) {
+    check_length(count, size_of::<T>(), what)
+}
+
+/// Checks that memory can hold `count` elements of `bytes` bytes.
+pub fn check_length(count: usize, bytes: usize, what: &str) -> Result<()> {
+    if count.checked_mul(bytes).is_none_or(|total| total > isize::MAX as usize) {
         return Err(Error::argument(format!(
             "{what} cannot have {count} elements: no memory is large enough"
         )));
@@ -185,10 +190,4 @@ impl LentText {
     pub fn new(text: &CStr) -> Self {
         LentText(text.as_ptr())
     }
-}
-
-/// A size as a `usize`.
-pub fn size(value: u64, what: &str) -> Result<usize> {
-    usize::try_from(value)
-        .map_err(|_| Error::argument(format!("{what} is {value}; it must be at most {}", usize::MAX)))
 }

@@ -9,11 +9,12 @@ use std::sync::Arc;
 use serde_json::Value;
 
 use crate::base::{DType, Result};
-use crate::capi::argument::{LentText, OutPointer, Text, size};
+use crate::capi::argument::{LentText, OutPointer, Text};
 use crate::capi::handle::Handle;
 use crate::capi::progress::Work;
 use crate::capi::status::{c_string, hz_status_t};
 use crate::capi::trainer::{State, hz_trainer_t, with};
+use crate::capi::values::size;
 use crate::checkpoint::{self, Changes, Checkpoints, Note};
 use crate::hf::FolderConfig;
 

@@ -1,20 +1,18 @@
-//! `hz_device_info_t`: the devices of this machine, and that of a trainer.
+//! `hz_device_t`, `hz_device_info_t`: the devices of this machine.
 
-use crate::base::Error;
+use crate::base::{Error, Result};
 use crate::capi::argument::OutPointer;
-use crate::capi::config::{DEVICES, Device, device_choice};
+use crate::capi::enums::Enum;
 use crate::capi::guard::guard;
-use crate::capi::handle::Handle;
 use crate::capi::sized::{Out, SizedStruct, sized_struct};
 use crate::capi::status::hz_status_t;
-use crate::capi::trainer::hz_trainer_t;
 use crate::capi::values::Values;
 use crate::device::DeviceInfo;
 use crate::engine::{DeviceChoice, cuda_device_count, device_info};
 
 sized_struct! {
     hz_device_info_t, hz_device_info_init {
-        kind: u32 = Device::Auto as u32 => Values::of(&DEVICES),
+        kind: u32 = DEVICES.number(DeviceChoice::Auto) => Values::of(&DEVICES),
         index: u32 = 0,
         reserved: u32 = 0 => Values::RESERVED,
         memory: u64 = 0 => Values::ANY.unit("bytes"),
@@ -23,19 +21,40 @@ sized_struct! {
     }
 }
 
+/// `HZ_DEVICE_*`.
+pub static DEVICES: Enum<DeviceChoice> = Enum {
+    name: "hz_device_t",
+    constants: &[
+        (c"HZ_DEVICE_AUTO", 0, DeviceChoice::Auto),
+        (c"HZ_DEVICE_CPU", 1, DeviceChoice::Cpu),
+        (c"HZ_DEVICE_CUDA", 2, CUDA),
+    ],
+};
+
+/// `HZ_DEVICE_CUDA`, of any index.
+const CUDA: DeviceChoice = DeviceChoice::Cuda(0);
+
+/// The device for an `HZ_DEVICE_*`. `index` is the number of a CUDA device.
+pub fn device_choice(kind: u32, index: u32, what: &str) -> Result<DeviceChoice> {
+    Ok(match DEVICES.value(kind, what)? {
+        DeviceChoice::Cuda(_) => DeviceChoice::Cuda(index as usize),
+        other => other,
+    })
+}
+
 /// Length of `name`, with its NUL.
 const NAME_MAX: usize = 128;
 
 impl From<&DeviceInfo> for hz_device_info_t {
     fn from(device: &DeviceInfo) -> Self {
-        let kind = if device.ordinal.is_some() { Device::Cuda } else { Device::Cpu };
+        let kind = if device.ordinal.is_some() { CUDA } else { DeviceChoice::Cpu };
         let text = device.hardware.as_ref().unwrap_or(&device.name);
         let end = (0..NAME_MAX).rev().find(|end| text.is_char_boundary(*end)).unwrap_or(0);
         let text = &text[..end];
         let mut name = [0; NAME_MAX];
         name[..text.len()].copy_from_slice(text.as_bytes());
         hz_device_info_t {
-            kind: kind as u32,
+            kind: DEVICES.number(kind),
             index: device.ordinal.unwrap_or(0) as u32,
             memory: device.memory as u64,
             memory_free: device.memory_free as u64,
@@ -67,18 +86,6 @@ pub extern "C" fn hz_device_info(kind: u32, index: u32, out_info: Out<hz_device_
             return Err(Error::argument(format!("index is {index}; the only CPU device is 0")));
         }
         out.write((&device_info(choice)?).into());
-        Ok(())
-    })
-}
-
-#[unsafe(no_mangle)]
-pub extern "C" fn hz_trainer_device(
-    trainer: Handle<hz_trainer_t>,
-    out_info: Out<hz_device_info_t>,
-) -> hz_status_t {
-    guard(|| {
-        let trainer = trainer.get("trainer")?;
-        out_info.check("out_info")?.write((&trainer.device).into());
         Ok(())
     })
 }

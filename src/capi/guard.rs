@@ -1,5 +1,5 @@
-//! The guard around every `extern "C"` function: panics become errors, errors become statuses, a
-//! failed handle stays failed, and the caller's process is respected.
+//! The guard around every `extern "C"` function: panics become errors, errors become statuses, and a
+//! failed handle stays failed.
 
 use std::any::Any;
 use std::cell::{Cell, RefCell};

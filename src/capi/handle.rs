@@ -52,19 +52,19 @@ const NUMBER_SHIFT: u32 = 4;
 const NUMBERS_END: u64 = 1 << (KIND_SHIFT - NUMBER_SHIFT);
 
 /// The numbers of all handles.
-struct Numbers {
+struct HandleNumbers {
     first: u64,
     next: AtomicU64,
 }
 
 /// Counts from a random number in the lower half, so that handles of another process, or of another
 /// copy of the library, are unknown here.
-static NUMBERS: LazyLock<Numbers> = LazyLock::new(|| {
+static NUMBERS: LazyLock<HandleNumbers> = LazyLock::new(|| {
     let first = RandomState::new().hash_one(0) % (NUMBERS_END / 2);
-    Numbers { first, next: AtomicU64::new(first) }
+    HandleNumbers { first, next: AtomicU64::new(first) }
 });
 
-impl Numbers {
+impl HandleNumbers {
     fn draw(&self) -> u64 {
         let number = self.next.fetch_add(1, Ordering::Relaxed);
         assert!(number < NUMBERS_END, "2^43 handles were opened");

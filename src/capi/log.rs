@@ -2,28 +2,40 @@
 
 use std::cell::Cell;
 use std::ffi::c_char;
-use std::sync::atomic::{AtomicBool, AtomicI32, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering::Relaxed};
 
 use parking_lot::Mutex;
 
 use crate::base::{Error, Front, Message, Status};
 use crate::capi::argument::User;
+use crate::capi::enums::Enum;
 use crate::capi::guard::guard;
 use crate::capi::process;
 use crate::capi::status::{c_string, hz_status_t};
 
-/// `HZ_LOG_NONE`.
-const NONE: i32 = 0;
-/// `HZ_LOG_ERROR`.
-const ERROR: i32 = 1;
-/// `HZ_LOG_WARNING`.
-const WARNING: i32 = 2;
-/// `HZ_LOG_INFO`.
-const INFO: i32 = 3;
-/// `HZ_LOG_DEBUG`.
-const DEBUG: i32 = 4;
+/// Levels of messages, ascending.
+#[derive(Clone, Copy, PartialEq)]
+pub(super) enum Level {
+    None,
+    Error,
+    Warning,
+    Info,
+    Debug,
+}
 
-type LogFunction = unsafe extern "C-unwind" fn(level: i32, message: *const c_char, user: User);
+/// `HZ_LOG_*`.
+pub(super) static LEVELS: Enum<Level> = Enum {
+    name: "hz_log_level_t",
+    constants: &[
+        (c"HZ_LOG_NONE", 0, Level::None),
+        (c"HZ_LOG_ERROR", 1, Level::Error),
+        (c"HZ_LOG_WARNING", 2, Level::Warning),
+        (c"HZ_LOG_INFO", 3, Level::Info),
+        (c"HZ_LOG_DEBUG", 4, Level::Debug),
+    ],
+};
+
+type LogFunction = unsafe extern "C-unwind" fn(level: u32, message: *const c_char, user: User);
 
 /// The C function that receives messages.
 pub type hz_log_callback_t = Option<LogFunction>;
@@ -44,7 +56,7 @@ static CALLBACK: Mutex<Option<Callback>> = Mutex::new(None);
 static LISTENED: AtomicBool = AtomicBool::new(false);
 
 /// The highest level of messages to send.
-static LEVEL: AtomicI32 = AtomicI32::new(INFO);
+static LEVEL: AtomicU8 = AtomicU8::new(Level::Info as u8);
 
 thread_local! {
     /// True while this thread is inside the callback and holds the lock.
@@ -53,35 +65,35 @@ thread_local! {
 
 /// Logs a failure that the caller may miss in a status.
 pub fn error(message: impl Into<Message>) {
-    send(ERROR, message);
+    send(Level::Error, message);
 }
 
 /// Logs something unexpected that is not an error.
 pub fn warning(message: impl Into<Message>) {
-    send(WARNING, message);
+    send(Level::Warning, message);
 }
 
 /// Logs that a handle was opened.
 pub fn info(message: impl Into<Message>) {
-    send(INFO, message);
+    send(Level::Info, message);
 }
 
 /// Logs details for a bug report.
 pub fn debug(message: impl Into<Message>) {
-    send(DEBUG, message);
+    send(Level::Debug, message);
 }
 
 /// True if [`debug`] messages are received. Otherwise callers need not gather them.
 pub fn receives_debug() -> bool {
-    receives(DEBUG)
+    receives(Level::Debug)
 }
 
-fn receives(level: i32) -> bool {
-    LISTENED.load(Relaxed) && level <= LEVEL.load(Relaxed)
+fn receives(level: Level) -> bool {
+    LISTENED.load(Relaxed) && level as u8 <= LEVEL.load(Relaxed)
 }
 
 /// Formats a message, if it is received, and passes it to the callback.
-fn send(level: i32, message: impl Into<Message>) {
+fn send(level: Level, message: impl Into<Message>) {
     if !receives(level) || INSIDE.try_with(Cell::get).unwrap_or(true) {
         return;
     }
@@ -91,7 +103,9 @@ fn send(level: i32, message: impl Into<Message>) {
         INSIDE.set(true);
         // SAFETY: horizon.h requires that the caller's function is callable until it is replaced, which
         // waits for the lock held here. The text outlives the call.
-        process::callback(|| unsafe { (callback.function)(level, text.as_ptr(), callback.user) });
+        process::callback(|| unsafe {
+            (callback.function)(LEVELS.number(level), text.as_ptr(), callback.user)
+        });
         INSIDE.set(false);
     }
 }
@@ -113,12 +127,9 @@ pub extern "C" fn hz_set_log_callback(callback: hz_log_callback_t, user: User) -
 }
 
 #[unsafe(no_mangle)]
-pub extern "C" fn hz_set_log_level(level: i32) -> hz_status_t {
+pub extern "C" fn hz_set_log_level(level: u32) -> hz_status_t {
     guard(|| {
-        if !(NONE..=DEBUG).contains(&level) {
-            return Err(Error::argument(format!("level is {level}, an unknown HZ_LOG_* value")));
-        }
-        LEVEL.store(level, Relaxed);
+        LEVEL.store(LEVELS.value(level, "level")? as u8, Relaxed);
         Ok(())
     })
 }

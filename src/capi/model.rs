@@ -1,12 +1,12 @@
 //! `hz_model_config_t`: the description of a decoder, from C, presets and Hugging Face folders.
 
 use crate::base::{Dims, Error, Result, Status};
-use crate::capi::argument::{Text, size};
-use crate::capi::config::{chosen_size, flag};
+use crate::capi::argument::Text;
+use crate::capi::enums::Enum;
 use crate::capi::guard::guard;
 use crate::capi::sized::{Out, SizedStruct, sized_struct};
 use crate::capi::status::hz_status_t;
-use crate::capi::values::{Enum, Values};
+use crate::capi::values::{Values, chosen_size, flag, size};
 use crate::hf::FolderConfig;
 use crate::model::{self, Biases, LAYERS_MAX, ModelConfig, RopeScaling, SIZE_MAX, Window};
 
@@ -27,7 +27,7 @@ sized_struct! {
         o_bias: u32 = 0 => Values::FLAG,
         mlp_bias: u32 = 0 => Values::FLAG,
         qk_norm: u32 = 0 => Values::FLAG,
-        rope_scaling: u32 = ROPE_PLAIN => Values::of(&ROPES),
+        rope_scaling: u32 = ROPES.number(Rope::Plain) => Values::of(&ROPES),
         rope_original_positions: u32 = 0,
         rope_factor: f64 = 0.0,
         rope_low_freq_factor: f64 = 0.0,
@@ -38,17 +38,22 @@ sized_struct! {
 }
 
 /// `HZ_ROPE_*`.
-static ROPES: Enum = Enum {
+pub(super) static ROPES: Enum<Rope> = Enum {
     name: "hz_rope_t",
-    values: &[
-        ("HZ_ROPE_PLAIN", ROPE_PLAIN),
-        ("HZ_ROPE_LINEAR", ROPE_LINEAR),
-        ("HZ_ROPE_LLAMA3", ROPE_LLAMA3),
+    constants: &[
+        (c"HZ_ROPE_PLAIN", 0, Rope::Plain),
+        (c"HZ_ROPE_LINEAR", 1, Rope::Linear),
+        (c"HZ_ROPE_LLAMA3", 2, Rope::Llama3),
     ],
 };
-const ROPE_PLAIN: u32 = 0;
-const ROPE_LINEAR: u32 = 1;
-const ROPE_LLAMA3: u32 = 2;
+
+/// A [`RopeScaling`] without its factors.
+#[derive(Clone, Copy, PartialEq)]
+pub(super) enum Rope {
+    Plain,
+    Linear,
+    Llama3,
+}
 
 /// A size of a model.
 const SIZE: Values = Values::between(1.0, SIZE_MAX as f64);
@@ -101,17 +106,16 @@ pub fn model_config(raw: &hz_model_config_t) -> Result<ModelConfig> {
 }
 
 fn rope_scaling(raw: &hz_model_config_t) -> Result<RopeScaling> {
-    match raw.rope_scaling {
-        ROPE_PLAIN => Ok(RopeScaling::None),
-        ROPE_LINEAR => Ok(RopeScaling::Linear { factor: raw.rope_factor }),
-        ROPE_LLAMA3 => Ok(RopeScaling::Llama3 {
+    Ok(match ROPES.value(raw.rope_scaling, "rope_scaling")? {
+        Rope::Plain => RopeScaling::None,
+        Rope::Linear => RopeScaling::Linear { factor: raw.rope_factor },
+        Rope::Llama3 => RopeScaling::Llama3 {
             factor: raw.rope_factor,
             low: raw.rope_low_freq_factor,
             high: raw.rope_high_freq_factor,
             original_positions: raw.rope_original_positions as usize,
-        }),
-        other => Err(Error::argument(format!("rope_scaling is {other}, an unknown HZ_ROPE_* value"))),
-    }
+        },
+    })
 }
 
 /// The sliding window; `None` if all layers have full attention.
@@ -135,10 +139,10 @@ impl TryFrom<&ModelConfig> for hz_model_config_t {
     fn try_from(config: &ModelConfig) -> Result<Self> {
         let Dims { c, h, g, d, f, v, l } = config.dims;
         let (rope_scaling, [factor, low, high], original) = match config.rope_scaling {
-            RopeScaling::None => (ROPE_PLAIN, [0.0; 3], 0),
-            RopeScaling::Linear { factor } => (ROPE_LINEAR, [factor, 0.0, 0.0], 0),
+            RopeScaling::None => (Rope::Plain, [0.0; 3], 0),
+            RopeScaling::Linear { factor } => (Rope::Linear, [factor, 0.0, 0.0], 0),
             RopeScaling::Llama3 { factor, low, high, original_positions } => {
-                (ROPE_LLAMA3, [factor, low, high], original_positions)
+                (Rope::Llama3, [factor, low, high], original_positions)
             }
         };
         let mut full_attention_layers = [0u64; LAYER_WORDS];
@@ -178,7 +182,7 @@ impl TryFrom<&ModelConfig> for hz_model_config_t {
             o_bias: config.biases.o.into(),
             mlp_bias: config.biases.mlp.into(),
             qk_norm: config.qk_norm.into(),
-            rope_scaling,
+            rope_scaling: ROPES.number(rope_scaling),
             rope_original_positions: u32::try_from(original).map_err(|_| {
                 Error::argument(format!(
                     "original_max_position_embeddings is {original}; it must fit 32 bits"
@@ -222,19 +226,6 @@ pub extern "C" fn hz_model_config_from_hf(folder: Text, out_config: Out<hz_model
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::capi::header::assert_enum;
-
-    #[test]
-    fn numbers_are_those_of_the_header() {
-        assert_enum(
-            "hz_rope_t",
-            &[
-                ("HZ_ROPE_PLAIN", ROPE_PLAIN),
-                ("HZ_ROPE_LINEAR", ROPE_LINEAR),
-                ("HZ_ROPE_LLAMA3", ROPE_LLAMA3),
-            ],
-        );
-    }
 
     #[test]
     fn presets_survive_the_conversion_to_c_and_back() {

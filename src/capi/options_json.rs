@@ -8,15 +8,15 @@ use serde_json::{Map, Value, json};
 
 use crate::capi::adam::{hz_adam_arrays_t, hz_adam_options_t};
 use crate::capi::arena::{hz_arena_info_t, hz_arena_options_t};
-use crate::capi::config::{
-    hz_batch_t, hz_eval_report_t, hz_layer_placement_t, hz_plan_summary_t, hz_stats_t, hz_step_report_t,
-    hz_tensor_t, hz_trainer_options_t,
-};
 use crate::capi::device::hz_device_info_t;
 use crate::capi::model::hz_model_config_t;
+use crate::capi::options::{hz_layer_placement_t, hz_trainer_options_t};
+use crate::capi::plan::hz_plan_summary_t;
 use crate::capi::sized::{Field, SizedStruct};
 use crate::capi::status::c_string;
-use crate::capi::tuning::hz_tensor_options_t;
+use crate::capi::steps::{hz_batch_t, hz_eval_report_t, hz_step_report_t};
+use crate::capi::trainer::hz_stats_t;
+use crate::capi::weights::{hz_tensor_options_t, hz_tensor_t};
 use crate::host::threads_max;
 
 /// A number as a field's type writes it.
@@ -36,10 +36,10 @@ fn describe(field: &Field, default: &Value) -> Value {
     let mut described = Map::new();
     let mut set = |key: &str, value: Value| described.insert(key.to_owned(), value);
     set("name", json!(field.name));
-    set("type", json!(values.names.map_or(field.kind, |names| names.name)));
+    set("type", json!(values.names.map_or(field.kind, |names| names.name())));
     set("default", default.clone());
     if let Some(names) = values.names {
-        let names = names.values.iter().map(|&(name, number)| (name.to_owned(), number.into()));
+        let names = names.numbers().into_iter().map(|(name, number)| (name.to_owned(), number.into()));
         set("values", Value::Object(names.collect()));
     }
     let [min, max] = values.range;
@@ -102,9 +102,11 @@ mod tests {
     use crate::base::{Result, Status};
     use crate::capi::adam::hz_adam_t;
     use crate::capi::arena::hz_arena_t;
-    use crate::capi::config::{device_choice, dtype, layer_placement, reserved, trainer_options};
+    use crate::capi::device::device_choice;
     use crate::capi::model::model_config;
-    use crate::capi::tuning::tensor_options;
+    use crate::capi::options::{DTYPES, layer_placement, trainer_options};
+    use crate::capi::values::reserved;
+    use crate::capi::weights::tensor_options;
     use crate::engine::Trainer;
     use crate::model::preset;
 
@@ -151,8 +153,8 @@ mod tests {
             let values = field.values;
             if let Some(names) = values.names {
                 // `HZ_DTYPE_UNSET` is not a type.
-                let taken = names.values.iter().filter(|(name, _)| !name.ends_with("_UNSET"));
-                let taken: Vec<u32> = taken.map(|(_, number)| *number).collect();
+                let taken = names.numbers().into_iter().filter(|(name, _)| !name.ends_with("_UNSET"));
+                let taken: Vec<u32> = taken.map(|(_, number)| number).collect();
                 for number in 0..2 + taken[taken.len() - 1] {
                     accepts(field, number.into(), taken.contains(&number));
                 }
@@ -203,7 +205,7 @@ mod tests {
         let take = |raw: &hz_trainer_options_t| {
             // Each sweep needs a micro-batch.
             let micros_max = raw.micros_max.max(if raw.micros_max > 0 { raw.sweeps.into() } else { 0 });
-            let options = trainer_options(Some(hz_trainer_options_t { micros_max, ..*raw }), config.dims.l)?;
+            let options = trainer_options(&hz_trainer_options_t { micros_max, ..*raw }, config.dims.l)?;
             Trainer::plan_for(&config, &options).map(drop)
         };
         walk(
@@ -223,7 +225,7 @@ mod tests {
         walk(arena, |raw| hz_arena_t::open(raw, 4096).map(drop));
         walk(hz_batch_t::defaults(), |raw| reserved(raw.reserved, "reserved"));
         let arrays = hz_adam_arrays_t { gradient_dtype: 1, ..hz_adam_arrays_t::defaults() };
-        walk(arrays, |raw| dtype(raw.gradient_dtype, "gradient_dtype").map(drop));
+        walk(arrays, |raw| DTYPES.required(raw.gradient_dtype, "gradient_dtype").map(drop));
         walk(hz_device_info_t::defaults(), |raw| {
             device_choice(raw.kind, 0, "kind").and_then(|_| reserved(raw.reserved, "reserved"))
         });

@@ -7,20 +7,38 @@ use serde_json::json;
 
 use crate::base::{Error, Result, Status};
 use crate::capi::argument::{LentText, OutPointer, Text};
-use crate::capi::config::{adam_number, fixed, hz_plan_summary_t, hz_trainer_options_t, trainer_options};
 use crate::capi::guard::guard;
 use crate::capi::handle::{Handle, HandleKind, Object, Table};
-use crate::capi::lane::lane_of;
+use crate::capi::lane::LANES;
 use crate::capi::model::{hz_model_config_t, model_config};
-use crate::capi::sized::{In, Out, SizedStruct};
+use crate::capi::options::{ADAM_TIMES, fixed, hz_trainer_options_t, trainer_options};
+use crate::capi::sized::{In, Out, SizedStruct, sized_struct};
 use crate::capi::status::{c_string, hz_status_t};
 use crate::capi::trainer::hz_trainer_t;
+use crate::capi::values::Values;
 use crate::device::{DeviceInfo, Lane};
 use crate::engine::{DeviceChoice, Trainer, TrainerOptions, device_info};
 use crate::host::folder::replace_file;
 use crate::model::{Layout, ModelConfig};
 use crate::plan::{Description, Fixed, MemoryLimits, Plan, Region};
 use crate::train::planning::{Planned, Why};
+
+sized_struct! {
+    hz_plan_summary_t, hz_plan_summary_init {
+        adam_when: u32 = ADAM_TIMES.number(None) => Values::of(&ADAM_TIMES),
+        parameters: u64 = 0,
+        logits_chunk: u64 = 0 => Values::ANY.unit("rows"),
+        device_bytes: u64 = 0,
+        device_bytes_per_micro: u64 = 0,
+        host_bytes: u64 = 0,
+        host_wire_bytes: u64 = 0,
+        host_state_bytes: u64 = 0,
+        ram_bytes: u64 = 0,
+        step_seconds: f64 = 0.0,
+        tokens_per_second: f64 = 0.0 => Values::ANY.unit("tokens/s"),
+        tflops: f64 = 0.0 => Values::ANY.unit("10^12 FLOP/s"),
+    }
+}
 
 /// A plan. Immutable, so threads may share it.
 pub struct hz_plan_t {
@@ -136,7 +154,7 @@ fn check_device(machine: &Description, choice: DeviceChoice, found: Result<Devic
 fn summary(plan: &Plan, parameters: usize) -> hz_plan_summary_t {
     let (device, host) = (plan.device.bytes(), plan.host.bytes());
     hz_plan_summary_t {
-        adam_when: adam_number(plan.policy.placement.adam),
+        adam_when: ADAM_TIMES.number(Some(plan.policy.placement.adam)),
         parameters: parameters as u64,
         logits_chunk: plan.policy.numeric.logits_chunk as u64,
         device_bytes: device as u64,
@@ -178,7 +196,7 @@ pub extern "C" fn hz_plan_open(
     guard(|| {
         out_plan.check("out_plan")?;
         let config = model_config(&model.read("model")?)?;
-        let options = trainer_options(options.optional("options")?, config.dims.l)?;
+        let options = trainer_options(&options.or_defaults("options")?, config.dims.l)?;
         out_plan.write(Handle::open(hz_plan_t::new(&config, options)?));
         Ok(())
     })
@@ -194,9 +212,9 @@ pub extern "C" fn hz_plan_search(
     guard(|| {
         out_plan.check("out_plan")?;
         let config = model_config(&model.read("model")?)?;
-        let raw = options.optional("options")?;
-        let options = trainer_options(raw, config.dims.l)?;
-        let fixed = fixed(raw, &options, config.dims.l)?;
+        let raw = options.or_defaults("options")?;
+        let options = trainer_options(&raw, config.dims.l)?;
+        let fixed = fixed(&raw, &options, config.dims.l)?;
         let machine = machine.optional("machine")?.unwrap_or(MACHINE_DEFAULT);
         out_plan.write(Handle::open(hz_plan_t::search(&config, options, machine, &fixed)?));
         Ok(())
@@ -236,7 +254,7 @@ pub extern "C" fn hz_plan_busy_seconds(
     guard(|| {
         let plan = plan.get("plan")?;
         out_seconds.check("out_seconds")?;
-        out_seconds.write(plan.busy_seconds[lane_of(lane)?.at()]);
+        out_seconds.write(plan.busy_seconds[LANES.value(lane, "lane")?.at()]);
         Ok(())
     })
 }

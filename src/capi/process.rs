@@ -79,3 +79,11 @@ impl Drop for AbortOnDrop {
         abort();
     }
 }
+
+/// Returns `Cancelled` unless the caller's function `name` returned 0.
+pub fn may_continue(returned: i32, name: &str, consequence: &str) -> Result<()> {
+    if returned == 0 {
+        return Ok(());
+    }
+    Err(Error::new(Status::Cancelled, format!("the {name} function returned {returned}: {consequence}")))
+}

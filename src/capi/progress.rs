@@ -4,21 +4,33 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 
-use crate::base::{Error, Result, Status};
+use crate::base::Result;
 use crate::capi::argument::User;
+use crate::capi::enums::Enum;
 use crate::capi::handle::Handle;
 use crate::capi::process;
 use crate::capi::status::hz_status_t;
 use crate::capi::trainer::{hz_trainer_t, with};
 
-/// `HZ_PROGRESS_*`.
-#[derive(Clone, Copy)]
+/// The work of a callback.
+#[derive(Clone, Copy, PartialEq)]
 pub enum Work {
-    Load = 1,
-    Export = 2,
-    Resume = 3,
-    Save = 4,
+    Load,
+    Export,
+    Resume,
+    Save,
 }
+
+/// `HZ_PROGRESS_*`.
+pub static WORKS: Enum<Work> = Enum {
+    name: "hz_progress_t",
+    constants: &[
+        (c"HZ_PROGRESS_LOAD", 1, Work::Load),
+        (c"HZ_PROGRESS_EXPORT", 2, Work::Export),
+        (c"HZ_PROGRESS_RESUME", 3, Work::Resume),
+        (c"HZ_PROGRESS_SAVE", 4, Work::Save),
+    ],
+};
 
 impl Work {
     /// The end of the message when it is cancelled.
@@ -65,13 +77,8 @@ impl Watcher {
         let Some(Callback { progress, user, calling }) = self.0.as_deref() else { return Ok(()) };
         let _calling = calling.lock();
         // SAFETY: horizon.h requires that the caller's function accepts any numbers and its `user`.
-        match process::callback(|| unsafe { progress(work as u32, done, total, *user) }) {
-            0 => Ok(()),
-            other => Err(Error::new(
-                Status::Cancelled,
-                format!("the progress function returned {other}: {}", work.cancelled()),
-            )),
-        }
+        let returned = process::callback(|| unsafe { progress(WORKS.number(work), done, total, *user) });
+        process::may_continue(returned, "progress", work.cancelled())
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::ffi::c_void;
 
-use crate::base::{Error, Result, Status};
+use crate::base::{Error, Result};
 use crate::capi::argument::User;
 use crate::capi::handle::Handle;
 use crate::capi::process;
@@ -48,13 +48,7 @@ impl Sink for Callback {
                 self.user,
             )
         });
-        match returned {
-            0 => Ok(()),
-            other => Err(Error::new(
-                Status::Cancelled,
-                format!("the save function returned {other}: the save was cancelled"),
-            )),
-        }
+        process::may_continue(returned, "save", "the save was cancelled")
     }
 
     fn finish(self: Box<Self>) -> Result<()> {

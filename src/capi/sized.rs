@@ -8,13 +8,14 @@ use std::fmt::Arguments;
 use std::{ptr, slice};
 
 use crate::base::{Error, Result};
+use crate::capi::argument::check_length;
 use crate::capi::values::Values;
 
 /// Larger than any struct: a greater `struct_size` was not initialized.
 const SIZE_MAX: usize = 4096;
 
 /// A field of a struct.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy)]
 pub struct Field {
     /// The name in C.
     pub name: &'static str,
@@ -208,19 +209,15 @@ impl<T: SizedStruct> In<T> {
         Ok(value)
     }
 
-    /// The struct; `None` for NULL.
-    pub fn optional(&self, what: &str) -> Result<Option<T>> {
-        if self.0.is_null() { Ok(None) } else { self.read(what).map(Some) }
+    /// The struct; the defaults for NULL.
+    pub fn or_defaults(&self, what: &str) -> Result<T> {
+        if self.0.is_null() { Ok(T::defaults()) } else { self.read(what) }
     }
 
     /// An array of `count` structs. All have the `struct_size` of the first, which is the stride.
     pub fn read_all(&self, count: usize, what: &str) -> Result<Vec<T>> {
         let stride = stated_size(self.0, what)?;
-        if stride.checked_mul(count).is_none_or(|bytes| bytes > isize::MAX as usize) {
-            return Err(Error::argument(format!(
-                "{what} cannot have {count} elements: no memory is large enough"
-            )));
-        }
+        check_length(count, stride, what)?;
         (0..count)
             .map(|index| {
                 // SAFETY: horizon.h requires `count` structs of `stride` bytes; the total was checked.
@@ -348,7 +345,7 @@ mod tests {
         }
         let null = In(ptr::null::<now_t>());
         assert!(null.read("value").unwrap_err().message().contains("value is NULL"));
-        assert_eq!(null.optional("value").unwrap(), None);
+        assert_eq!(null.or_defaults("value").unwrap(), now_t::defaults());
     }
 
     #[test]

@@ -1,30 +1,37 @@
-//! `hz_trainer_t`: opening, steps, evaluations, statistics, closing.
+//! `hz_trainer_t`: opening, closing, statistics, traces.
 
 use std::ffi::CString;
 
+use crate::base::Result;
 use crate::base::format::{Size, several};
-use crate::base::{Error, Result};
-use crate::capi::arena::limits;
-use crate::capi::argument::{Array, ArrayOut, OutPointer, Text, size};
+use crate::capi::argument::{OutPointer, Text};
 use crate::capi::checkpoint::Saves;
-use crate::capi::config::{
-    chosen_size, hz_batch_t, hz_eval_report_t, hz_stats_t, hz_step_report_t, hz_trainer_options_t, reserved,
-    trainer_options,
-};
+use crate::capi::device::hz_device_info_t;
 use crate::capi::guard::{Guarded, guard};
 use crate::capi::handle::{Handle, HandleKind, Object, Table};
-use crate::capi::lane::lane_of;
+use crate::capi::lane::LANES;
 use crate::capi::log;
 use crate::capi::model::{hz_model_config_t, model_config};
+use crate::capi::options::{hz_trainer_options_t, limits, trainer_options};
 use crate::capi::plan::hz_plan_t;
 use crate::capi::progress::Watcher;
-use crate::capi::sized::{In, Out, SizedStruct};
+use crate::capi::sized::{In, Out, SizedStruct, sized_struct};
 use crate::capi::status::{c_string, hz_status_t};
 use crate::device::DeviceInfo;
-use crate::engine::{Batch, Canceller, EvalReport, StepReport, Trainer, TrainerOptions};
+use crate::engine::{Canceller, Trainer, TrainerOptions};
 use crate::hf::FolderConfig;
 use crate::host::folder::replace_file;
 use crate::model::ModelConfig;
+
+sized_struct! {
+    hz_stats_t, hz_stats_init {
+        threads: u32 = 0,
+        steps: u64 = 0,
+        tokens: u64 = 0,
+        device_bytes: u64 = 0,
+        host_bytes: u64 = 0,
+    }
+}
 
 /// A trainer.
 pub struct hz_trainer_t {
@@ -33,9 +40,9 @@ pub struct hz_trainer_t {
     /// Immutable like the tensors, so reading it needs no lock.
     pub(super) model: ModelConfig,
     /// Used while a call holds the state.
-    canceller: Canceller,
+    pub(super) canceller: Canceller,
     /// As it was when the trainer had been opened.
-    pub(super) device: DeviceInfo,
+    device: DeviceInfo,
     pub(super) state: Guarded<State>,
 }
 
@@ -133,7 +140,7 @@ pub extern "C" fn hz_trainer_open(
     guard(|| {
         out_trainer.check("out_trainer")?;
         let config = model_config(&model.read("model")?)?;
-        let options = trainer_options(options.optional("options")?, config.dims.l)?;
+        let options = trainer_options(&options.or_defaults("options")?, config.dims.l)?;
         out_trainer.write(Handle::open(hz_trainer_t::open(config, &options)?));
         Ok(())
     })
@@ -166,6 +173,18 @@ pub extern "C" fn hz_trainer_close(trainer: Handle<hz_trainer_t>) -> hz_status_t
 }
 
 #[unsafe(no_mangle)]
+pub extern "C" fn hz_trainer_device(
+    trainer: Handle<hz_trainer_t>,
+    out_info: Out<hz_device_info_t>,
+) -> hz_status_t {
+    guard(|| {
+        let trainer = trainer.get("trainer")?;
+        out_info.check("out_info")?.write((&trainer.device).into());
+        Ok(())
+    })
+}
+
+#[unsafe(no_mangle)]
 pub extern "C" fn hz_trainer_model(
     trainer: Handle<hz_trainer_t>,
     out_config: Out<hz_model_config_t>,
@@ -173,143 +192,6 @@ pub extern "C" fn hz_trainer_model(
     guard(|| {
         let trainer = trainer.get("trainer")?;
         out_config.check("out_config")?.write(hz_model_config_t::try_from(&trainer.model)?);
-        Ok(())
-    })
-}
-
-/// A micro-batch with its arrays. `name` is the text before the fields' names.
-fn batch<'a>(raw: &'a hz_batch_t, name: &str) -> Result<Batch<'a>> {
-    reserved(raw.reserved, &format!("{name}reserved"))?;
-    let rows = size(raw.rows, &format!("{name}rows"))?;
-    Ok(Batch {
-        tokens: raw.tokens.get(rows, &format!("{name}tokens"))?,
-        targets: raw.targets.get(rows, &format!("{name}targets"))?,
-        weights: raw.weights.optional(rows, &format!("{name}weights"))?,
-        starts: raw.starts.optional(rows, &format!("{name}starts"))?,
-        sequence_length: chosen_size(raw.sequence_length, &format!("{name}sequence_length"))?,
-    })
-}
-
-/// The micro-batches of a call on `trainer`. Their number is checked before they are read.
-pub(super) fn raw_batches(
-    batches: In<hz_batch_t>,
-    count: usize,
-    trainer: &Trainer,
-) -> Result<Vec<hz_batch_t>> {
-    let max = trainer.plan().micros_max;
-    if count == 0 || count > max {
-        return Err(Error::argument(format!("count is {count}; it must be 1 … micros_max, {max}")));
-    }
-    batches.read_all(count, "batches")
-}
-
-pub(super) fn all_batches(raw: &[hz_batch_t]) -> Result<Vec<Batch<'_>>> {
-    raw.iter().enumerate().map(|(index, raw)| batch(raw, &format!("batches[{index}]."))).collect()
-}
-
-pub(super) fn step_report(report: StepReport) -> hz_step_report_t {
-    let StepReport { step, loss, grad_norm, micros, tokens, targets } = report;
-    let micros = micros as u32;
-    hz_step_report_t { micros, step, loss, grad_norm, tokens, targets, ..hz_step_report_t::defaults() }
-}
-
-#[unsafe(no_mangle)]
-pub extern "C" fn hz_trainer_accumulate(
-    trainer: Handle<hz_trainer_t>,
-    micro_batch: In<hz_batch_t>,
-) -> hz_status_t {
-    with(&trainer, |_, state| {
-        let raw = micro_batch.read("batch")?;
-        state.trainer.accumulate(&batch(&raw, "batch->")?)
-    })
-}
-
-#[unsafe(no_mangle)]
-pub extern "C" fn hz_trainer_discard(trainer: Handle<hz_trainer_t>) -> hz_status_t {
-    with(&trainer, |_, state| state.trainer.discard())
-}
-
-#[unsafe(no_mangle)]
-pub extern "C" fn hz_trainer_announce(
-    trainer: Handle<hz_trainer_t>,
-    tokens: Array<i32>,
-    count: usize,
-) -> hz_status_t {
-    with(&trainer, |_, state| state.trainer.announce(tokens.get(count, "tokens")?))
-}
-
-#[unsafe(no_mangle)]
-pub extern "C" fn hz_trainer_update(
-    trainer: Handle<hz_trainer_t>,
-    lr: f64,
-    out_report: Out<hz_step_report_t>,
-) -> hz_status_t {
-    with(&trainer, |_, state| {
-        let out = out_report.check("out_report")?;
-        out.write(step_report(state.trainer.update(lr)?));
-        Ok(())
-    })
-}
-
-#[unsafe(no_mangle)]
-pub extern "C" fn hz_trainer_step(
-    trainer: Handle<hz_trainer_t>,
-    batches: In<hz_batch_t>,
-    count: usize,
-    lr: f64,
-    out_report: Out<hz_step_report_t>,
-) -> hz_status_t {
-    with(&trainer, |_, state| {
-        let out = out_report.check("out_report")?;
-        let raw = raw_batches(batches, count, &state.trainer)?;
-        out.write(step_report(state.trainer.step(&all_batches(&raw)?, lr)?));
-        Ok(())
-    })
-}
-
-#[unsafe(no_mangle)]
-pub extern "C" fn hz_trainer_eval(
-    trainer: Handle<hz_trainer_t>,
-    batches: In<hz_batch_t>,
-    count: usize,
-    out_report: Out<hz_eval_report_t>,
-) -> hz_status_t {
-    with(&trainer, |_, state| {
-        let out = out_report.check("out_report")?;
-        let raw = raw_batches(batches, count, &state.trainer)?;
-        let EvalReport { loss, targets } = state.trainer.eval(&all_batches(&raw)?)?;
-        let micros = raw.len() as u32;
-        out.write(hz_eval_report_t { micros, loss, targets, ..hz_eval_report_t::defaults() });
-        Ok(())
-    })
-}
-
-#[unsafe(no_mangle)]
-pub extern "C" fn hz_trainer_logits(
-    trainer: Handle<hz_trainer_t>,
-    tokens: Array<i32>,
-    count: usize,
-    mut logits: ArrayOut,
-    logits_count: usize,
-) -> hz_status_t {
-    with(&trainer, |handle, state| {
-        let tokens = tokens.get(count, "tokens")?;
-        let logits = logits.get(logits_count, "logits")?;
-        let vocabulary = handle.model.dims.v;
-        if logits.len() != vocabulary {
-            return Err(Error::argument(format!(
-                "logits_count is {logits_count}; it must be vocab_size, {vocabulary}"
-            )));
-        }
-        logits.copy_from_slice(&state.trainer.logits(tokens)?);
-        Ok(())
-    })
-}
-
-#[unsafe(no_mangle)]
-pub extern "C" fn hz_trainer_cancel(trainer: Handle<hz_trainer_t>) -> hz_status_t {
-    guard(|| {
-        trainer.get("trainer")?.canceller.cancel();
         Ok(())
     })
 }
@@ -344,7 +226,7 @@ pub extern "C" fn hz_trainer_busy_seconds(
 ) -> hz_status_t {
     with(&trainer, |_, state| {
         out_seconds.check("out_seconds")?;
-        out_seconds.write(state.trainer.stats().busy_ns[lane_of(lane)?.at()] as f64 / 1e9);
+        out_seconds.write(state.trainer.stats().busy_ns[LANES.value(lane, "lane")?.at()] as f64 / 1e9);
         Ok(())
     })
 }

@@ -1,16 +1,20 @@
-//! The values that fields of the header's structs may have, and their types and units in C. Part of
-//! `sized_struct!`.
+//! Values of arguments and fields: limits, types and units, which `sized_struct!` states, and
+//! conversions.
+
+use std::thread;
 
 use serde_json::{Value, json};
 
+use crate::base::{Error, Result};
 use crate::capi::argument::{Array, LentText, Numbers, Text};
+use crate::capi::enums::Names;
 use crate::capi::sized::In;
 
 /// The values of a field.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy)]
 pub struct Values {
-    /// The enum that the field has the type of.
-    pub names: Option<&'static Enum>,
+    /// The enum that is the type of the field.
+    pub names: Option<&'static dyn Names>,
     /// The smallest and the largest value.
     pub range: [Option<f64>; 2],
     /// True if the largest value itself is not allowed.
@@ -31,7 +35,7 @@ impl Values {
     pub const RESERVED: Values = Values::between(0.0, 0.0);
 
     /// The numbers of an enum.
-    pub const fn of(names: &'static Enum) -> Values {
+    pub const fn of(names: &'static dyn Names) -> Values {
         Values { names: Some(names), ..Values::ANY }
     }
 
@@ -59,15 +63,6 @@ impl Values {
     pub const fn unit(self, unit: &'static str) -> Values {
         Values { unit: Some(unit), ..self }
     }
-}
-
-/// An enum of the header.
-#[derive(Debug, PartialEq)]
-pub struct Enum {
-    /// Its name in C.
-    pub name: &'static str,
-    /// The names of its values, with their numbers.
-    pub values: &'static [(&'static str, u32)],
 }
 
 /// The type of a field.
@@ -125,4 +120,35 @@ pointers! {
     Numbers,
     Array<T>; T,
     In<T>; T,
+}
+
+/// A size as a `usize`.
+pub fn size(value: u64, what: &str) -> Result<usize> {
+    usize::try_from(value)
+        .map_err(|_| Error::argument(format!("{what} is {value}; it must be at most {}", usize::MAX)))
+}
+
+/// A size; `None` for 0.
+pub fn chosen_size(value: u64, what: &str) -> Result<Option<usize>> {
+    Ok(Some(size(value, what)?).filter(|&value| value != 0))
+}
+
+/// A number of threads; for 0 all that this process may run on. The pool checks the maximum.
+pub fn threads_or_all(value: u64) -> Result<usize> {
+    let threads = chosen_size(value, "threads")?;
+    Ok(threads.unwrap_or_else(|| thread::available_parallelism().map_or(1, usize::from)))
+}
+
+/// A field that is 0 or 1.
+pub fn flag(value: u32, field: &str) -> Result<bool> {
+    match value {
+        0 => Ok(false),
+        1 => Ok(true),
+        other => Err(Error::argument(format!("{field} is {other}; it must be 0 or 1"))),
+    }
+}
+
+/// Checks a reserved field.
+pub fn reserved(value: u32, field: &str) -> Result<()> {
+    if value == 0 { Ok(()) } else { Err(Error::argument(format!("{field} is {value}; it must be 0"))) }
 }

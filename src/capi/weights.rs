@@ -1,16 +1,51 @@
-//! The weights of an `hz_trainer_t`: listing, initializing, loading, exporting, reading, writing.
+//! The tensors of an `hz_trainer_t`: listing, initializing, loading, exporting, reading, writing, and
+//! their AdamW settings.
 
-use crate::base::Error;
+use crate::base::{Error, Result};
 use crate::capi::argument::{Array, ArrayOut, LentText, OutPointer, Text};
-use crate::capi::config::{SHAPE_MAX, dtype, hz_tensor_t};
 use crate::capi::guard::guard;
 use crate::capi::handle::Handle;
+use crate::capi::options::DTYPES;
 use crate::capi::progress::Work;
-use crate::capi::sized::{Out, SizedStruct};
+use crate::capi::sized::{In, Out, SizedStruct, sized_struct};
 use crate::capi::status::hz_status_t;
 use crate::capi::trainer::{State, hz_trainer_t, with};
+use crate::capi::values::{Values, flag};
 use crate::checkpoint::same_model_as;
+use crate::engine::TensorOptions;
 use crate::hf::{ExportTarget, FolderConfig, SHARD_BYTES, Weights, export, export_bytes};
+
+sized_struct! {
+    hz_tensor_t, hz_tensor_init {
+        rank: u32 = 0,
+        name: LentText = LentText::NULL,
+        shape: [u64; SHAPE_MAX] = [0; SHAPE_MAX],
+        elements: u64 = 0,
+    }
+}
+
+sized_struct! {
+    hz_tensor_options_t, hz_tensor_options_init {
+        frozen: u32 = 0 => Values::FLAG,
+        lr_scale: f64 = 1.0 => Values::between(0.0, f32::MAX as f64),
+        weight_decay: f64 = DECAY_DEFAULT => Values::between(0.0, f32::MAX as f64).or(DECAY_DEFAULT),
+    }
+}
+
+/// Length of `shape`.
+const SHAPE_MAX: usize = 4;
+
+/// `weight_decay` of a tensor without a setting of its own.
+const DECAY_DEFAULT: f64 = -1.0;
+
+/// The settings of a tensor.
+pub(super) fn tensor_options(raw: &hz_tensor_options_t) -> Result<TensorOptions> {
+    Ok(TensorOptions {
+        lr_scale: raw.lr_scale,
+        weight_decay: (raw.weight_decay != DECAY_DEFAULT).then_some(raw.weight_decay),
+        frozen: flag(raw.frozen, "frozen")?,
+    })
+}
 
 #[unsafe(no_mangle)]
 pub extern "C" fn hz_trainer_tensor_count(
@@ -82,11 +117,11 @@ pub extern "C" fn hz_trainer_load_hf(trainer: Handle<hz_trainer_t>, folder: Text
 pub extern "C" fn hz_trainer_export_hf(
     trainer: Handle<hz_trainer_t>,
     folder: Text,
-    dtype_number: u32,
+    dtype: u32,
 ) -> hz_status_t {
     with(&trainer, |_, state| {
         let folder = folder.path("folder")?;
-        let dtype = dtype(dtype_number, "dtype")?;
+        let dtype = DTYPES.required(dtype, "dtype")?;
         let State { trainer, folder: config, watcher, .. } = state;
         let target = ExportTarget::check(folder, export_bytes(trainer.layout(), dtype))?;
         export(&target, config, trainer, dtype, SHARD_BYTES, &watcher.of(Work::Export))
@@ -111,6 +146,37 @@ pub extern "C" fn hz_trainer_write_tensor(
     count: usize,
 ) -> hz_status_t {
     with(&trainer, |_, state| state.trainer.write_tensor(name.get("name")?, values.get(count, "values")?))
+}
+
+#[unsafe(no_mangle)]
+pub extern "C" fn hz_trainer_set_tensor_options(
+    trainer: Handle<hz_trainer_t>,
+    name: Text,
+    options: In<hz_tensor_options_t>,
+) -> hz_status_t {
+    with(&trainer, |_, state| {
+        let options = options.or_defaults("options")?;
+        state.trainer.set_tensor_options(name.get("name")?, &tensor_options(&options)?)
+    })
+}
+
+#[unsafe(no_mangle)]
+pub extern "C" fn hz_trainer_tensor_options(
+    trainer: Handle<hz_trainer_t>,
+    name: Text,
+    out_options: Out<hz_tensor_options_t>,
+) -> hz_status_t {
+    with(&trainer, |_, state| {
+        let out = out_options.check("out_options")?;
+        let options = state.trainer.tensor_options(name.get("name")?)?;
+        out.write(hz_tensor_options_t {
+            frozen: options.frozen.into(),
+            lr_scale: options.lr_scale,
+            weight_decay: options.weight_decay.unwrap_or(DECAY_DEFAULT),
+            ..hz_tensor_options_t::defaults()
+        });
+        Ok(())
+    })
 }
 
 #[unsafe(no_mangle)]

@@ -48,15 +48,12 @@ fn every_function_is_called_by_the_c_programs() {
     }
 }
 
-/// `assert_enum` compares the header's enums with private numbers of the library.
+/// Their constants are compared in `src/capi/enums.rs`.
 #[test]
-fn every_enum_is_compared_with_the_library() {
-    let folder = fs::read_dir(Path::new(ROOT).join("src/capi")).unwrap();
-    let sources: String = folder.map(|entry| fs::read_to_string(entry.unwrap().path()).unwrap()).collect();
+fn every_enum_is_32_bits_wide() {
     for listed in declarations::enums() {
         let last = listed.constants.last().unwrap();
-        assert!(last.0.ends_with("_MAX_ENUM") && last.1 == i32::MAX, "{} is 32 bits wide", listed.name);
-        assert!(sources.contains(&format!("\"{}\"", listed.name)), "{} is not compared", listed.name);
+        assert!(last.0.ends_with("_MAX_ENUM") && last.1 == i32::MAX, "{} ends with {last:?}", listed.name);
     }
 }
 
