@@ -133,6 +133,13 @@ static hz_status_t save(hz_trainer_t *trainer, const char *folder) {
     return hz_trainer_save_wait(trainer);
 }
 
+static int warnings;
+
+static void count_warnings(hz_log_level_t level, const char *message, void *user) {
+    (void)user;
+    warnings += level == HZ_LOG_WARNING && strstr(message, "no checkpoint was written") != NULL;
+}
+
 static void test_progress(const char *folder) {
     hz_trainer_t *trainer = open_small();
     OK(hz_trainer_set_progress(trainer, on_progress, &watch));
@@ -149,9 +156,12 @@ static void test_progress(const char *folder) {
     STOPPED("no checkpoint was written", save(trainer, in(folder, "run")));
     hz_trainer_t *other = open_small();
     OK(hz_trainer_set_progress(other, on_progress, &watch));
+    OK(hz_set_log_callback(count_warnings, NULL));
     expect(HZ_PROGRESS_SAVE, 2);
     OK(hz_trainer_save_to(other, in(folder, "other"), 0, NULL));
     STOPPED("no checkpoint was written", hz_trainer_close(other)); /* nothing fetched the result before */
+    OK(hz_set_log_callback(NULL, NULL));
+    CHECK(warnings == 1);
     CHECK(!exists(in(folder, "run/step-00000001")));
     expect(HZ_PROGRESS_SAVE, 0);
     WATCHED(save(trainer, in(folder, "run")));

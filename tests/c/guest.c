@@ -272,7 +272,7 @@ static void test_failures(const char *folder) {
         CHECK(running == 0);
     }
     CHECK(refused > 3);
-    OK(hz_trainer_init_weights(trainer, 1));
+    OK(hz_trainer_resume(trainer, folder, NULL, NULL)); /* of the first test */
     threads_left = 0;
     REFUSED(HZ_STATUS_IO, "hz-sync", hz_trainer_save_to(trainer, folder, 0, NULL));
     threads_left = -1;

@@ -585,7 +585,8 @@ fn progress_is_watched_and_can_cancel() {
     complete(&calls);
     assert!(state(&mut resumed) == state(&mut trainer));
     let error = restore(&mut resumed, 3).unwrap_err();
-    assert_eq!((error.status(), error.message()), (Status::Cancelled, "enough"));
+    let message = "enough. The trainer has failed: open another";
+    assert_eq!((error.status(), error.message()), (Status::Cancelled, message));
     assert_eq!(calls.lock().len(), 3, "nothing is reported after the error");
     assert_eq!(resumed.sync().unwrap_err(), error, "the trainer has failed");
 }
