@@ -50,7 +50,7 @@ static void *use(void *library) {
     batch.targets = targets;
     CHECK(hz_model_config_from_preset_loaded("tiny", &model) == HZ_STATUS_OK);
     CHECK(hz_trainer_open_loaded(&model, &options, &trainer) == HZ_STATUS_OK);
-    CHECK(hz_trainer_init_loaded(trainer, 1) == HZ_STATUS_OK);
+    CHECK(hz_trainer_init_weights_loaded(trainer, 1) == HZ_STATUS_OK);
     CHECK(hz_trainer_step_loaded(trainer, &batch, 1, 1e-3, &report) == HZ_STATUS_OK && report.loss > 0);
     CHECK(hz_trainer_close_loaded(trainer) == HZ_STATUS_OK);
     return (void *)(uintptr_t)hz_version_loaded();
