@@ -442,7 +442,8 @@ HZ_CHECKED hz_status_t hz_model_config_init(hz_model_config_t *value, size_t str
  * Errors: HZ_STATUS_NOT_FOUND, with the names that exist. */
 HZ_CHECKED hz_status_t hz_model_config_from_preset(const char *name, hz_model_config_t *out_config);
 
-/* Fills in the model of a Hugging Face folder. Reads only its config.json.
+/* Fills in the model of a Hugging Face folder, of a checkpoint, or of the latest checkpoint of a folder, as
+ * hz_trainer_resume opens it. Of a Hugging Face folder it reads only config.json.
  * Errors: HZ_STATUS_NOT_FOUND, HZ_STATUS_IO, HZ_STATUS_BAD_FORMAT (not JSON, or a missing field),
  * HZ_STATUS_UNSUPPORTED (an architecture or feature, by name; or windows that differ beyond layer 255). */
 HZ_CHECKED hz_status_t hz_model_config_from_hf(const char *folder, hz_model_config_t *out_config);
@@ -746,7 +747,8 @@ typedef struct hz_trainer_t hz_trainer_t;
 
 /* Opens a trainer: plans it, checks that it fits, allocates all memory it will ever use, starts its threads. Weights
  * and moments are zero and the step number is 0: continue with hz_trainer_init_weights, hz_trainer_load_hf,
- * hz_trainer_write_tensor or hz_trainer_resume.
+ * hz_trainer_write_tensor or hz_trainer_resume. Until one of them has succeeded, steps, evaluations, logits,
+ * log-probabilities, exports and saves fail with HZ_STATUS_INVALID_STATE.
  *
  * Ownership: the caller closes *out_trainer with hz_trainer_close.
  * Blocks until the memory is allocated: seconds for hundreds of GiB.
@@ -771,7 +773,8 @@ HZ_CHECKED hz_status_t hz_trainer_open_planned(const hz_plan_t *plan, hz_trainer
 /* Closes a trainer: finishes pending work, ends its threads, frees its memory. NULL is ignored. The handle is gone
  * afterwards, whatever the result, except after HZ_STATUS_INVALID_STATE: another call is running on it.
  * Blocks until all lanes are done.
- * Errors: the first error of a failed trainer, including work that no call had waited for. */
+ * Errors: the first error of a failed trainer, including work that no call had waited for; the error of a save whose
+ * result hz_trainer_save_wait did not return, also logged as HZ_LOG_WARNING. */
 HZ_API hz_status_t hz_trainer_close(hz_trainer_t *trainer /* or NULL */);
 
 /* Fills in the device of the trainer, e.g. the one that HZ_DEVICE_AUTO chose. memory_free is what it left free when it
@@ -832,9 +835,10 @@ HZ_CHECKED hz_status_t hz_trainer_load_hf(hz_trainer_t *trainer, const char *fol
  * export, when it is complete; missing parent folders are created. A folder with anything but an earlier export is not
  * replaced.
  * Blocks until the lanes are done, and for the disk.
- * Errors: HZ_STATUS_INVALID_ARGUMENT (the dtype, or the folder), HZ_STATUS_IO, HZ_STATUS_DISK_FULL (before anything is
- * written, where the file system reports its free space); HZ_STATUS_NON_FINITE, with the first tensor that is not
- * finite as this dtype; HZ_STATUS_CANCELLED by the progress callback. After an error the folder is as it was before. */
+ * Errors: HZ_STATUS_INVALID_ARGUMENT (the dtype, or a folder with other files), HZ_STATUS_NOT_FOUND (it cannot be
+ * created there), HZ_STATUS_IO, HZ_STATUS_DISK_FULL (before anything is written, where the file system reports its free
+ * space); HZ_STATUS_NON_FINITE, with the first tensor that is not finite as this dtype; HZ_STATUS_CANCELLED by the
+ * progress callback. After an error the folder is as it was before. */
 HZ_CHECKED hz_status_t hz_trainer_export_hf(hz_trainer_t *trainer, const char *folder, hz_dtype_t dtype);
 
 /* Reads the f32 master of the tensor `name` into values[0 .. count-1], row-major.
@@ -1047,8 +1051,8 @@ typedef enum hz_progress_t {
 
 /* Receives the bytes done so far and the total: done grows, and ends at the total. Returns 0, or another value to
  * cancel the work: the call, or hz_trainer_save_wait, returns HZ_STATUS_CANCELLED, and there are no further calls. A
- * cancelled export or save leaves no new folder; a cancelled load leaves the weights partly loaded: load or initialize
- * them again; a cancelled resume fails the trainer.
+ * cancelled export leaves no new folder, a cancelled save no checkpoint; a cancelled load leaves the weights partly
+ * loaded: load or initialize them again; a cancelled resume fails the trainer.
  *
  * Called on threads of the library or the caller, one at a time; the work waits for it. Calls of a save that is running
  * come between those of other work. Must not throw or longjmp, and must not call the trainer. */
@@ -1082,25 +1086,31 @@ HZ_CHECKED hz_status_t hz_trainer_save(hz_trainer_t *trainer, hz_save_callback_t
  * settings that must be equal to resume bit for bit. Returns at once; steps, evaluations, reads and writes may follow
  * and do not change the saved state. One save at a time, of either kind; hz_trainer_save_wait returns its result.
  *
- * The checkpoint appears as folder/step-00000042 (the step number) when it is complete and on disk. Then folder/latest
- * names it, and all but the newest `keep` checkpoints are deleted (0 keeps all). If writing fails or the process
- * is killed, earlier checkpoints are intact. The folder is created if necessary, and belongs to this trainer until it
- * saves to another one or is closed. hz_model_config_from_hf can read a checkpoint's folder.
+ * The checkpoint appears as folder/step-00000042 (the step number) when it is complete and on disk; it replaces an
+ * earlier one of the same step. Then folder/latest names it, and all but the newest `keep` checkpoints are deleted
+ * (0 keeps all). Those of later steps than the one from which this trainer resumed count as the oldest, until it writes
+ * these steps itself. Those with a missing file, or one of another size, are neither counted nor deleted. If writing
+ * fails or the process is killed, earlier checkpoints are intact.
+ *
+ * The folder is created if necessary, and stays, with a file .lock, even if no checkpoint was completed. It is locked
+ * for this trainer until it saves to another one or is closed. A folder that has checkpoints is only accepted if the
+ * trainer resumed from one of them or wrote to it before.
  *
  * `note` is stored with it, e.g. data position, random state, learning rate. Tensor options are not stored. The state
  * is stored as it is, also if it is not finite.
  *
- * Errors: HZ_STATUS_INVALID_STATE if a save is running or hz_trainer_save_wait was not called for the last one, or if
- * another trainer or process writes to the folder; HZ_STATUS_DISK_FULL and HZ_STATUS_IO, which
- * hz_trainer_save_wait returns, too. */
+ * Errors: HZ_STATUS_INVALID_STATE if a save is running or hz_trainer_save_wait was not called for the last one, if
+ * another trainer or process writes to the folder, or if it has checkpoints of another run;
+ * HZ_STATUS_INVALID_ARGUMENT if it has other files and no checkpoint; HZ_STATUS_NOT_FOUND if it cannot be created
+ * there; HZ_STATUS_DISK_FULL and HZ_STATUS_IO, or hz_trainer_save_wait returns them. */
 HZ_CHECKED hz_status_t hz_trainer_save_to(hz_trainer_t *trainer, const char *folder, uint64_t keep,
                                           const char *note /* or NULL */);
 
 /* Returns the result of a save.
  * Blocks until the save has ended.
- * Errors: HZ_STATUS_CANCELLED if `save` or the progress callback cancelled it, or HZ_STATUS_DISK_FULL and HZ_STATUS_IO
- * of hz_trainer_save_to: the trainer stays usable and another save may start; HZ_STATUS_INVALID_STATE if no save was
- * started. */
+ * Errors: HZ_STATUS_CANCELLED if `save` or the progress callback cancelled it, or HZ_STATUS_DISK_FULL, HZ_STATUS_IO and
+ * HZ_STATUS_NOT_FOUND (the folder was removed) of hz_trainer_save_to: the trainer stays usable and another save may
+ * start; HZ_STATUS_INVALID_STATE if no save was started. */
 HZ_CHECKED hz_status_t hz_trainer_save_wait(hz_trainer_t *trainer);
 
 /* Loads the state of a checkpoint. Training then continues bit for bit as if it had not been interrupted;
@@ -1117,11 +1127,12 @@ HZ_CHECKED hz_status_t hz_trainer_save_wait(hz_trainer_t *trainer);
  * note as JSON. It belongs to the trainer.
  *
  * Blocks until the lanes are done, and for the disk.
- * Errors: HZ_STATUS_NOT_FOUND (no checkpoint), HZ_STATUS_INVALID_ARGUMENT (every setting that differs, with both
- * values), HZ_STATUS_BAD_FORMAT (a damaged or truncated file, or an unknown version, by name, and the newest complete
- * checkpoint of the folder), HZ_STATUS_IO, HZ_STATUS_INVALID_STATE if micro-batches are accumulated;
- * HZ_STATUS_CANCELLED by the progress callback. Errors in headers, lengths and settings are found before anything
- * changes. Damage inside a state is found while it is loaded, and then the trainer has failed: close it. */
+ * Errors: HZ_STATUS_NOT_FOUND (no checkpoint), HZ_STATUS_INVALID_ARGUMENT (every setting or field of the model that
+ * differs, with both values; or a name in `changes` that cannot change, or is placement), HZ_STATUS_BAD_FORMAT (a
+ * damaged or truncated file, or an unknown version, by name, and the newest complete checkpoint of the folder),
+ * HZ_STATUS_IO, HZ_STATUS_INVALID_STATE if micro-batches are accumulated; HZ_STATUS_CANCELLED by the progress callback.
+ * Errors in headers, lengths and settings are found before anything changes. Damage inside a state is found while it is
+ * loaded, and then the trainer has failed: close it and open another. */
 HZ_CHECKED hz_status_t hz_trainer_resume(hz_trainer_t *trainer, const char *folder, const char *changes /* or NULL */,
                                          const char **out_note /* or NULL */);
 

@@ -18,27 +18,16 @@ use crate::capi::values::size;
 use crate::checkpoint::{self, Changes, Checkpoints, Note};
 use crate::hf::FolderConfig;
 
-/// The folder that a trainer writes checkpoints to, locked until the trainer saves to another.
-#[derive(Clone)]
-pub struct Saves {
-    keep: Option<NonZeroUsize>,
-    checkpoints: Arc<Checkpoints>,
-}
-
 impl State {
     /// Opens the folder, or returns the open one. Another one stays open.
-    fn saves_to(&mut self, folder: &Path, keep: Option<NonZeroUsize>) -> Result<Saves> {
-        if let Some(saves) = &self.saves
-            && is_same(saves.checkpoints.folder(), folder)
-        {
-            if saves.keep == keep {
-                return Ok(saves.clone());
-            }
-            // Releases the folder's lock, to open it with another `keep`.
-            self.saves = None;
-        }
-        let checkpoints = Checkpoints::create(folder, self.folder.files(DType::Bf16), keep)?;
-        Ok(Saves { keep, checkpoints: Arc::new(checkpoints) })
+    fn checkpoints(&self, folder: &Path, keep: Option<NonZeroUsize>) -> Result<Arc<Checkpoints>> {
+        let companions = self.folder.files(DType::Bf16);
+        let checkpoints = match &self.saves {
+            Some(open) if is_same(open.folder(), folder) => open.with(companions, keep),
+            _ => Checkpoints::create(folder, companions, keep)?,
+        };
+        checkpoints.continue_run(self.runs.get(&checkpoints.real_folder()?).copied())?;
+        Ok(Arc::new(checkpoints))
     }
 
     /// Stores a text as long as the handle lives.
@@ -65,11 +54,14 @@ pub extern "C" fn hz_trainer_save_to(
         let folder = folder.path("folder")?;
         let keep = NonZeroUsize::new(size(keep, "keep")?);
         let note = note.optional("note")?.map_or(Value::Null, Value::from);
+        state.need_weights()?;
         state.trainer.may_save()?;
-        let saves = state.saves_to(folder, keep)?;
-        let writer = saves.checkpoints.writer(&state.trainer, Note { note, ..Note::default() })?;
+        let checkpoints = state.checkpoints(folder, keep)?;
+        let real = checkpoints.real_folder()?;
+        let writer = checkpoints.writer(&state.trainer, Note { note, ..Note::default() })?;
         state.trainer.save(writer.watched(Box::new(state.watcher.of(Work::Save))))?;
-        state.saves = Some(saves);
+        state.runs.insert(real, state.trainer.stats().steps);
+        state.saves = Some(checkpoints);
         Ok(())
     })
 }
@@ -89,12 +81,13 @@ pub extern "C" fn hz_trainer_resume(
             out_note.check("out_note")?;
         }
         let checkpoint = checkpoint::open(folder)?;
-        let config = FolderConfig::open(checkpoint.folder())?;
+        let (config, parent) = (FolderConfig::open(checkpoint.folder())?, checkpoint.parent()?);
         let progress = state.watcher.of(Work::Resume);
         checkpoint.restore_into(&mut state.trainer, &Changes::of(changes), &progress)?;
         // Later exports copy its tokenizer and other files.
         state.folder = config;
-        state.saves = None;
+        state.has_weights = true;
+        state.runs.insert(parent, checkpoint.manifest().step);
         if !out_note.is_null() {
             out_note.write(match &checkpoint.manifest().note {
                 Value::Null => LentText::NULL,

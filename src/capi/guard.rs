@@ -81,6 +81,12 @@ fn set_panic_hook() {
     });
 }
 
+/// A value that can tell that it has failed for good.
+pub trait Failing {
+    /// True if every later call would return the same error.
+    fn has_failed(&self) -> bool;
+}
+
 /// The state of a handle: runs one call at a time, and none after one that breaks it.
 pub struct Guarded<T>(Mutex<State<T>>);
 
@@ -90,7 +96,7 @@ struct State<T> {
     failed: Option<Error>,
 }
 
-impl<T> Guarded<T> {
+impl<T: Failing> Guarded<T> {
     /// Wraps a value for calls; none has failed yet.
     pub fn new(value: T) -> Self {
         Guarded(Mutex::new(State { value: Some(value), failed: None }))
@@ -99,7 +105,8 @@ impl<T> Guarded<T> {
     /// Runs a call on the state.
     ///
     /// Errors: those of `body`; [`busy`] while another call runs; [`closed`]. After one that
-    /// [breaks](breaks) the state, every call returns it again.
+    /// [breaks](breaks) the state, or after which it has [failed](Failing), every call returns it
+    /// again.
     pub fn run<R>(&self, body: impl FnOnce(&mut T) -> Result<R>) -> Result<R> {
         self.0.try_lock().ok_or_else(busy)?.run(body)
     }
@@ -118,7 +125,7 @@ impl<T> Guarded<T> {
     }
 }
 
-impl<T> State<T> {
+impl<T: Failing> State<T> {
     fn run<R>(&mut self, body: impl FnOnce(&mut T) -> Result<R>) -> Result<R> {
         if let Some(first) = &self.failed {
             return Err(first.clone());
@@ -126,7 +133,7 @@ impl<T> State<T> {
         let value = self.value.as_mut().ok_or_else(closed)?;
         let outcome = catch(|| body(value));
         if let Err(error) = &outcome
-            && breaks(error.status())
+            && (breaks(error.status()) || value.has_failed())
         {
             log::error(error.clone().within("the trainer has failed permanently").into_message());
             self.failed = Some(error.clone());
@@ -158,6 +165,19 @@ mod tests {
     use std::ffi::CStr;
 
     use super::*;
+
+    impl Failing for () {
+        fn has_failed(&self) -> bool {
+            false
+        }
+    }
+
+    /// A state whose calls tell whether it has failed.
+    impl Failing for bool {
+        fn has_failed(&self) -> bool {
+            *self
+        }
+    }
 
     fn last_error() -> String {
         // SAFETY: the pointer is never NULL and its text lives until the next failure on this thread.
@@ -192,6 +212,21 @@ mod tests {
         assert!(state.run(|_| Ok(())).is_ok());
         assert_eq!(call(Status::DeviceFailed), Status::DeviceFailed);
         assert_eq!(call(Status::NotFound), Status::DeviceFailed, "the first error is returned again");
+    }
+
+    #[test]
+    fn the_error_of_the_call_that_fails_the_value_is_returned_again() {
+        let state = Guarded::new(false);
+        let call = |status, fails| {
+            let body = |failed: &mut bool| {
+                *failed = fails;
+                Err::<(), _>(Error::new(status, "no"))
+            };
+            state.run(body).unwrap_err().status()
+        };
+        assert_eq!(call(Status::Cancelled, false), Status::Cancelled);
+        assert_eq!(call(Status::BadFormat, true), Status::BadFormat);
+        assert_eq!(call(Status::NotFound, true), Status::BadFormat);
     }
 
     #[test]

@@ -1,5 +1,7 @@
 //! `hz_model_config_t`: the description of a decoder, from C, presets and Hugging Face folders.
 
+use std::path::Path;
+
 use crate::base::{Dims, Error, Result, Status};
 use crate::capi::argument::Text;
 use crate::capi::enums::Enum;
@@ -7,6 +9,7 @@ use crate::capi::guard::guard;
 use crate::capi::sized::{Out, SizedStruct, sized_struct};
 use crate::capi::status::hz_status_t;
 use crate::capi::values::{Values, chosen_size, flag, size};
+use crate::checkpoint;
 use crate::hf::FolderConfig;
 use crate::model::{self, Biases, LAYERS_MAX, ModelConfig, RopeScaling, SIZE_MAX, Window};
 
@@ -213,12 +216,24 @@ pub extern "C" fn hz_model_config_from_preset(name: Text, out_config: Out<hz_mod
     })
 }
 
+/// Opens the configuration of a model's folder, or of the latest checkpoint of a folder of
+/// checkpoints.
+fn folder_config(folder: &Path) -> Result<FolderConfig> {
+    match FolderConfig::open(folder) {
+        Err(error) if error.status() == Status::NotFound => match checkpoint::open(folder) {
+            Err(none) if none.status() == Status::NotFound => Err(error),
+            latest => FolderConfig::open(latest?.folder()),
+        },
+        config => config,
+    }
+}
+
 #[unsafe(no_mangle)]
 pub extern "C" fn hz_model_config_from_hf(folder: Text, out_config: Out<hz_model_config_t>) -> hz_status_t {
     guard(|| {
         let folder = folder.path("folder")?;
         let out = out_config.check("out_config")?;
-        out.write(hz_model_config_t::try_from(&FolderConfig::open(folder)?.model)?);
+        out.write(hz_model_config_t::try_from(&folder_config(folder)?.model)?);
         Ok(())
     })
 }

@@ -38,7 +38,7 @@ impl Work {
         match self {
             Work::Load => "the weights are partly loaded: load or initialize them again",
             Work::Export => "the export was cancelled, the folder is as it was before",
-            Work::Resume => "the state is partly loaded, the trainer has failed: close it",
+            Work::Resume => "the state is partly loaded",
             Work::Save => "the save was cancelled, no checkpoint was written",
         }
     }

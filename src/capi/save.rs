@@ -64,6 +64,7 @@ pub extern "C" fn hz_trainer_save(
 ) -> hz_status_t {
     with(&trainer, |_, state| {
         let save = save.ok_or_else(|| Error::argument("save is NULL"))?;
+        state.need_weights()?;
         state.trainer.save(Box::new(Callback { save, user }))
     })
 }

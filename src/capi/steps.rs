@@ -113,6 +113,7 @@ pub extern "C" fn hz_trainer_update(
 ) -> hz_status_t {
     with(&trainer, |_, state| {
         let out = out_report.check("out_report")?;
+        state.need_weights()?;
         out.write(step_report(state.trainer.update(lr)?));
         Ok(())
     })
@@ -134,7 +135,9 @@ pub extern "C" fn hz_trainer_step(
     with(&trainer, |_, state| {
         let out = out_report.check("out_report")?;
         let raw = raw_batches(batches, count, &state.trainer)?;
-        out.write(step_report(state.trainer.step(&all_batches(&raw)?, lr)?));
+        let batches = all_batches(&raw)?;
+        state.need_weights()?;
+        out.write(step_report(state.trainer.step(&batches, lr)?));
         Ok(())
     })
 }
@@ -149,7 +152,9 @@ pub extern "C" fn hz_trainer_eval(
     with(&trainer, |_, state| {
         let out = out_report.check("out_report")?;
         let raw = raw_batches(batches, count, &state.trainer)?;
-        let EvalReport { loss, targets } = state.trainer.eval(&all_batches(&raw)?)?;
+        let batches = all_batches(&raw)?;
+        state.need_weights()?;
+        let EvalReport { loss, targets } = state.trainer.eval(&batches)?;
         let micros = raw.len() as u32;
         out.write(hz_eval_report_t { micros, loss, targets, ..hz_eval_report_t::defaults() });
         Ok(())
@@ -173,6 +178,7 @@ pub extern "C" fn hz_trainer_logits(
                 "logits_count is {logits_count}; it must be vocab_size, {vocabulary}"
             )));
         }
+        state.need_weights()?;
         logits.copy_from_slice(&state.trainer.logits(tokens)?);
         Ok(())
     })
@@ -196,6 +202,7 @@ pub extern "C" fn hz_trainer_logprobs(
                 "logprobs_count is {logprobs_count}; it must be the rows of all batches, {rows}"
             )));
         }
+        state.need_weights()?;
         out.copy_from_slice(&state.trainer.logprobs(&batches)?);
         Ok(())
     })
@@ -225,7 +232,9 @@ pub extern "C" fn hz_trainer_step_with_loss(
             process::may_continue(returned, "loss", "the step was cancelled, nothing was updated")?;
             Ok(value)
         };
-        let report = state.trainer.step_with_loss(&all_batches(&raw)?, lr, &mut call)?;
+        let batches = all_batches(&raw)?;
+        state.need_weights()?;
+        let report = state.trainer.step_with_loss(&batches, lr, &mut call)?;
         out.write(step_report(report));
         Ok(())
     })

@@ -1,13 +1,15 @@
 //! `hz_trainer_t`: opening, closing, statistics, traces.
 
+use std::collections::BTreeMap;
 use std::ffi::CString;
+use std::path::PathBuf;
+use std::sync::Arc;
 
-use crate::base::Result;
 use crate::base::format::{Size, several};
+use crate::base::{Error, Result, Status};
 use crate::capi::argument::{OutPointer, Text};
-use crate::capi::checkpoint::Saves;
 use crate::capi::device::hz_device_info_t;
-use crate::capi::guard::{Guarded, guard};
+use crate::capi::guard::{Failing, Guarded, guard};
 use crate::capi::handle::{Handle, HandleKind, Object, Table};
 use crate::capi::lane::LANES;
 use crate::capi::log;
@@ -17,6 +19,7 @@ use crate::capi::plan::hz_plan_t;
 use crate::capi::progress::Watcher;
 use crate::capi::sized::{In, Out, SizedStruct, sized_struct};
 use crate::capi::status::{c_string, hz_status_t};
+use crate::checkpoint::Checkpoints;
 use crate::device::DeviceInfo;
 use crate::engine::{Canceller, Trainer, TrainerOptions};
 use crate::hf::FolderConfig;
@@ -58,12 +61,47 @@ pub struct State {
     pub(super) trainer: Trainer,
     /// `config.json` of exports: the model, and further fields of the folder that was loaded.
     pub(super) folder: FolderConfig,
-    /// The folder of the last checkpoint.
-    pub(super) saves: Option<Saves>,
+    /// False until weights were initialized, loaded, written or resumed.
+    pub(super) has_weights: bool,
+    /// The folder of the last checkpoint, locked until the trainer saves to another.
+    pub(super) saves: Option<Arc<Checkpoints>>,
+    /// The folders of checkpoints that the trainer wrote or resumed from, without links, and the
+    /// step of the last one.
+    pub(super) runs: BTreeMap<PathBuf, u64>,
     /// Notes returned to the caller; they live as long as the handle.
     pub(super) notes: Vec<CString>,
     /// The progress callback.
     pub(super) watcher: Watcher,
+}
+
+impl Failing for State {
+    fn has_failed(&self) -> bool {
+        self.trainer.has_failed()
+    }
+}
+
+impl State {
+    /// Refuses weights that were never set.
+    pub(super) fn need_weights(&self) -> Result<()> {
+        if self.has_weights {
+            return Ok(());
+        }
+        Err(Error::new(
+            Status::InvalidState,
+            "the weights were never set: call hz_trainer_init_weights, hz_trainer_load_hf, \
+             hz_trainer_write_tensor or hz_trainer_resume first",
+        ))
+    }
+
+    /// Ends the work of the trainer. Returns the error of a save whose result was not fetched.
+    fn end(&mut self) -> Result<()> {
+        self.trainer.sync()?;
+        let saved = self.trainer.save_outcome().unwrap_or(Ok(()));
+        if let Err(error) = &saved {
+            log::warning(error.clone().within("the trainer was closed, its last save failed").into_message());
+        }
+        saved
+    }
 }
 
 impl hz_trainer_t {
@@ -92,7 +130,15 @@ impl hz_trainer_t {
             .map(|(_, tensor)| (c_string(&tensor.name), tensor.shape.clone()))
             .collect();
         let (device, canceller) = (trainer.device(), trainer.canceller());
-        let state = State { trainer, folder, saves: None, notes: Vec::new(), watcher: Watcher::default() };
+        let state = State {
+            trainer,
+            folder,
+            has_weights: false,
+            saves: None,
+            runs: BTreeMap::new(),
+            notes: Vec::new(),
+            watcher: Watcher::default(),
+        };
         Ok(hz_trainer_t { tensors, model: config, device, canceller, state: Guarded::new(state) })
     }
 }
@@ -166,7 +212,7 @@ pub extern "C" fn hz_trainer_close(trainer: Handle<hz_trainer_t>) -> hz_status_t
         return guard(|| Ok(()));
     }
     guard(|| {
-        let last = trainer.get("trainer")?.state.end(|state| state.trainer.sync())?;
+        let last = trainer.get("trainer")?.state.end(State::end)?;
         trainer.close("trainer")?;
         last
     })

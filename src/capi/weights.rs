@@ -92,7 +92,11 @@ pub extern "C" fn hz_trainer_tensor(
 
 #[unsafe(no_mangle)]
 pub extern "C" fn hz_trainer_init_weights(trainer: Handle<hz_trainer_t>, seed: u64) -> hz_status_t {
-    with(&trainer, |_, state| state.trainer.write_fresh(seed))
+    with(&trainer, |_, state| {
+        state.trainer.write_fresh(seed)?;
+        state.has_weights = true;
+        Ok(())
+    })
 }
 
 #[unsafe(no_mangle)]
@@ -108,7 +112,7 @@ pub extern "C" fn hz_trainer_load_hf(trainer: Handle<hz_trainer_t>, folder: Text
         let weights = Weights::open(folder, state.trainer.layout())?;
         weights.load(&mut state.trainer, &state.watcher.of(Work::Load))?;
         state.folder = config;
-        state.saves = None;
+        state.has_weights = true;
         Ok(())
     })
 }
@@ -122,6 +126,7 @@ pub extern "C" fn hz_trainer_export_hf(
     with(&trainer, |_, state| {
         let folder = folder.path("folder")?;
         let dtype = DTYPES.required(dtype, "dtype")?;
+        state.need_weights()?;
         let State { trainer, folder: config, watcher, .. } = state;
         let target = ExportTarget::check(folder, export_bytes(trainer.layout(), dtype))?;
         export(&target, config, trainer, dtype, SHARD_BYTES, &watcher.of(Work::Export))
@@ -145,7 +150,11 @@ pub extern "C" fn hz_trainer_write_tensor(
     values: Array<f32>,
     count: usize,
 ) -> hz_status_t {
-    with(&trainer, |_, state| state.trainer.write_tensor(name.get("name")?, values.get(count, "values")?))
+    with(&trainer, |_, state| {
+        state.trainer.write_tensor(name.get("name")?, values.get(count, "values")?)?;
+        state.has_weights = true;
+        Ok(())
+    })
 }
 
 #[unsafe(no_mangle)]

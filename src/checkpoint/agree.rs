@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::fmt;
+use std::path::Path;
 
 use serde_json::{Map, Value, json};
 
@@ -34,6 +35,12 @@ impl Changes {
     /// Refuses a name that the checkpoint does not have.
     pub(super) fn check(&self, manifest: &Manifest, given: &Map<String, Value>) -> Result<()> {
         match self.0.iter().find(|key| !manifest.numeric.contains_key(*key)) {
+            Some(key) if Name::find(key).is_some_and(|name| PLACEMENT.contains(&name)) => {
+                Err(Error::argument(format!(
+                    "`{}` need not be listed among the changes: placement changes no bit; leave it out",
+                    spelled(key)
+                )))
+            }
             Some(key) => Err(Error::argument(format!(
                 "`{}` cannot change when a run is resumed; these can: {}",
                 spelled(key),
@@ -46,13 +53,14 @@ impl Changes {
     /// Refuses values that differ from the checkpoint's without being allowed to; the error names
     /// all of them.
     pub(super) fn agree(&self, stored: &Map<String, Value>, given: &Map<String, Value>) -> Result<()> {
-        let (names, sentences): (Vec<String>, Vec<String>) = differences(stored, given)
-            .filter(|it| !self.0.contains(it.key))
-            .map(|it| (spelled(it.key), it.sentence()))
-            .unzip();
-        if names.is_empty() {
+        let all: Vec<Difference> = differences(stored, given).collect();
+        let refused = all.iter().filter(|it| !self.0.contains(it.key));
+        let sentences: Vec<String> = refused.map(|it| it.sentence("checkpoint")).collect();
+        if sentences.is_empty() {
             return Ok(());
         }
+        // With those that are allowed already: a list to copy.
+        let names: Vec<String> = all.iter().map(|it| spelled(it.key)).collect();
         Err(Error::argument(format!(
             "options differ from the checkpoint's: {}; use the checkpoint's values, or allow the change ({})",
             sentences.join("; "),
@@ -65,22 +73,51 @@ impl Changes {
     }
 }
 
-/// Refuses a model that differs from the checkpoint's; the error names every field that differs.
-pub fn same_model(stored: &Map<String, Value>, given: &Map<String, Value>) -> Result<()> {
-    let differing: Vec<String> = differences(stored, given).map(|it| it.sentence()).collect();
+/// Settings of which none changes bits, so that a resumed run may choose them freely.
+const PLACEMENT: &[Name] = &[
+    Name::DeviceMem,
+    Name::HostMem,
+    Name::Pinning,
+    Name::Threads,
+    Name::Tracing,
+    Name::MicrosMax,
+    Name::WeightSlots,
+    Name::Slabs,
+    Name::Sweeps,
+    Name::GradPlace,
+    Name::AdamWhen,
+    Name::Layers,
+    Name::Recompute,
+    Name::Boundary,
+    Name::Resident,
+    Name::Accumulator,
+];
+
+/// Refuses a model that differs from the checkpoint's in `folder`; the error names every field that
+/// differs.
+pub fn same_model(stored: &Map<String, Value>, given: &Map<String, Value>, folder: &Path) -> Result<()> {
+    let differing: Vec<String> = differences(stored, given).map(|it| it.sentence("checkpoint")).collect();
     if differing.is_empty() {
         return Ok(());
     }
-    Err(Error::argument(format!("the checkpoint holds another model: {}", differing.join("; "))))
+    let folder = folder.display();
+    Err(Error::argument(format!(
+        "{} has another model than the checkpoint: {}; {}",
+        phrase("the run", "the trainer", "the trainer"),
+        differing.join("; "),
+        phrase(
+            "leave out --model",
+            format!("open the trainer with the result of hz_model_config_from_hf(\"{folder}\")"),
+            format!("open the trainer with the model of FolderConfig::open(\"{folder}\")")
+        )
+    )))
 }
 
 /// Refuses another model than the trainer's; `place` has it. The error names every field that
 /// differs.
 pub fn same_model_as(trainer: &ModelConfig, given: &ModelConfig, place: impl fmt::Display) -> Result<()> {
     let (trainer, given) = (model_fields(trainer), model_fields(given));
-    let sentence =
-        |Difference { key, given, stored }| format!("{} is {given}, the trainer's is {stored}", spelled(key));
-    let differing: Vec<String> = differences(&trainer, &given).map(sentence).collect();
+    let differing: Vec<String> = differences(&trainer, &given).map(|it| it.sentence("trainer")).collect();
     if differing.is_empty() {
         return Ok(());
     }
@@ -100,16 +137,38 @@ fn spelled(key: &str) -> String {
     }
 }
 
+/// Returns the value of a setting or a model's field for a message.
+fn shown(key: &str, value: &Value) -> String {
+    match (value, Name::find(key)) {
+        // Not a choice of the caller, but the kind of device and kernels.
+        (Value::String(text), None | Some(Name::Device)) => text.clone(),
+        (Value::String(text), Some(name)) => name.value(text),
+        // `full_attention_layers` in C.
+        (Value::Bool(yes), _) => phrase(yes, u8::from(*yes != (key == "sliding_layers")), yes),
+        (Value::Null, _) => phrase("none", if key == "rope_scaling" { "HZ_ROPE_PLAIN" } else { "0" }, "None"),
+        (Value::Array(values), _) => {
+            values.iter().map(|value| shown(key, value)).collect::<Vec<_>>().join(", ")
+        }
+        (other, _) => other.to_string(),
+    }
+}
+
 /// A value that differs, as text.
 struct Difference<'a> {
     key: &'a str,
     given: String,
-    stored: String,
+    /// `None` if it is not stored.
+    stored: Option<String>,
 }
 
 impl Difference<'_> {
-    fn sentence(&self) -> String {
-        format!("{} is {}, and was {}", spelled(self.key), self.given, self.stored)
+    /// Compares the value with that of `other`.
+    fn sentence(&self, other: &str) -> String {
+        let (name, given) = (spelled(self.key), &self.given);
+        match &self.stored {
+            Some(stored) => format!("{name} is {given}, the {other}'s is {stored}"),
+            None => format!("{name} is {given}, the {other} has none"),
+        }
     }
 }
 
@@ -118,15 +177,11 @@ fn differences<'a>(
     stored: &Map<String, Value>,
     given: &'a Map<String, Value>,
 ) -> impl Iterator<Item = Difference<'a>> {
-    let shown = |value: &Value| match value {
-        Value::String(text) => text.clone(),
-        other => other.to_string(),
-    };
     let differing = given.iter().filter(|(key, value)| stored.get(*key) != Some(value));
     differing.map(move |(key, value)| Difference {
         key,
-        given: shown(value),
-        stored: stored.get(key).map_or("not stored in the checkpoint".to_owned(), shown),
+        given: shown(key, value),
+        stored: stored.get(key).map(|value| shown(key, value)),
     })
 }
 

@@ -1,9 +1,13 @@
 //! A folder of checkpoints: lists them, records the latest, removes old ones.
 
+use std::collections::BTreeSet;
 use std::fs::{self, File, TryLockError};
 use std::io;
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use parking_lot::Mutex;
 
 use crate::base::{Error, Name, Result, Status};
 use crate::checkpoint::manifest::Checksum;
@@ -102,15 +106,32 @@ fn foreign_file(folder: &Path) -> io::Result<Option<String>> {
     Ok(foreign.into_iter().min())
 }
 
-/// A folder of checkpoints, locked for writing by this value. Dropping it releases the lock.
+/// The lock of a folder of checkpoints.
+#[derive(Debug)]
+struct Lock {
+    /// `None` if the file system has no locks.
+    file: Option<File>,
+    /// Steps of checkpoints that the run has left behind: it resumed before them.
+    obsolete: Mutex<BTreeSet<u64>>,
+}
+
+impl Drop for Lock {
+    fn drop(&mut self) {
+        // Closing the file would not unlock it while a forked child has it open. An error leaves
+        // the lock until then.
+        let _ = self.file.as_ref().map(File::unlock);
+    }
+}
+
+/// A folder of checkpoints, locked for writing by this value and those that
+/// [`Checkpoints::with`] made of it. Dropping all of them releases the lock.
 #[derive(Debug)]
 pub struct Checkpoints {
     folder: PathBuf,
     keep: Option<NonZeroUsize>,
     /// Names and contents of the files stored with every checkpoint.
     pub(super) companions: Vec<(&'static str, Vec<u8>)>,
-    /// The locked file; `None` if the file system has no locks.
-    lock: Option<File>,
+    lock: Arc<Lock>,
 }
 
 impl Checkpoints {
@@ -137,7 +158,7 @@ impl Checkpoints {
         }
         fs::create_dir_all(&folder).map_err(cannot)?;
         let lock = File::create(folder.join(LOCK)).map_err(cannot)?;
-        let lock = match lock.try_lock() {
+        let file = match lock.try_lock() {
             Ok(()) => Some(lock),
             Err(TryLockError::WouldBlock) => {
                 return Err(Error::new(
@@ -152,9 +173,15 @@ impl Checkpoints {
             // then.
             Err(TryLockError::Error(_)) => None,
         };
+        let lock = Arc::new(Lock { file, obsolete: Mutex::default() });
         let checkpoints = Checkpoints { folder, keep, companions, lock };
         checkpoints.clean().map_err(cannot)?;
         Ok(checkpoints)
+    }
+
+    /// Returns the same folder, under the same lock, with other `companions` and another `keep`.
+    pub fn with(&self, companions: Vec<(&'static str, Vec<u8>)>, keep: Option<NonZeroUsize>) -> Checkpoints {
+        Checkpoints { folder: self.folder.clone(), keep, companions, lock: self.lock.clone() }
     }
 
     /// The folder's path.
@@ -162,19 +189,25 @@ impl Checkpoints {
         &self.folder
     }
 
-    /// Checks that the folder has no checkpoints of another run. Returns true if it contains
-    /// `resumed`, the checkpoint from which the run resumes.
+    /// The folder's path without links.
+    pub fn real_folder(&self) -> Result<PathBuf> {
+        fs::canonicalize(&self.folder).map_err(|error| Error::reading(&self.folder, &error))
+    }
+
+    /// Checks, before the run writes to the folder, that it has no checkpoints of another run.
+    /// `last` is the step of the run's last checkpoint here: the one that it wrote, or from which
+    /// it resumed; checkpoints of later steps become obsolete. `None`: the run has none here.
     ///
-    /// Errors: there are checkpoints, but not `resumed` (`InvalidState`).
-    pub fn check_run(&self, resumed: Option<&Checkpoint>) -> Result<bool> {
-        let real = |folder: &Path| fs::canonicalize(folder).map_err(|error| Error::reading(folder, &error));
-        if let Some(resumed) = resumed
-            && real(resumed.folder())?.parent() == Some(&real(&self.folder)?)
-        {
-            return Ok(true);
+    /// Errors: there are checkpoints, and `last` is `None` (`InvalidState`).
+    pub fn continue_run(&self, last: Option<u64>) -> Result<()> {
+        let found = steps(&self.folder)?;
+        if let Some(last) = last {
+            let later = found.into_iter().map(|(step, _)| step).filter(|&step| step > last);
+            self.lock.obsolete.lock().extend(later);
+            return Ok(());
         }
-        if steps(&self.folder)?.is_empty() {
-            return Ok(false);
+        if found.is_empty() {
+            return Ok(());
         }
         Err(Error::new(
             Status::InvalidState,
@@ -197,7 +230,7 @@ impl Checkpoints {
 
     /// Removes temporary files and folders. While the lock is held no other process writes them.
     fn clean(&self) -> io::Result<()> {
-        if self.lock.is_none() {
+        if self.lock.file.is_none() {
             return Ok(());
         }
         for entry in fs::read_dir(&self.folder)? {
@@ -214,13 +247,15 @@ impl Checkpoints {
     }
 
     /// Removes all but the newest `keep` checkpoints, after `step` has become the latest.
-    /// Checkpoints of later steps are from a run that was resumed before them, and count as the
-    /// oldest. Incomplete checkpoints are neither counted nor removed.
+    /// Checkpoints of later steps, and others that the run left behind when it resumed before
+    /// them, count as the oldest. Incomplete checkpoints are neither counted nor removed.
     pub(super) fn remove_old(&self, step: u64) -> Result<()> {
+        self.lock.obsolete.lock().remove(&step);
         let Some(keep) = self.keep else { return Ok(()) };
         let mut complete = steps(&self.folder)?;
         complete.retain(|(_, folder)| Checkpoint::open_step(folder).is_ok());
-        complete.sort_by_key(|&(one, _)| (one <= step, one));
+        let obsolete = self.lock.obsolete.lock().clone();
+        complete.sort_by_key(|&(one, _)| (one <= step && !obsolete.contains(&one), one));
         for (old, folder) in complete.iter().take(complete.len().saturating_sub(keep.get())) {
             // Renamed first, so that a folder whose removal is interrupted does not look like a
             // checkpoint.

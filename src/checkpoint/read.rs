@@ -105,6 +105,14 @@ impl Checkpoint {
         &self.folder
     }
 
+    /// The folder of checkpoints that has this one, without links.
+    ///
+    /// Errors: the checkpoint was removed (`NotFound`).
+    pub fn parent(&self) -> Result<PathBuf> {
+        let real = fs::canonicalize(&self.folder).map_err(|error| Error::reading(&self.folder, &error))?;
+        Ok(real.parent().unwrap_or(&real).to_owned())
+    }
+
     /// The manifest.
     pub fn manifest(&self) -> &Manifest {
         &self.manifest
@@ -117,7 +125,7 @@ impl Checkpoint {
     /// Errors: `InvalidArgument`, with every field that differs, its value and the checkpoint's.
     pub fn agrees(&self, model: &ModelConfig, given: &Map<String, Value>, changes: &Changes) -> Result<()> {
         changes.check(&self.manifest, given)?;
-        same_model(&self.manifest.model, &model_fields(model))?;
+        same_model(&self.manifest.model, &model_fields(model), &self.folder)?;
         changes.agree(&self.manifest.numeric, given)
     }
 
@@ -139,13 +147,12 @@ impl Checkpoint {
         }
         let total = manifest.units.iter().map(|unit| unit.bytes).sum();
         let meter = Meter::new(total, progress);
-        let restored = trainer.restore(manifest.step, manifest.tokens, &|to| meter.add(self.fill(to)?));
-        restored.map_err(|error| {
-            if error.status() == Status::Cancelled {
-                return error;
-            }
-            let other = self.folder.parent().and_then(|folder| newest(folder, Some(&self.folder)));
-            with_alternative(error, other)
+        trainer.restore(manifest.step, manifest.tokens, &|to| {
+            let filled = self.fill(to).map_err(|error| {
+                let other = self.folder.parent().and_then(|folder| newest(folder, Some(&self.folder)));
+                with_alternative(error, other)
+            });
+            meter.add(filled?)
         })
     }
 

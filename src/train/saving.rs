@@ -113,9 +113,13 @@ impl Saving {
     ) -> Result<Saving> {
         let checkpoints =
             Checkpoints::create(&options.folder, model.config.files(DType::Bf16), options.keep)?;
-        let resumed = run.resume.as_ref().map(|resume| &resume.checkpoint);
-        let complete =
-            checkpoints.check_run(resumed)?.then(|| resumed.map(|it| it.manifest().step)).flatten();
+        let complete = match &run.resume {
+            Some(resume) if resume.checkpoint.parent()? == checkpoints.real_folder()? => {
+                Some(resume.checkpoint.manifest().step)
+            }
+            _ => None,
+        };
+        checkpoints.continue_run(complete)?;
         checkpoints.check_space(&model.layout, run.trainer.mode)?;
         let note = Note { numeric, position: None, note: options.note.clone() };
         Ok(Saving { checkpoints: Arc::new(checkpoints), every: options.every, note, pending: None, complete })

@@ -147,6 +147,11 @@ static void test_progress(const char *folder) {
 
     expect(HZ_PROGRESS_SAVE, 2);
     STOPPED("no checkpoint was written", save(trainer, in(folder, "run")));
+    hz_trainer_t *other = open_small();
+    OK(hz_trainer_set_progress(other, on_progress, &watch));
+    expect(HZ_PROGRESS_SAVE, 2);
+    OK(hz_trainer_save_to(other, in(folder, "other"), 0, NULL));
+    STOPPED("no checkpoint was written", hz_trainer_close(other)); /* nothing fetched the result before */
     CHECK(!exists(in(folder, "run/step-00000001")));
     expect(HZ_PROGRESS_SAVE, 0);
     WATCHED(save(trainer, in(folder, "run")));
@@ -174,7 +179,7 @@ static void test_progress(const char *folder) {
 
 /* ---- smaller batches ---- */
 
-enum { SHORT_B = 3, SHORT_T = 20, SHORT = SHORT_B * SHORT_T };
+enum { SHORT_B = B - 1, SHORT_T = LESS(20, 10), SHORT = SHORT_B * SHORT_T };
 
 /* Sees the caller's rows only. */
 static int32_t count_rows(const float *logprobs, float *dlogprobs, size_t count, double *out_loss, void *user) {
@@ -223,14 +228,13 @@ static void test_smaller_batches(void) {
     CHECK(memcmp(logprobs + SHORT, other + N, N * sizeof *other) == 0);
     OK(hz_trainer_step_with_loss(trainer, ours, 2, 0.0, count_rows, logprobs, &report));
 
-    const char *shapes = "4 sequences of 1";
     ours[0].sequence_length = 0;
-    REFUSED(HZ_STATUS_INVALID_ARGUMENT, shapes, hz_trainer_accumulate(trainer, &ours[0]));
+    REFUSED(HZ_STATUS_INVALID_ARGUMENT, words("%d sequences of 1", B), hz_trainer_accumulate(trainer, &ours[0]));
     ours[0].sequence_length = T + 1;
-    REFUSED(HZ_STATUS_INVALID_ARGUMENT, "rows is 60 and batch->sequence_length is 49",
+    REFUSED(HZ_STATUS_INVALID_ARGUMENT, words("rows is %d and batch->sequence_length is %d", SHORT, T + 1),
             hz_trainer_accumulate(trainer, &ours[0]));
     ours[0].sequence_length = 7;
-    REFUSED(HZ_STATUS_INVALID_ARGUMENT, shapes, hz_trainer_accumulate(trainer, &ours[0]));
+    REFUSED(HZ_STATUS_INVALID_ARGUMENT, words("%d sequences of 1", B), hz_trainer_accumulate(trainer, &ours[0]));
     ours[0].rows = 0;
     REFUSED(HZ_STATUS_INVALID_ARGUMENT, "rows is 0", hz_trainer_accumulate(trainer, &ours[0]));
     OK(hz_trainer_close(trainer));

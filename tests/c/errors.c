@@ -217,7 +217,8 @@ static void test_misuse(void) {
     bad = good;
     bad.rows = N - 1;
     REFUSED(HZ_STATUS_INVALID_ARGUMENT,
-            "batch->rows is 191 and batch->sequence_length is 48; a batch of this trainer has 1 … 4 sequences",
+            words("batch->rows is %d and batch->sequence_length is %d; a batch of this trainer has 1 … %d sequences",
+                  N - 1, T, B),
             hz_trainer_accumulate(trainer, &bad));
     bad = good;
     bad.rows = UINT64_MAX;
@@ -236,15 +237,16 @@ static void test_misuse(void) {
     REFUSED(HZ_STATUS_INVALID_ARGUMENT, "batch->struct_size is 9", hz_trainer_accumulate(trainer, &bad));
     REFUSED(HZ_STATUS_INVALID_ARGUMENT, "batch is NULL", hz_trainer_accumulate(trainer, NULL));
 
-    int32_t token = rows.tokens[50], target = rows.targets[50];
-    rows.tokens[50] = V;
-    REFUSED(HZ_STATUS_INVALID_ARGUMENT, "batch->tokens[50] (sequence 1, position 2) is 256",
+    enum { WRONG = T + 2 };
+    int32_t token = rows.tokens[WRONG], target = rows.targets[WRONG];
+    rows.tokens[WRONG] = V;
+    REFUSED(HZ_STATUS_INVALID_ARGUMENT, words("batch->tokens[%d] (sequence 1, position 2) is 256", WRONG),
             hz_trainer_accumulate(trainer, &good));
-    rows.tokens[50] = token;
-    rows.targets[50] = -1;
-    REFUSED(HZ_STATUS_INVALID_ARGUMENT, "batch->targets[50] (sequence 1, position 2) is -1",
+    rows.tokens[WRONG] = token;
+    rows.targets[WRONG] = -1;
+    REFUSED(HZ_STATUS_INVALID_ARGUMENT, words("batch->targets[%d] (sequence 1, position 2) is -1", WRONG),
             hz_trainer_accumulate(trainer, &good));
-    rows.targets[50] = target;
+    rows.targets[WRONG] = target;
     bad = good;
     bad.weights = rows.weights;
     rows.weights[3] = -1.0f;
@@ -276,11 +278,11 @@ static void test_misuse(void) {
     REFUSED(HZ_STATUS_INVALID_ARGUMENT, "batches[1].struct_size is 4",
             hz_trainer_step(trainer, mixed, 2, 1e-3, &report));
     rows_t other = rows;
-    other.targets[37] = 300;
+    other.targets[7] = 300;
     hz_batch_t second[2] = {good, batch_of(&other)};
-    REFUSED(HZ_STATUS_INVALID_ARGUMENT, "batches[1].targets[37] (sequence 0, position 37) is 300; it must be 0 … 255",
+    REFUSED(HZ_STATUS_INVALID_ARGUMENT, "batches[1].targets[7] (sequence 0, position 7) is 300; it must be 0 … 255",
             hz_trainer_step(trainer, second, 2, 1e-3, &report));
-    REFUSED(HZ_STATUS_INVALID_ARGUMENT, "batches[1].targets[37]", hz_trainer_eval(trainer, second, 2, &eval));
+    REFUSED(HZ_STATUS_INVALID_ARGUMENT, "batches[1].targets[7]", hz_trainer_eval(trainer, second, 2, &eval));
     second[1].tokens = NULL;
     REFUSED(HZ_STATUS_INVALID_ARGUMENT, "batches[1].tokens is NULL", hz_trainer_eval(trainer, second, 2, &eval));
     hz_batch_t three[3] = {good, good, good};
@@ -322,7 +324,8 @@ static void test_misuse(void) {
     float logits[V];
     int32_t prompt[T + 1] = {0};
     REFUSED(HZ_STATUS_INVALID_ARGUMENT, "count is 0", hz_trainer_logits(trainer, NULL, 0, logits, V));
-    REFUSED(HZ_STATUS_INVALID_ARGUMENT, "count is 49", hz_trainer_logits(trainer, prompt, T + 1, logits, V));
+    REFUSED(HZ_STATUS_INVALID_ARGUMENT, words("count is %d", T + 1),
+            hz_trainer_logits(trainer, prompt, T + 1, logits, V));
     REFUSED(HZ_STATUS_INVALID_ARGUMENT, "logits_count is 255", hz_trainer_logits(trainer, prompt, 1, logits, V - 1));
     REFUSED(HZ_STATUS_INVALID_ARGUMENT, "logits is NULL", hz_trainer_logits(trainer, prompt, 1, NULL, V));
     REFUSED(HZ_STATUS_INVALID_ARGUMENT, "tokens is NULL", hz_trainer_logits(trainer, NULL, 1, logits, V));

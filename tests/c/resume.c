@@ -54,6 +54,17 @@ static void flip(const char *path) {
     CHECK(byte != EOF && fseek(file, middle, SEEK_SET) == 0 && fputc(byte ^ 4, file) != EOF && fclose(file) == 0);
 }
 
+static int32_t no_loss(const float *logprobs, float *dlogprobs, size_t count, double *out_loss, void *user) {
+    (void)logprobs, (void)dlogprobs, (void)count, (void)out_loss, (void)user;
+    return 1;
+}
+
+static int32_t no_save(uint32_t unit, uint64_t elements, const uint16_t *weights, const int16_t *residual,
+                       const void *m, const void *v, void *user) {
+    (void)unit, (void)elements, (void)weights, (void)residual, (void)m, (void)v, (void)user;
+    return 1;
+}
+
 static void test_resuming(const char *folder) {
     hz_trainer_t *whole = open_small();
     for (int i = 0; i < STEPS; i++) {
@@ -91,9 +102,14 @@ static void test_resuming(const char *folder) {
     free(one);
     free(two);
 
-    /* The first trainer locks the folder until it is closed; the newest two checkpoints are kept. */
-    REFUSED(HZ_STATUS_INVALID_STATE, "another run", hz_trainer_save_to(other, folder, 2, NULL));
+    /* The first trainer locks the folder until it is closed, also while it resumes; the newest two checkpoints are
+     * kept. */
+    OK(hz_trainer_resume(whole, folder, NULL, NULL));
+    REFUSED(HZ_STATUS_INVALID_STATE, "another run writes", hz_trainer_save_to(other, folder, 2, NULL));
     OK(hz_trainer_close(whole));
+    hz_trainer_t *fresh = open_small();
+    REFUSED(HZ_STATUS_INVALID_STATE, "checkpoints of another run", hz_trainer_save_to(fresh, folder, 1, NULL));
+    OK(hz_trainer_close(fresh));
     for (int i = 0; i < 2; i++) {
         small_step(other);
         OK(hz_trainer_save_to(other, folder, 2, NULL));
@@ -107,7 +123,43 @@ static void test_resuming(const char *folder) {
 
     hz_model_config_t model = HZ_MODEL_CONFIG_INIT, wanted = small_model();
     OK(hz_model_config_from_hf(in(folder, "step-00000007"), &model));
+    model.hidden_size = 0;
+    OK(hz_model_config_from_hf(folder, &model));
     CHECK(model.hidden_size == wanted.hidden_size && model.num_key_value_heads == wanted.num_key_value_heads);
+}
+
+static int errors;
+
+static void count_errors(hz_log_level_t level, const char *message, void *user) {
+    (void)message, (void)user;
+    errors += level == HZ_LOG_ERROR;
+}
+
+/* Weights that were never set cannot be used. */
+static void test_weights_never_set(const char *folder) {
+    hz_trainer_options_t options = small_options();
+    hz_trainer_t *trainer = open_with(&options);
+    static rows_t rows;
+    static float logits[V], logprobs[N];
+    fill(&rows);
+    hz_batch_t batch = batch_of(&rows);
+    hz_step_report_t step = HZ_STEP_REPORT_INIT;
+    hz_eval_report_t eval = HZ_EVAL_REPORT_INIT;
+#define NEVER_SET(call) \
+    REFUSED(HZ_STATUS_INVALID_STATE, "the weights were never set: call hz_trainer_init_weights", call)
+    NEVER_SET(hz_trainer_step(trainer, &batch, 1, 1e-3, &step));
+    NEVER_SET(hz_trainer_eval(trainer, &batch, 1, &eval));
+    NEVER_SET(hz_trainer_logits(trainer, rows.tokens, 1, logits, V));
+    NEVER_SET(hz_trainer_logprobs(trainer, &batch, 1, logprobs, N));
+    NEVER_SET(hz_trainer_step_with_loss(trainer, &batch, 1, 1e-3, no_loss, NULL, &step));
+    NEVER_SET(hz_trainer_export_hf(trainer, in(folder, "export"), HZ_DTYPE_F32));
+    NEVER_SET(hz_trainer_save_to(trainer, in(folder, "run"), 0, NULL));
+    NEVER_SET(hz_trainer_save(trainer, no_save, NULL));
+    OK(hz_trainer_accumulate(trainer, &batch));
+    NEVER_SET(hz_trainer_update(trainer, 1e-3, &step));
+    OK(hz_trainer_init_weights(trainer, 1));
+    OK(hz_trainer_update(trainer, 1e-3, &step));
+    OK(hz_trainer_close(trainer));
 }
 
 static void test_errors(const char *folder) {
@@ -116,12 +168,17 @@ static void test_errors(const char *folder) {
     options.beta2 = 0.95;
     hz_trainer_t *trainer = open_with(&options);
     const char *note = "mine";
-    REFUSED(HZ_STATUS_INVALID_ARGUMENT, "clip is 0.5, and was 1", hz_trainer_resume(trainer, folder, "beta2", &note));
-    REFUSED(HZ_STATUS_INVALID_ARGUMENT, "beta2 is 0.95, and was 0.999",
+    REFUSED(HZ_STATUS_INVALID_ARGUMENT, "clip is 0.5, the checkpoint's is 1",
+            hz_trainer_resume(trainer, folder, "beta2", &note));
+    REFUSED(HZ_STATUS_INVALID_ARGUMENT, "beta2 is 0.95, the checkpoint's is 0.999",
             hz_trainer_resume(trainer, folder, "clip", &note));
     REFUSED(HZ_STATUS_INVALID_ARGUMENT, "`lr` cannot change", hz_trainer_resume(trainer, folder, "lr", &note));
     REFUSED(HZ_STATUS_INVALID_ARGUMENT, "mode, sequences, sequence_length, logits_chunk, grad_dtype, clip",
-            hz_trainer_resume(trainer, folder, "host_mem", &note));
+            hz_trainer_resume(trainer, folder, "lr", &note));
+    REFUSED(HZ_STATUS_INVALID_ARGUMENT, "`weight_slots` need not be listed",
+            hz_trainer_resume(trainer, folder, "clip, weight_slots", &note));
+    REFUSED(HZ_STATUS_INVALID_ARGUMENT, "changes = \"clip, beta2\"",
+            hz_trainer_resume(trainer, folder, "beta2", &note));
     REFUSED(HZ_STATUS_INVALID_ARGUMENT, "allow the change (changes = \"clip, beta2\")",
             hz_trainer_resume(trainer, folder, "sequences, micro-batch, grad_dtype", &note));
     REFUSED(HZ_STATUS_NOT_FOUND, "nowhere", hz_trainer_resume(trainer, in(folder, "nowhere"), NULL, &note));
@@ -136,9 +193,18 @@ static void test_errors(const char *folder) {
     options = small_options();
     model.intermediate_size = 96;
     OK(hz_trainer_open(&model, &options, &trainer));
-    REFUSED(HZ_STATUS_INVALID_ARGUMENT, "intermediate_size is 96, and was 160",
+    REFUSED(HZ_STATUS_INVALID_ARGUMENT, "intermediate_size is 96, the checkpoint's is 160",
+            hz_trainer_resume(trainer, folder, NULL, NULL));
+    CHECK(strstr(hz_last_error(), "the trainer has another model") != NULL);
+    CHECK(strstr(hz_last_error(), "open the trainer with the result of hz_model_config_from_hf(\"") != NULL);
+    OK(hz_trainer_close(trainer));
+
+    options.mode = HZ_MODE_COMPACT;
+    trainer = open_with(&options);
+    REFUSED(HZ_STATUS_INVALID_ARGUMENT, "mode is HZ_MODE_COMPACT, the checkpoint's is HZ_MODE_EXACT",
             hz_trainer_resume(trainer, folder, NULL, NULL));
     OK(hz_trainer_close(trainer));
+    options.mode = HZ_MODE_EXACT;
 
     /* Errors name the damaged file and the newest complete checkpoint; a damaged manifest changes nothing. */
     trainer = open_with(&options);
@@ -148,9 +214,19 @@ static void test_errors(const char *folder) {
     flip(in(folder, "step-00000008/manifest.json"));
     OK(hz_trainer_resume(trainer, folder, NULL, NULL));
     flip(in(folder, "step-00000008/unit-00001.state"));
+    OK(hz_set_log_callback(count_errors, NULL));
     REFUSED(HZ_STATUS_BAD_FORMAT, "unit-00001.state", hz_trainer_resume(trainer, folder, NULL, NULL));
-    REFUSED(HZ_STATUS_BAD_FORMAT, "unit-00001.state", hz_trainer_sync(trainer));
-    REFUSED(HZ_STATUS_BAD_FORMAT, "unit-00001.state", hz_trainer_close(trainer));
+    char first[2048];
+    snprintf(first, sizeof first, "%s", hz_last_error());
+    CHECK(strstr(first, "step 7 is complete") != NULL);
+    CHECK(strstr(first, "The trainer has failed: close it and open another") != NULL);
+    REFUSED(HZ_STATUS_BAD_FORMAT, first, hz_trainer_resume(trainer, in(folder, "step-00000007"), NULL, NULL));
+    CHECK(strcmp(hz_last_error(), first) == 0);
+    REFUSED(HZ_STATUS_BAD_FORMAT, first, hz_trainer_resume(trainer, "nowhere", NULL, NULL));
+    REFUSED(HZ_STATUS_BAD_FORMAT, first, hz_trainer_sync(trainer));
+    REFUSED(HZ_STATUS_BAD_FORMAT, first, hz_trainer_close(trainer));
+    CHECK(strcmp(hz_last_error(), first) == 0 && errors == 1);
+    OK(hz_set_log_callback(NULL, NULL));
 }
 
 int main(int argc, char **argv) {
@@ -160,6 +236,7 @@ int main(int argc, char **argv) {
     }
     test_resuming(argv[1]);
     test_errors(argv[1]);
+    test_weights_never_set(argv[1]);
     printf("%d checks\n", checks);
     return 0;
 }

@@ -4,9 +4,29 @@
 #ifndef SMALL_H
 #define SMALL_H
 
+#include <stdarg.h>
+
 #include "check.h"
 
-enum { B = 4, T = 48, N = B * T, V = 256, MICROS = 2 };
+/* Compiled with -DEMULATED, the programs make the same calls with fewer rows and steps: for valgrind, which emulates
+ * fused multiply-adds one element at a time. */
+#ifdef EMULATED
+#define LESS(native, emulated) (emulated)
+#else
+#define LESS(native, emulated) (native)
+#endif
+
+enum { B = LESS(4, 2), T = LESS(48, 12), N = B * T, V = 256, MICROS = 2 };
+
+/* Words of a message that depend on these sizes. */
+static inline const char *words(const char *format, ...) {
+    static char text[200];
+    va_list values;
+    va_start(values, format);
+    vsnprintf(text, sizeof text, format, values);
+    va_end(values);
+    return text;
+}
 
 static const char TEXT[] =
     "The store is in host memory and the device is a place that layers pass through. A layer comes up, every "

@@ -362,6 +362,7 @@ static void make_files(void) {
     OK(hz_trainer_save_wait(trainer));
     world.model.intermediate_size = 48;
     OK(hz_trainer_open(&world.model, &world.options, (hz_trainer_t **)&other));
+    OK(hz_trainer_init_weights(other, 1));
     OK(hz_trainer_export_hf(other, "other", HZ_DTYPE_BF16));
     OK(hz_trainer_close(other));
     world.model.intermediate_size = 32;
@@ -372,6 +373,7 @@ static void make_files(void) {
 
     /* A refused save keeps the lock of the trainer's folder. */
     OK(hz_trainer_open(&world.model, &world.options, (hz_trainer_t **)&second));
+    OK(hz_trainer_init_weights(second, 1));
     REFUSED(HZ_STATUS_INVALID_ARGUMENT, "export", hz_trainer_save_to(trainer, "export", 1, NULL));
     REFUSED(HZ_STATUS_INVALID_STATE, "checkpoints", hz_trainer_save_to(second, "checkpoints", 1, NULL));
     OK(hz_trainer_close(second));

@@ -100,7 +100,13 @@ private:
     std::unique_ptr<hz_trainer_t, Close> handle_;
 };
 
-constexpr std::size_t B = 4, T = 64, MICROS = 2, STEPS = 80;
+#ifdef EMULATED // by valgrind, slowly: see small.h
+constexpr std::size_t B = 1, T = 24, MICROS = 2, STEPS = 3;
+constexpr double FALLS_TO = 1.0;
+#else
+constexpr std::size_t B = 4, T = 64, MICROS = 2, STEPS = 30;
+constexpr double FALLS_TO = 0.6;
+#endif
 
 const std::string TEXT =
     "Each layer is uploaded, runs on every micro-batch of the step, and is replaced by the next; its input is kept. "
@@ -178,7 +184,7 @@ void run(const std::string &folder) {
     worker.join();
     const double after = trainer.eval(probe.view());
     std::printf("loss %.3f -> %.3f in %zu steps\n", before, after, STEPS);
-    require(after < 0.6 * before, "the loss falls by 40 %");
+    require(after < FALLS_TO * before, "the loss falls");
 
     std::vector<int32_t> text;
     for (const char letter : TEXT.substr(0, 20)) {

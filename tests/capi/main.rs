@@ -210,7 +210,7 @@ fn a_c11_program_asks_what_fits_this_machine() {
         fs::write(folder.path().join(format!("{name}-discrete.json")), discrete.to_json()).unwrap();
     }
     let program = build(&Path::new(ROOT).join("tests/c/machine.c"), false, folder.path());
-    print!("{}", run(Command::new(program).arg(folder.path()).env("LD_LIBRARY_PATH", library_folder())));
+    print!("{}", run(command(&program).arg(folder.path())));
 }
 
 #[test]

@@ -30,7 +30,7 @@ fn the_library_can_be_loaded_again_after_dlclose() {
     let folder = tempfile::tempdir().unwrap();
     let plug_in = folder.path().join("plug-in");
     run(compiler(false).arg(program("reload.c")).arg("-o").arg(&plug_in).args(["-ldl", "-pthread"]));
-    run(Command::new(&plug_in).arg(library_folder().join("libhorizon.so")));
+    run(command(&plug_in).arg(library_folder().join("libhorizon.so")));
 }
 
 /// With `HZ_LONG`, 300 cycles, and some under valgrind.

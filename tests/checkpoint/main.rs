@@ -162,16 +162,16 @@ fn errors_name_every_difference() {
     write_two(dir.path());
     let checkpoint = open(dir.path()).unwrap();
     let cases: [(Change, &str); 10] = [
-        (&|o| o.mode = Mode::Compact, "mode is compact, and was exact"),
-        (&|o| o.shape.b = 3, "shape.b is 3, and was 2"),
-        (&|o| o.shape.t = 6, "shape.t is 6, and was 7"),
-        (&|o| o.logits_chunk = Some(5), "logits_chunk is 5, and was 14"),
-        (&|o| o.grad_dtype = DType::F32, "grad_dtype is f32, and was bf16"),
-        (&|o| o.clip = 0.1, "clip is 0.1, and was 1.0"),
-        (&|o| o.adam.beta1 = 0.8, "beta1 is 0.8, and was 0.9"),
-        (&|o| o.adam.beta2 = 0.8, "beta2 is 0.8, and was 0.999"),
-        (&|o| o.adam.eps = 0.5, "eps is 0.5, and was 1e-8"),
-        (&|o| o.adam.weight_decay = 0.5, "weight_decay is 0.5, and was 0.01"),
+        (&|o| o.mode = Mode::Compact, "mode is Mode::Compact, the checkpoint's is Mode::Exact"),
+        (&|o| o.shape.b = 3, "shape.b is 3, the checkpoint's is 2"),
+        (&|o| o.shape.t = 6, "shape.t is 6, the checkpoint's is 7"),
+        (&|o| o.logits_chunk = Some(5), "logits_chunk is 5, the checkpoint's is 14"),
+        (&|o| o.grad_dtype = DType::F32, "grad_dtype is DType::F32, the checkpoint's is DType::Bf16"),
+        (&|o| o.clip = 0.1, "clip is 0.1, the checkpoint's is 1.0"),
+        (&|o| o.adam.beta1 = 0.8, "beta1 is 0.8, the checkpoint's is 0.9"),
+        (&|o| o.adam.beta2 = 0.8, "beta2 is 0.8, the checkpoint's is 0.999"),
+        (&|o| o.adam.eps = 0.5, "eps is 0.5, the checkpoint's is 1e-8"),
+        (&|o| o.adam.weight_decay = 0.5, "weight_decay is 0.5, the checkpoint's is 0.01"),
     ];
     for (change, sentence) in cases {
         let error = refusal(&checkpoint, &config(), change);
@@ -181,14 +181,18 @@ fn errors_name_every_difference() {
     assert!(both.message().contains("allow the change (Changes::of([\"clip\", \"beta1\"]))"), "{both}");
     let wide = ModelConfig { rope_theta: 7.0, tied: true, ..config() };
     let error = refusal(&checkpoint, &wide, &|_| ());
-    for word in
-        ["another model", "rope_theta is 7.0, and was 10000.0", "tie_word_embeddings is true, and was false"]
-    {
+    for word in [
+        "another model",
+        "rope_theta is 7.0, the checkpoint's is 10000.0",
+        "tie_word_embeddings is true, the checkpoint's is false",
+    ] {
         assert!(error.message().contains(word), "{error}");
     }
     let mut trainer = opened(&options());
     let error = checkpoint.restore_into(&mut trainer, &Changes::of(["colour"]), &unwatched).unwrap_err();
     assert!(error.message().contains("`colour` cannot change"), "{error}");
+    let error = checkpoint.restore_into(&mut trainer, &Changes::of(["slots"]), &unwatched).unwrap_err();
+    assert!(error.message().contains("`weight_slots` need not be listed"), "{error}");
 }
 
 #[test]
@@ -442,6 +446,28 @@ fn the_newest_checkpoints_are_kept() {
     save(&mut other, &to);
     assert!(fs::read(dir.path().join("step-00000003/unit-00001.state")).unwrap() != before);
     assert_eq!(names(dir.path()), [".lock", "latest", "step-00000001", "step-00000003"]);
+}
+
+#[test]
+fn a_run_continues_in_its_own_folder_and_leaves_obsolete_checkpoints_behind() {
+    let dir = tempfile::tempdir().unwrap();
+    write_two(dir.path());
+    let to = checkpoints(dir.path(), Some(2));
+    let error = to.continue_run(None).unwrap_err();
+    assert_eq!(error.status(), Status::InvalidState);
+    assert!(error.message().contains("checkpoints of another run"), "{error}");
+    // Resumed from step 2 of 2 and 3: step 3 counts as the oldest.
+    let mut trainer = restored(&open(&dir.path().join("step-00000002")).unwrap(), &options()).unwrap();
+    to.continue_run(Some(2)).unwrap();
+    steps(&mut trainer, 2);
+    save(&mut trainer, &to);
+    assert_eq!(names(dir.path()), [".lock", "latest", "step-00000002", "step-00000004"]);
+    // Another `keep` under the same lock.
+    let one = Arc::new(to.with(Vec::new(), NonZeroUsize::new(1)));
+    drop(to);
+    assert!(Checkpoints::create(dir.path(), Vec::new(), None).is_err());
+    save(&mut trainer, &one);
+    assert_eq!(names(dir.path()), [".lock", "latest", "step-00000004"]);
 }
 
 #[test]

@@ -64,10 +64,11 @@ fn resume_without_options_uses_the_options_of_the_run() {
     assert!(states(&here("third/step-00000006")) == want);
 
     let resume = |more: &[&str]| train(dir.path(), &[&["--resume", "moved/step-00000004"], more].concat());
-    resume(&["--lr", "0.5"]).badly(1, &["lr is 0.5, and was 0.001", "--resume-change lr,min-lr"]);
-    resume(&["--seq-len", "16"]).badly(1, &["seq-len is 16, and was 32"]);
-    resume(&["--mode", "compact"]).badly(1, &["mode is compact, and was exact", "--resume-change mode"]);
-    resume(&["--model", "small"]).badly(1, &["another model", "hidden_size is 384, and was 128"]);
+    resume(&["--lr", "0.5"]).badly(1, &["lr is 0.5, the checkpoint's is 0.001", "--resume-change lr,min-lr"]);
+    resume(&["--seq-len", "16"]).badly(1, &["seq-len is 16, the checkpoint's is 32"]);
+    resume(&["--mode", "compact"])
+        .badly(1, &["mode is compact, the checkpoint's is exact", "--resume-change mode"]);
+    resume(&["--model", "small"]).badly(1, &["another model", "hidden_size is 384, the checkpoint's is 128"]);
     resume(&["--init"]).badly(2, &["--init", "--resume"]);
     resume(&["--val", "text.txt"]).badly(1, &["windows an epoch"]);
     resume(&["--checkpoint-dir", "third"]).badly(1, &["third has checkpoints of another run"]);
@@ -146,7 +147,7 @@ fn an_interrupt_writes_a_checkpoint_and_prints_the_command_to_resume() {
     let done = *steps(&dir.path().join("log.jsonl")).last().unwrap();
     assert_eq!(open(&folder).unwrap().manifest().step, done);
     let ran = train(dir.path(), &["--resume", "run", "--steps", "3"]);
-    ran.badly(1, &["steps is 3, and was 1000000"]);
+    ran.badly(1, &["steps is 3, the checkpoint's is 1000000"]);
 }
 
 /// Writing fails once the manifest's file is there (the limit stands for a full disk): a warning,

@@ -172,16 +172,16 @@ fn options_that_differ_from_the_checkpoint_are_refused_by_name() {
         started(dir.path(), options).map(drop)
     };
     let cases: [(Change, &str); 10] = [
-        (&|o| o.steps = Some(13), "steps is 13, and was 12"),
-        (&|o| o.lr = 2e-3, "lr is 0.002, and was 0.001"),
-        (&|o| o.min_lr = Some(0.0), "min-lr is 0.0, and was 0.0001"),
-        (&|o| o.warmup = Some(1), "warmup is 1, and was 2"),
-        (&|o| o.lr_shape = horizon::train::LrShape::Wsd, "schedule is wsd, and was linear"),
-        (&|o| o.seed = 4, "seed is 4, and was 3"),
-        (&|o| o.shuffle = false, "no-shuffle is true, and was false"),
-        (&|o| o.trainer.micros_max = 1, "micros_max is 1, and was 2"),
-        (&|o| o.trainer.shape.b = 1, "shape.b is 1, and was 2"),
-        (&|o| o.trainer.adam.beta2 = 0.5, "beta2 is 0.5, and was 0.999"),
+        (&|o| o.steps = Some(13), "steps is 13, the checkpoint's is 12"),
+        (&|o| o.lr = 2e-3, "lr is 0.002, the checkpoint's is 0.001"),
+        (&|o| o.min_lr = Some(0.0), "min-lr is 0.0, the checkpoint's is 0.0001"),
+        (&|o| o.warmup = Some(1), "warmup is 1, the checkpoint's is 2"),
+        (&|o| o.lr_shape = horizon::train::LrShape::Wsd, "schedule is wsd, the checkpoint's is linear"),
+        (&|o| o.seed = 4, "seed is 4, the checkpoint's is 3"),
+        (&|o| o.shuffle = false, "no-shuffle is true, the checkpoint's is false"),
+        (&|o| o.trainer.micros_max = 1, "micros_max is 1, the checkpoint's is 2"),
+        (&|o| o.trainer.shape.b = 1, "shape.b is 1, the checkpoint's is 2"),
+        (&|o| o.trainer.adam.beta2 = 0.5, "beta2 is 0.5, the checkpoint's is 0.999"),
     ];
     for (change, sentence) in cases {
         let error = attempt(change).unwrap_err();

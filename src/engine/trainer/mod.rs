@@ -279,6 +279,12 @@ impl Trainer {
         Ok(())
     }
 
+    /// True after an error that every later call returns again.
+    #[doc(hidden)]
+    pub fn has_failed(&self) -> bool {
+        self.failed.is_some()
+    }
+
     fn usable(&self) -> Result<()> {
         match &self.failed {
             Some(first) => Err(first.clone()),

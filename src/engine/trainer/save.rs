@@ -1,7 +1,7 @@
 //! Saving during training, and restoring.
 
 use super::Trainer;
-use crate::base::{Error, Name, Result, Status};
+use crate::base::{Error, Name, Result, Status, phrase};
 use crate::engine::slices::each;
 use crate::engine::task::Purpose;
 use crate::engine::{Sink, StateJob, StateSpan};
@@ -96,7 +96,12 @@ impl Trainer {
         let filled = each(&runner.pool, units.len() * spans.len(), &|number| {
             fill(&mut runner.store.fill(units[number / spans.len()], spans[number % spans.len()]))
         });
-        filled.map_err(|error| self.fail(error))?;
+        let closing = phrase(
+            "",
+            ". The trainer has failed: close it and open another",
+            ". The trainer has failed: open another",
+        );
+        filled.map_err(|error| self.fail(error.map(|message| message + &closing)))?;
         (self.stats.steps, self.stats.tokens) = (steps, tokens);
         Ok(())
     }
