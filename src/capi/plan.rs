@@ -182,6 +182,7 @@ fn plan_json(
     let mut options =
         TrainerOptions { logits_chunk: Some(plan.policy.numeric.logits_chunk), ..options.clone() };
     options.place(&plan.policy.placement);
+    options.layers = options.placements(plan.geometry.layers).collect();
     // Models have no names in C.
     found.shift_remove("model");
     found.extend(summary.named());
