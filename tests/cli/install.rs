@@ -222,6 +222,12 @@ fn files_that_a_new_version_no_longer_has_are_removed() {
     sandbox.install(&["--prefix", "here"]).well();
     assert!(fs::symlink_metadata(&old).is_err());
     assert_eq!(fs::read_to_string(&list).unwrap(), before);
+    for (text, word) in
+        [("0 /old", "line 1 names no prefix"), ("prefix /\n0 ../x", "line 2 names no installed file")]
+    {
+        fs::write(&list, text).unwrap();
+        sandbox.install(&["--prefix", "here", "--uninstall"]).badly(1, &["install.list", word]);
+    }
 }
 
 #[test]

@@ -35,18 +35,21 @@ impl List {
             }
             Err(error) => return Err(Error::reading(&path, &error)),
         };
-        let (mut list, mut prefix, mut outside) = (List::default(), "", None);
-        for (number, line) in text.lines().enumerate() {
+        let bad = |line, no| {
+            let why = format!("{}: line {line} names no {no}", path.display());
+            Error::new(Status::BadFormat, why)
+        };
+        let prefix = text.lines().next().and_then(|line| line.strip_prefix("prefix "));
+        let prefix = prefix.ok_or_else(|| bad(1, "prefix: remove the list"))?;
+        let (mut list, mut outside) = (List::default(), None);
+        for (number, line) in text.lines().enumerate().skip(1) {
             let (kind, name) = line.split_once(' ').unwrap_or_default();
             if name.is_empty() || Path::new(name).components().any(|part| part == Component::ParentDir) {
-                let why =
-                    format!("{}: line {} names no installed file: remove it", path.display(), number + 1);
-                return Err(Error::new(Status::BadFormat, why));
+                return Err(bad(number + 1, "installed file: remove it"));
             }
             // Without the `.` of the prefix itself.
             let listed: PathBuf = folders.prefix.join(name).components().collect();
             match kind {
-                "prefix" => prefix = name,
                 "folder" => drop(list.folders.insert(listed)),
                 identity => {
                     outside = outside.or(name.starts_with('/').then_some(name));
