@@ -728,10 +728,10 @@ HZ_CHECKED hz_status_t hz_plan_busy_seconds(const hz_plan_t *plan, hz_lane_t lan
 HZ_CHECKED hz_status_t hz_plan_json(const hz_plan_t *plan, const char **out_json);
 
 /* Writes a simulated step, and the two before it, to a Chrome trace file, in the form of hz_trainer_trace. An existing
- * file is replaced, atomically.
+ * file is replaced, atomically; symlinks are followed.
  * Blocks for the disk.
- * Errors: HZ_STATUS_INVALID_STATE for a plan of hz_plan_open, which has no machine model; HZ_STATUS_NOT_FOUND (the
- * folder), HZ_STATUS_IO, HZ_STATUS_DISK_FULL. */
+ * Errors: HZ_STATUS_INVALID_STATE for a plan of hz_plan_open, which has no machine model; HZ_STATUS_INVALID_ARGUMENT if
+ * path is a folder, device, pipe or socket; HZ_STATUS_NOT_FOUND (the folder), HZ_STATUS_IO, HZ_STATUS_DISK_FULL. */
 HZ_CHECKED hz_status_t hz_plan_trace(const hz_plan_t *plan, const char *path);
 
 /* Frees a plan, when the last call that uses it returns. NULL is ignored.
@@ -1166,10 +1166,10 @@ HZ_CHECKED hz_status_t hz_trainer_stats(hz_trainer_t *trainer, hz_trainer_stats_
 HZ_CHECKED hz_status_t hz_trainer_busy_seconds(hz_trainer_t *trainer, hz_lane_t lane, double *out_seconds);
 
 /* Writes the recorded work of all lanes since the trainer was opened to a file in Chrome trace format, for Perfetto
- * (ui.perfetto.dev). An existing file is replaced, atomically.
+ * (ui.perfetto.dev). An existing file is replaced, atomically; symlinks are followed.
  * Blocks until the lanes are done, and for the disk.
- * Errors: HZ_STATUS_INVALID_STATE unless tracing = 1; HZ_STATUS_NOT_FOUND (the folder), HZ_STATUS_IO,
- * HZ_STATUS_DISK_FULL. */
+ * Errors: HZ_STATUS_INVALID_STATE unless tracing = 1; HZ_STATUS_INVALID_ARGUMENT if path is a folder, device, pipe or
+ * socket; HZ_STATUS_NOT_FOUND (the folder), HZ_STATUS_IO, HZ_STATUS_DISK_FULL. */
 HZ_CHECKED hz_status_t hz_trainer_trace(hz_trainer_t *trainer, const char *path);
 
 /* ==================================================================================================

@@ -8,6 +8,7 @@ use crate::base::{Error, Result, Status};
 use crate::data::documents::push_bit;
 use crate::data::token_file::{HEADER_BYTES, MAGIC, VERSION, Width};
 use crate::data::tokenizer::Encoded;
+use crate::host::folder::replaced_path;
 
 /// Writes a token file under a hidden name. If it is dropped before [`TokenWriter::finish`], that
 /// file is removed.
@@ -27,6 +28,7 @@ pub struct TokenWriter {
 impl TokenWriter {
     /// Creates the file. Tokens are below `vocabulary`; `fingerprint` is the tokenizer's.
     pub fn create(path: &Path, vocabulary: usize, fingerprint: u64) -> Result<TokenWriter> {
+        let path = &replaced_path(path)?;
         let cannot = |error: io::Error| Error::writing(path, &error);
         let name = path.file_name().ok_or_else(|| cannot(io::Error::from(io::ErrorKind::InvalidFilename)))?;
         let partial =
@@ -183,5 +185,7 @@ mod tests {
         assert_eq!(fs::read(&path).unwrap(), b"mine");
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
         assert!(TokenWriter::create(&dir.path().join("no/tokens.bin"), 300, 0).is_err());
+        nix::unistd::mkfifo(&dir.path().join("pipe"), nix::sys::stat::Mode::S_IRWXU).unwrap();
+        assert!(TokenWriter::create(&dir.path().join("pipe"), 300, 0).is_err());
     }
 }

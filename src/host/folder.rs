@@ -158,40 +158,59 @@ impl Drop for Filling {
     }
 }
 
+/// Returns the path that [`replace_file`] replaces: the file, or that to which a symlink leads,
+/// which need not exist.
+///
+/// Errors: it exists and is no regular file (`InvalidArgument`).
+pub fn replaced_path(path: &Path) -> Result<PathBuf> {
+    let cannot = |error: io::Error| Error::writing(path, &error);
+    let refuse = |what| Err(Error::argument(format!("cannot write {}: it is {what}", path.display())));
+    match fs::metadata(path) {
+        Ok(data) if data.is_dir() => refuse("a folder; name a file"),
+        Ok(data) if !data.is_file() => refuse("a device, a pipe or a socket; name a regular file"),
+        Ok(_) => fs::canonicalize(path).map_err(cannot),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => match fs::read_link(path) {
+            Ok(to) => replaced_path(&path.with_file_name(to)),
+            Err(_) => Ok(path.to_owned()),
+        },
+        Err(error) => Err(cannot(error)),
+    }
+}
+
 /// Checks in advance that [`replace_file`] can write a file, without changing it.
 ///
-/// Errors: the path is a folder, or its folder is not writable; the message names the file.
+/// Errors: as [`replaced_path`], or its folder is not writable; the message names the file.
 pub fn check_replaceable(path: &Path) -> Result<()> {
-    if path.is_dir() {
-        return Err(Error::argument(format!("cannot write {}: it is a folder; name a file", path.display())));
-    }
-    let (_, partial) = partial_of(path)?;
+    let (_, partial) = partial_of(&replaced_path(path)?)?;
     File::create(&partial)
         .and_then(|_| fs::remove_file(&partial))
         .map_err(|error| Error::writing(path, &error))
 }
 
 /// The folder of a file, and the hidden path under which its new content is written.
-fn partial_of(path: &Path) -> Result<(&Path, PathBuf)> {
+fn partial_of(path: &Path) -> Result<(PathBuf, PathBuf)> {
     let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else {
         return Err(Error::argument(format!("{} is not a file name", path.display())));
     };
     let parent = if parent.as_os_str().is_empty() { Path::new(".") } else { parent };
     let partial = parent.join(format!(".{}.partial-{}", name.to_string_lossy(), std::process::id()));
-    Ok((parent, partial))
+    Ok((parent.into(), partial))
 }
 
-/// Atomically replaces or creates a file with the content that `fill` writes.
+/// Atomically replaces or creates a file with the content that `fill` writes. Symlinks are followed.
+///
+/// Errors: as [`replaced_path`], of the file system and of `fill`. The file is then unchanged.
 pub fn replace_file(path: &Path, fill: impl FnOnce(&mut dyn Write) -> Result<()>) -> Result<()> {
     let cannot = |error: io::Error| Error::writing(path, &error);
-    let (parent, partial) = partial_of(path)?;
+    let replaced = replaced_path(path)?;
+    let (parent, partial) = partial_of(&replaced)?;
     let file = File::create(&partial).map_err(cannot)?;
     let write = || {
         let mut out = BufWriter::new(file);
         fill(&mut out)?;
         let file = out.into_inner().map_err(|error| cannot(error.into_error()))?;
-        file.sync_all().and_then(|()| fs::rename(&partial, path)).map_err(cannot)?;
-        sync_folder(parent).map_err(cannot)
+        file.sync_all().and_then(|()| fs::rename(&partial, &replaced)).map_err(cannot)?;
+        sync_folder(&parent).map_err(cannot)
     };
     write().inspect_err(|_| {
         // Best effort: the error of `write` is reported, not this one.
@@ -299,6 +318,34 @@ mod tests {
         assert!(check_replaceable(dir.path()).unwrap_err().message().contains("it is a folder"));
         assert!(check_replaceable(&nowhere).unwrap_err().message().contains("no/name"));
         assert!(replace_file(&nowhere, |_| Ok(())).unwrap_err().message().contains("no/name"));
+    }
+
+    #[test]
+    fn symlinks_are_followed_and_special_files_are_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let at = |name: &str| dir.path().join(name);
+        let put = |name: &str| {
+            replace_file(&at(name), |out| out.write_all(b"new").map_err(|_| Error::argument("no")))
+        };
+        fs::create_dir(at("far")).unwrap();
+        fs::write(at("far/old"), "old").unwrap();
+        for (link, to) in [("near", "far/old"), ("twice", "near"), ("dangling", "far/none"), ("loop", "loop")]
+        {
+            std::os::unix::fs::symlink(to, at(link)).unwrap();
+        }
+        put("twice").unwrap();
+        put("dangling").unwrap();
+        assert!(put("loop").is_err());
+        assert!(["near", "twice", "dangling"].iter().all(|link| at(link).is_symlink()));
+        assert_eq!(names(&at("far")), ["none", "old"]);
+        assert_eq!(fs::read(at("far/old")).unwrap(), b"new");
+        nix::unistd::mkfifo(&at("pipe"), nix::sys::stat::Mode::S_IRWXU).unwrap();
+        std::os::unix::fs::symlink("pipe", at("to pipe")).unwrap();
+        for error in [put("pipe"), put("to pipe"), check_replaceable(&at("pipe"))].map(Result::unwrap_err) {
+            assert!(error.message().contains("a pipe"), "{error}");
+            assert_eq!(error.status(), Status::InvalidArgument);
+        }
+        assert_eq!(names(dir.path()), ["dangling", "far", "loop", "near", "pipe", "to pipe", "twice"]);
     }
 
     #[test]

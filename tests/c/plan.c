@@ -2,6 +2,7 @@
  * Plans: searched for another machine, with their figures and errors; and a trainer that follows one.
  */
 #include <inttypes.h>
+#include <sys/stat.h>
 
 #include "small.h"
 
@@ -41,6 +42,9 @@ static void test_elsewhere(const char *folder) {
     char path[1024];
     CHECK((size_t)snprintf(path, sizeof path, "%s/no/such/step.json", folder) < sizeof path);
     REFUSED(HZ_STATUS_NOT_FOUND, "step.json", hz_plan_trace(plan, path));
+    snprintf(path, sizeof path, "%s/pipe", folder);
+    CHECK(mkfifo(path, 0600) == 0);
+    REFUSED(HZ_STATUS_INVALID_ARGUMENT, "a pipe", hz_plan_trace(plan, path));
     snprintf(path, sizeof path, "%s/step.json", folder);
     OK(hz_plan_trace(plan, path));
     FILE *file = fopen(path, "rb");

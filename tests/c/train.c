@@ -279,7 +279,11 @@ static void test_files(const char *folder) {
     CHECK(ours == theirs && memcmp(one, other, ours * sizeof *one) == 0);
     free(one);
     free(other);
-    REFUSED(HZ_STATUS_INVALID_STATE, "opened without tracing", hz_trainer_trace(loaded, path));
+    REFUSED(HZ_STATUS_INVALID_ARGUMENT, "it is a folder", hz_trainer_trace(trainer, path));
+    char untraced[1024];
+    path_in(folder, "untraced.json", untraced, sizeof untraced);
+    REFUSED(HZ_STATUS_INVALID_STATE, "opened without tracing", hz_trainer_trace(loaded, untraced));
+    CHECK(fopen(untraced, "rb") == NULL);
     OK(hz_trainer_close(loaded));
 
     REFUSED(HZ_STATUS_INVALID_ARGUMENT, "dtype", hz_trainer_export_hf(trainer, path, 77));

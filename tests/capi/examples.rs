@@ -108,6 +108,7 @@ fn a_model_of_tokens_c_is_fine_tuned() {
         assert!(losses[0] > 5.0 && *losses.last().unwrap() < 4.5, "{word}: {losses:?}");
     }
     assert!(tokens.refuses(&["program", "model"]).contains("program is not a token file"));
+    assert!(tokens.refuses(&["nowhere", "model"]).contains("cannot open nowhere"));
 
     let model = tokens.path("model");
     let losses = numbers(&finetune.run(&[model.to_str().unwrap(), "tuned"]), "loss ");

@@ -142,8 +142,14 @@ fn c_programs_find_the_installed_library() {
         );
         assert_eq!(sandbox.sh(&archive).well().out, of_archive);
     }
+    sandbox.sh("mv first moved").well();
+    if has("pkg-config") {
+        let moved = "PKG_CONFIG_PATH=moved/lib/pkgconfig pkg-config --define-prefix --libs --cflags horizon";
+        let found = sandbox.sh(moved).well().out;
+        assert!(found.contains("moved/lib") && !found.contains("first"), "{found}");
+    }
     if has("cmake") {
-        let cmake = "mv first moved && cmake -B build -DCMAKE_PREFIX_PATH=$PWD/moved && cmake --build build";
+        let cmake = "cmake -B build -DCMAKE_PREFIX_PATH=$PWD/moved && cmake --build build";
         sandbox.sh(cmake).well();
         assert_eq!(sandbox.sh("build/with_horizon").well().out, format!("{VERSION}\n"));
         assert_eq!(sandbox.sh("build/with_horizon_static").well().out, of_archive);
@@ -159,13 +165,16 @@ fn an_install_is_staged_repeated_and_removed() {
     assert!(!sandbox.at("stage").exists(), "a dry run writes nothing");
     sandbox.install(&staged).well();
     let first = sandbox.files("stage");
-    let list = sandbox.at("stage/opt/hz/share/horizon/install.list");
-    let mut listed: Vec<PathBuf> = listed.lines().map(PathBuf::from).chain([list]).collect();
+    let mut listed: Vec<PathBuf> = listed.lines().map(PathBuf::from).collect();
     listed.sort_unstable();
     assert!(first.keys().eq(&listed), "{first:?}");
-    for path in
-        ["opt/include/horizon.h", "opt/hz/share/man/man1/horizon-train.1", "opt/hz/share/doc/horizon/LICENSE"]
-    {
+    for path in [
+        "opt/include/horizon.h",
+        "opt/hz/share/man/man1/horizon-train.1",
+        "opt/hz/share/doc/horizon/LICENSE",
+        "opt/hz/share/doc/horizon/examples/tokens.c",
+        "opt/hz/share/horizon/install.list",
+    ] {
         assert!(sandbox.at("stage").join(path).is_file(), "{path}");
     }
     let config =
@@ -193,10 +202,10 @@ fn an_install_is_staged_repeated_and_removed() {
     sandbox.write("stage/opt/other", "of another package");
     let uninstall = ["--prefix", "/opt/hz", "--destdir", "stage", "--uninstall"];
     let listed = sandbox.install(&[&uninstall[..], &["--dry-run"]].concat()).well().out;
-    assert_eq!(listed.lines().count(), first.len() - 1);
-    sandbox.install(&uninstall).badly(1, &[header, "stays", "by hand"]);
+    assert_eq!(listed.lines().count(), first.len());
+    sandbox.install(&uninstall).badly(1, &[header, "1 file stays", "remove it by hand"]);
     fs::remove_file(sandbox.at(header)).unwrap();
-    sandbox.install(&uninstall).well();
+    assert!(sandbox.install(&uninstall).well().out.contains("; 1 of 1 files were missing"));
     assert_eq!(sandbox.files("stage").into_keys().collect::<Vec<_>>(), [sandbox.at("stage/opt/other")]);
     assert!(!sandbox.at("stage/opt/hz").exists(), "folders that were created are removed");
     sandbox.install(&uninstall).badly(1, &["install.list", "--prefix"]);
@@ -209,10 +218,88 @@ fn files_that_a_new_version_no_longer_has_are_removed() {
     let (list, old) = (sandbox.at("here/share/horizon/install.list"), sandbox.at("here/lib/old.so"));
     std::os::unix::fs::symlink("libhorizon.so", &old).unwrap();
     let before = fs::read_to_string(&list).unwrap();
-    fs::write(&list, format!("{before}link:libhorizon.so {}\n", old.display())).unwrap();
+    fs::write(&list, format!("{before}link:libhorizon.so lib/old.so\n")).unwrap();
     sandbox.install(&["--prefix", "here"]).well();
     assert!(fs::symlink_metadata(&old).is_err());
     assert_eq!(fs::read_to_string(&list).unwrap(), before);
+    for (text, word) in
+        [("0 /old", "line 1 names no prefix"), ("prefix /\n0 ../x", "line 2 names no installed file")]
+    {
+        fs::write(&list, text).unwrap();
+        sandbox.install(&["--prefix", "here", "--uninstall"]).badly(1, &["install.list", word]);
+    }
+}
+
+#[test]
+fn a_copy_is_removed_without_the_original() {
+    let sandbox = Sandbox::new();
+    sandbox.install(&["--prefix", "one"]).well();
+    let one = sandbox.files("one");
+    sandbox.sh("cp -a one two && rm two/lib/libhorizon.so two/bin/horizon").well();
+    let removed = sandbox.install(&["--prefix", "two", "--uninstall"]).well().out;
+    assert!(removed.contains(&format!("; 2 of {} files were missing", one.len() - 1)), "{removed}");
+    assert!(!sandbox.at("two").exists());
+    assert_eq!(sandbox.files("one"), one);
+
+    // Files outside the prefix belong to the original alone.
+    sandbox
+        .install(&["--prefix", "one", "--includedir", &sandbox.at("headers").display().to_string()])
+        .well();
+    sandbox.sh("cp -a one two && ln -s one three").well();
+    for arguments in [&["--prefix", "two"][..], &["--prefix", "two", "--uninstall"]] {
+        sandbox.install(arguments).badly(1, &["horizon.h", "--prefix ", "/one"]);
+    }
+    assert_eq!(sandbox.files("headers").len(), 2);
+    sandbox.install(&["--prefix", "three", "--uninstall"]).well();
+    assert!(!sandbox.at("headers").exists());
+}
+
+#[test]
+fn an_install_that_failed_halfway_is_removed_or_repeated() {
+    if is_long() {
+        return;
+    }
+    // A fake cargo that is in the way: a folder at the path of the last file, and a killed install.
+    let sandbox = Sandbox::new();
+    let cargo = fs::read_to_string(sandbox.at("cargo")).unwrap();
+    let left =
+        "mkdir -p x/bin/horizon x/lib; touch x/lib/.libhorizon.a.partial-1 x/lib/.libhorizon.a.partial-x\n";
+    sandbox.write("cargo", &format!("{cargo}cd {}; {left}", sandbox.0.path().display()));
+    sandbox.install(&["--prefix", "x"]).badly(1, &["cannot write ", "x/bin/horizon"]);
+    assert!(
+        !sandbox.at("x/lib/.libhorizon.a.partial-1").exists() && sandbox.at("x/lib/libhorizon.a").exists()
+    );
+    sandbox.install(&["--prefix", "x"]).badly(1, &["x/bin/horizon is not a file"]);
+    sandbox.install(&["--prefix", "x", "--uninstall"]).badly(1, &["x/bin/horizon stays", "1 file stays"]);
+    assert_eq!(sandbox.files("x").len(), 2, "the list, and a file of others");
+    sandbox.sh("rmdir x/bin/horizon && rm x/lib/.l*").well();
+    sandbox.write("cargo", &cargo);
+    sandbox.install(&["--prefix", "x"]).well();
+
+    let folder = fs::File::open(sandbox.at("x/share/horizon")).unwrap();
+    folder.lock().unwrap();
+    for arguments in [&["--prefix", "x"][..], &["--prefix", "x", "--uninstall"]] {
+        sandbox.install(arguments).badly(1, &["another `horizon install`"]);
+    }
+    drop(folder);
+    sandbox.install(&["--prefix", "x", "--uninstall"]).well();
+    assert_eq!(sandbox.files("x").len(), 0);
+}
+
+#[test]
+fn the_printed_commands_work_in_a_folder_with_spaces() {
+    let sandbox = Sandbox::new();
+    let report = sandbox.install(&["--prefix", "with a space"]).well().out;
+    let command = |name: &str| {
+        let line = report.lines().find_map(|line| line.strip_prefix(name)).unwrap();
+        line.split_once("cmake -D").map_or(line, |(_, options)| options).trim().to_owned()
+    };
+    if has("pkg-config") {
+        sandbox.sh(&format!("{} && ./a.out", command("C "))).well();
+    }
+    sandbox.sh(&format!("{} --version", command("command"))).well();
+    sandbox.sh(&command("uninstall")).well();
+    assert!(!sandbox.at("with a space").exists());
 }
 
 #[test]
@@ -221,6 +308,12 @@ fn a_failed_install_says_why() {
     // Root, too, cannot write there.
     sandbox.install(&["--prefix", "/sys/horizon"]).badly(1, &["/sys/horizon", "--prefix ~/.local", "sudo"]);
     sandbox.install(&["--prefix", "~/x"]).badly(1, &["--prefix is `~/x`", "$HOME"]);
+    sandbox.install(&["--prefix", "a$b"]).badly(1, &["--prefix is `a$b`", "quotes, #, $"]);
+    sandbox.install(&["--prefix", "main.c/x"]).badly(1, &["cannot write ", "/main.c is not a folder"]);
+    sandbox.sh("mkdir -p clone/include clone/tests/c/examples && touch clone/include/horizon.h").well();
+    let clone = sandbox.install_with(&["--prefix", "clone"], &[("CARGO_MANIFEST_DIR", "clone")]);
+    clone.badly(1, &["clone/include/horizon.h is a source file", "--prefix"]);
+    assert_eq!(sandbox.files("clone").len(), 1);
     sandbox.install(&["--prefix", "x", "--libdir", "../lib"]).badly(1, &["--libdir", "`..`"]);
     let gone = sandbox.install_with(&["--prefix", "x"], &[("CARGO_MANIFEST_DIR", "/nowhere")]);
     gone.badly(1, &["/nowhere", "in a clone"]);

@@ -35,15 +35,15 @@ int main(int argc, char **argv) {
     hz_eval_report_t held_out = HZ_EVAL_REPORT_INIT;
     hz_trainer_t *trainer = NULL;
     uint64_t header[8] = {0};
-    FILE *file = argc == 3 ? fopen(argv[1], "rb") : NULL;
-    if (file == NULL) return fprintf(stderr, "usage: %s TOKENS OUT\n", argv[0]), 2;
+    if (argc != 3) return fprintf(stderr, "usage: %s TOKENS OUT\n", argv[0]), 2;
+    FILE *file = fopen(argv[1], "rb");
+    if (file == NULL) return fprintf(stderr, "cannot open %s\n", argv[1]), 1;
     if (fread(header, sizeof header, 1, file) != 1 || memcmp(header, "HZTOKENS", 8) != 0 || header[2] < 10 * (T + 2))
         return fprintf(stderr, "%s is not a token file, or a short one\n", argv[1]), 1;
     uint64_t count = header[2], train = count - count / 10; /* the last tenth is held out */
     must(hz_model_config_from_preset("tiny", &model));
     options.sequences = B, options.sequence_length = T;
-    must(hz_trainer_open(&model, &options, &trainer));
-    must(hz_trainer_init_weights(trainer, 1)); /* random weights, seed 1 */
+    must(hz_trainer_open(&model, &options, &trainer)), must(hz_trainer_init_weights(trainer, 1)); /* seed 1 */
     batch.rows = B * T, batch.tokens = tokens, batch.targets = targets;
     for (int step = 1; step <= STEPS; step++) { /* linear warmup, then a cosine to a tenth */
         double lr = 3e-3 * fmin((double)step / WARMUP, 0.55 + 0.45 * cos(3.14159 * step / STEPS));

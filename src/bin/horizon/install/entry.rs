@@ -2,11 +2,13 @@
 
 use std::fs::{self, Permissions};
 use std::io::{self, ErrorKind};
-use std::os::unix::fs::{PermissionsExt, symlink};
+use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 
 use horizon::base::{Error, Result};
 use xxhash_rust::xxh3::xxh3_64;
+
+use super::folders::Folders;
 
 pub struct Entry {
     /// Without the staging folder.
@@ -28,6 +30,23 @@ pub enum Content {
 pub enum Loaded {
     File { bytes: Vec<u8>, mode: u32 },
     Link(String),
+}
+
+impl Entry {
+    /// Finds out whether the file can be written. Changes nothing.
+    pub fn check(&self, folders: &Folders) -> Result<()> {
+        let at = folders.on_disk(&self.path);
+        if let (Content::Copy(from), Ok(target)) = (&self.content, fs::symlink_metadata(&at))
+            && fs::metadata(from).is_ok_and(|data| (data.dev(), data.ino()) == (target.dev(), target.ino()))
+        {
+            return Err(Error::argument(format!(
+                "{} is a source file, which an uninstall would remove: --prefix must name another folder than the \
+                 clone",
+                at.display()
+            )));
+        }
+        folders.check_writable(&self.path)
+    }
 }
 
 impl Content {
@@ -78,18 +97,36 @@ impl Loaded {
     }
 }
 
-/// The identity of a file or symlink; none if there is no file.
+/// Removes what a killed install left of a file.
+pub fn remove_partial(path: &Path) {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    let prefix = format!(".{name}.partial-");
+    let entries = path.parent().and_then(|folder| fs::read_dir(folder).ok());
+    for left in entries.into_iter().flatten().flatten() {
+        let number =
+            left.file_name().to_str().and_then(|left| left.strip_prefix(&prefix)?.parse::<u32>().ok());
+        if number.is_some() {
+            // Best effort: such a file harms nothing.
+            let _ = fs::remove_file(left.path());
+        }
+    }
+}
+
+/// The identity of a file or symlink, or `other` for what is neither; none if there is nothing.
 pub fn identity(path: &Path) -> Result<Option<String>> {
-    let read = || -> io::Result<Loaded> {
-        Ok(if fs::symlink_metadata(path)?.is_symlink() {
-            Loaded::Link(fs::read_link(path)?.to_string_lossy().into_owned())
+    let read = || -> io::Result<String> {
+        let data = fs::symlink_metadata(path)?;
+        Ok(if data.is_symlink() {
+            Loaded::Link(fs::read_link(path)?.to_string_lossy().into_owned()).identity()
+        } else if data.is_file() {
+            Loaded::File { bytes: fs::read(path)?, mode: 0 }.identity()
         } else {
-            Loaded::File { bytes: fs::read(path)?, mode: 0 }
+            "other".to_owned()
         })
     };
     match read() {
-        Ok(found) => Ok(Some(found.identity())),
-        Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+        Ok(found) => Ok(Some(found)),
+        Err(error) if [ErrorKind::NotFound, ErrorKind::NotADirectory].contains(&error.kind()) => Ok(None),
         Err(error) => Err(Error::reading(path, &error)),
     }
 }

@@ -1,10 +1,11 @@
 //! The folders of an installation.
 
-use std::fs;
+use std::collections::BTreeSet;
+use std::fs::{self, File, TryLockError};
 use std::io::{self, ErrorKind};
 use std::path::{Component, Path, PathBuf};
 
-use horizon::base::{Error, Result};
+use horizon::base::{Error, Result, Status};
 use nix::unistd::{AccessFlags, access};
 
 use crate::options::InstallOptions;
@@ -34,6 +35,13 @@ impl Folders {
         })
     }
 
+    /// Returns whether a path names the prefix, also through symlinks.
+    pub fn is_prefix(&self, path: &Path) -> bool {
+        let real = |path: &Path| fs::canonicalize(self.on_disk(path)).ok();
+        path == self.prefix
+            || path.is_absolute() && real(path).is_some_and(|path| Some(path) == real(&self.prefix))
+    }
+
     /// A path below PREFIX/share.
     pub fn share(&self, path: &str) -> PathBuf {
         self.prefix.join("share").join(path)
@@ -57,28 +65,51 @@ impl Folders {
         format!("{}\n", self.on_disk(path).display())
     }
 
-    /// Finds out before the build whether the folders can be written.
-    pub fn check_writable(&self) -> Result<()> {
-        for folder in [&self.prefix, &self.libdir, &self.includedir] {
-            let folder = self.on_disk(folder);
-            let existing = folder.ancestors().find(|folder| folder.exists()).unwrap_or(&folder);
-            access(existing, AccessFlags::W_OK).map_err(|errno| cannot_write(&folder, &errno.into()))?;
+    /// Finds out whether a file can be written. Changes nothing.
+    pub fn check_writable(&self, file: &Path) -> Result<()> {
+        let at = self.on_disk(file);
+        let refuse = |path: &Path, what| {
+            let why = format!("cannot write {}: {} is {what}", at.display(), path.display());
+            Err(Error::new(Status::Io, why))
+        };
+        let exists = |folder: &&Path| fs::symlink_metadata(folder).is_ok();
+        let folder = at.ancestors().skip(1).find(exists).unwrap_or(Path::new("/"));
+        if !folder.is_dir() {
+            return refuse(folder, "not a folder");
         }
-        Ok(())
+        if fs::symlink_metadata(&at).is_ok_and(|data| !data.is_file() && !data.is_symlink()) {
+            return refuse(&at, "not a file");
+        }
+        access(folder, AccessFlags::W_OK | AccessFlags::X_OK)
+            .map_err(|errno| cannot_write(&at, &errno.into()))
     }
 
-    /// Creates the missing folders of a file. Adds them to `created`, parents first.
-    pub fn create(&self, file: &Path, created: &mut Vec<PathBuf>) -> Result<()> {
+    /// The missing folders of files.
+    pub fn missing<'a>(&self, files: impl Iterator<Item = &'a Path>) -> BTreeSet<PathBuf> {
         let missing = |folder: &&Path| !self.on_disk(folder).is_dir();
-        let missing: Vec<&Path> = file.ancestors().skip(1).take_while(missing).collect();
-        for folder in missing.into_iter().rev() {
-            let at = self.on_disk(folder);
-            fs::create_dir_all(&at).map_err(|error| cannot_write(&at, &error))?;
-            if !created.iter().any(|listed| listed == folder) {
-                created.push(folder.into());
-            }
+        files.flat_map(|file| file.ancestors().skip(1).take_while(missing).map(Path::to_owned)).collect()
+    }
+
+    /// Creates a folder and its parents.
+    pub fn create(&self, folder: &Path) -> Result<()> {
+        let at = self.on_disk(folder);
+        fs::create_dir_all(&at).map_err(|error| cannot_write(&at, &error))
+    }
+
+    /// Locks the folder of the list, if it exists, until the result is dropped.
+    pub fn lock(&self) -> Result<Option<File>> {
+        let Ok(file) = File::open(self.on_disk(&self.share("horizon"))) else { return Ok(None) };
+        match file.try_lock() {
+            Err(TryLockError::WouldBlock) => Err(Error::new(
+                Status::InvalidState,
+                format!(
+                    "another `horizon install` is writing to {}: repeat this one when it ends",
+                    self.prefix.display()
+                ),
+            )),
+            // Some file systems have no locks.
+            Ok(()) | Err(TryLockError::Error(_)) => Ok(Some(file)),
         }
-        Ok(())
     }
 }
 
@@ -88,8 +119,11 @@ fn absolute(option: &str, path: &Path) -> Result<PathBuf> {
     if path.starts_with("~") {
         return Err(refuse("and the shell did not replace the ~: write $HOME"));
     }
-    if path.to_str().is_none_or(|text| text.contains(char::is_control)) {
-        return Err(refuse("which has control characters or is not UTF-8: choose another folder"));
+    let is_odd = |letter: char| letter.is_control() || "\"'`#$\\".contains(letter);
+    if path.to_str().is_none_or(|text| text.contains(is_odd)) {
+        return Err(refuse(
+            "which has control characters, quotes, #, $ or \\, or is not UTF-8: choose another folder",
+        ));
     }
     let path = std::path::absolute(path).map_err(|error| Error::io(option, &error))?;
     if path.components().any(|part| part == Component::ParentDir) {

@@ -8,7 +8,8 @@ mod list;
 mod templates;
 mod tree;
 
-use std::path::PathBuf;
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
 
 use horizon::base::{Error, Result, Status};
 
@@ -27,16 +28,23 @@ pub fn install(options: &InstallOptions) -> Result<()> {
         return uninstall(&folders, options.dry_run);
     }
     let source = source()?;
+    let planned = tree::entries(&folders, &source, &Library::default())?;
     if options.dry_run {
-        let entries = tree::entries(&folders, &source, &Library::default())?;
-        return print(entries.iter().map(|entry| folders.line(&entry.path)).collect::<String>().as_bytes());
+        return print_paths(&folders, planned.iter().map(|entry| &*entry.path));
     }
-    folders.check_writable()?;
+    planned.iter().try_for_each(|entry| entry.check(&folders))?;
+    folders.check_writable(&folders.list())?;
     let library = library::build(&source)?;
     let entries = tree::entries(&folders, &source, &library)?;
     let changed = write(&folders, &entries)?;
     let summary = format!("{} files, {changed} of them new or changed", entries.len());
     print(templates::report(&folders, &summary).as_bytes())
+}
+
+/// Prints the paths at which files and the list are written.
+fn print_paths<'a>(folders: &Folders, files: impl Iterator<Item = &'a Path>) -> Result<()> {
+    let lines: String = files.map(|path| folders.line(path)).collect();
+    print((lines + &folders.line(&folders.list())).as_bytes())
 }
 
 /// The source folder: that of `cargo run`, or that in which this command was built.
@@ -58,47 +66,64 @@ fn source() -> Result<PathBuf> {
 
 /// Writes the files that differ from those installed, and removes those of an earlier install that
 /// this one does not have. Returns the number of files written.
+///
+/// The list is written first, too: after a failure it has all files of the earlier install and of
+/// this one.
 fn write(folders: &Folders, entries: &[Entry]) -> Result<usize> {
+    let load = |entry: &Entry| Ok((entry.path.clone(), entry.content.load()?));
+    let contents = entries.iter().map(load).collect::<Result<Vec<_>>>()?;
+    let list = folders.list();
+    let missing = folders.missing(entries.iter().map(|entry| &*entry.path).chain([&*list]));
+    folders.create(&folders.share("horizon"))?;
+    let _lock = folders.lock()?;
     let mut old = List::read(folders)?;
-    let mut list = List { folders: std::mem::take(&mut old.folders), files: Vec::new() };
+    let files = contents.iter().map(|(path, content)| (path.clone(), BTreeSet::from([content.identity()])));
+    let mut new = List { folders: old.folders.union(&missing).cloned().collect(), files: files.collect() };
+    old.clone().with(&new).write(folders)?;
+    missing.iter().try_for_each(|folder| folders.create(folder))?;
     let mut changed = 0;
-    for Entry { path, content } in entries {
-        folders.create(path, &mut list.folders)?;
-        let (at, content) = (folders.on_disk(path), content.load()?);
-        if !content.is_at(&at)? {
-            let found = entry::identity(&at)?;
-            if found.is_some() && found.as_deref() != old.identity(path) {
-                eprintln!("warning: replaced {}, which no `horizon install` wrote", at.display());
-            }
-            content.put(&at).map_err(|error| folders::cannot_write(&at, &error))?;
-            changed += 1;
+    for (path, content) in &contents {
+        let at = folders.on_disk(path);
+        entry::remove_partial(&at);
+        if content.is_at(&at)? {
+            continue;
         }
-        list.files.push((content.identity(), path.clone()));
+        let found = entry::identity(&at)?;
+        content.put(&at).map_err(|error| folders::cannot_write(&at, &error))?;
+        if found.is_some_and(|found| !old.has(path, &found)) {
+            eprintln!("warning: replaced {}, which no `horizon install` wrote", at.display());
+        }
+        changed += 1;
     }
-    old.remove_files(folders, |path| list.identity(path).is_some())?;
-    list.files.append(&mut old.files);
-    folders.create(&folders.list(), &mut list.folders)?;
-    list.write(folders)?;
+    old.remove_files(folders, |path| new.files.contains_key(path))?;
+    new.files.append(&mut old.files);
+    new.write(folders)?;
     Ok(changed)
 }
 
 fn uninstall(folders: &Folders, dry_run: bool) -> Result<()> {
-    let mut list = List::read(folders)?;
     let place = folders.on_disk(&folders.list());
+    let _lock = folders.lock()?;
+    let mut list = List::read(folders)?;
     if list.files.is_empty() {
         let why =
             format!("there is no {}: nothing is installed there; --prefix names the folder", place.display());
         return Err(Error::new(Status::NotFound, why));
     }
     if dry_run {
-        return print(list.files.iter().map(|(_, path)| folders.line(path)).collect::<String>().as_bytes());
+        return print_paths(folders, list.files.keys().map(|path| &**path));
     }
-    list.remove(folders)?;
-    if list.files.is_empty() {
-        return print(
-            format!("removed horizon from {}\n", folders.on_disk(&folders.prefix).display()).as_bytes(),
-        );
+    let listed = list.files.len();
+    let missing = list.remove(folders)?;
+    let prefix = folders.on_disk(&folders.prefix);
+    let note =
+        if missing > 0 { format!("; {missing} of {listed} files were missing") } else { String::new() };
+    match list.files.len() {
+        0 => print(format!("removed horizon from {}{note}\n", prefix.display()).as_bytes()),
+        kept => {
+            let (stay, them) = if kept == 1 { ("file stays", "it") } else { ("files stay", "them") };
+            let why = format!("{kept} {stay}: remove {them} by hand, then repeat the command");
+            Err(Error::new(Status::InvalidState, why))
+        }
     }
-    let why = format!("{} of the files stay: remove them by hand, then repeat the command", list.files.len());
-    Err(Error::new(Status::InvalidState, why))
 }

@@ -19,6 +19,10 @@ Libs.private: @NATIVE@
 Cflags: -I${includedir}
 ";
 
+/// The command that compiles a C program. The output of pkg-config has escapes if a path has spaces.
+const COMPILE: &str =
+    "cc main.c $(PKG_CONFIG_PATH=@LIBDIR@/pkgconfig pkg-config --cflags --libs horizon) -Wl,-rpath,@LIBDIR@";
+
 const CMAKE: &str = r#"# Horizon @VERSION@: find_package(Horizon @COMPATIBLE@ REQUIRED)
 #
 #   Horizon::horizon         the shared library
@@ -60,7 +64,7 @@ endif()
 
 const REPORT: &str = "\
 horizon @VERSION@ is installed in @PREFIX@: @SUMMARY@
-C          cc main.c $(PKG_CONFIG_PATH=@LIBDIR@/pkgconfig pkg-config --cflags --libs horizon) -Wl,-rpath,@LIBDIR@
+C          @COMPILE@
 CMake      find_package(Horizon @COMPATIBLE@ REQUIRED), Horizon::horizon; cmake -DCMAKE_PREFIX_PATH=@PREFIX@
 command    @PREFIX@/bin/horizon
 uninstall  @PREFIX@/bin/horizon install --uninstall --prefix @PREFIX@
@@ -83,12 +87,13 @@ pub fn library_file() -> String {
 
 pub fn pkg_config(folders: &Folders, library: &Library) -> String {
     let below = |folder: &Path| match folder.strip_prefix(&folders.prefix) {
-        Ok(path) => format!("${{prefix}}/{}", path.display()),
-        Err(_) => folder.display().to_string(),
+        Ok(path) => format!("${{prefix}}/{}", escaped(path)),
+        Err(_) => escaped(folder),
     };
+    let (prefix, libdir) = (escaped(&folders.prefix), below(&folders.libdir));
     let values = [
-        ("PREFIX", &*folders.prefix.to_string_lossy()),
-        ("LIBDIR", &below(&folders.libdir)),
+        ("PREFIX", prefix.as_str()),
+        ("LIBDIR", &libdir),
         ("INCLUDEDIR", &below(&folders.includedir)),
         ("DESCRIPTION", env!("CARGO_PKG_DESCRIPTION")),
         ("NATIVE", &library.native),
@@ -111,13 +116,23 @@ pub fn cmake_version() -> String {
 pub fn report(folders: &Folders, summary: &str) -> String {
     let lines = if folders.destdir.is_some() { 1 } else { REPORT.lines().count() };
     let template: String = REPORT.split_inclusive('\n').take(lines).collect();
-    let prefix = folders.on_disk(&folders.prefix);
-    let values = [
-        ("PREFIX", &*prefix.to_string_lossy()),
-        ("LIBDIR", &*folders.libdir.to_string_lossy()),
-        ("SUMMARY", summary),
-    ];
-    fill(&template, &values)
+    let (prefix, libdir) = (quoted(&folders.on_disk(&folders.prefix)), quoted(&folders.libdir));
+    let compile = fill(COMPILE, &[("LIBDIR", &libdir)]);
+    let is_plain = [&libdir, &quoted(&folders.includedir)].iter().all(|path| !path.starts_with('\''));
+    let compile = if is_plain { compile } else { format!("eval \"{compile}\"") };
+    fill(&template, &[("PREFIX", &prefix), ("COMPILE", &compile), ("SUMMARY", summary)])
+}
+
+/// A path as a word of the shell. [`Folders`] has no paths with quotes.
+fn quoted(path: &Path) -> String {
+    let path = path.to_string_lossy();
+    let is_plain = |letter: char| letter.is_alphanumeric() || "/._-+,:@%".contains(letter);
+    if path.chars().all(is_plain) { path.into() } else { format!("'{path}'") }
+}
+
+/// A path as a word of horizon.pc, which splits at spaces.
+fn escaped(path: &Path) -> String {
+    path.to_string_lossy().replace(' ', "\\ ")
 }
 
 /// The path from one absolute folder to another.

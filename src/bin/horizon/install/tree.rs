@@ -1,7 +1,9 @@
 //! The files that an installation consists of.
 
+use std::collections::BTreeSet;
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
-use std::{env, fs};
+use std::{env, fs, io};
 
 use clap_complete::Shell;
 use horizon::base::{Error, Result};
@@ -33,8 +35,8 @@ pub fn entries(folders: &Folders, source: &Path, library: &Library) -> Result<Ve
     add(lib(soname), Content::Link(file));
     add(lib("libhorizon.so"), Content::Link(soname.into()));
     add(lib("libhorizon.a"), Content::Copy(library.archive.clone()));
-    for header in headers(source)? {
-        add(folders.includedir.join(&header), Content::Copy(source.join("include").join(header)));
+    for (header, name) in files(&source.join("include"), &["h", "hpp"])? {
+        add(folders.includedir.join(name), Content::Copy(header));
     }
     add(lib("pkgconfig/horizon.pc"), bytes(templates::pkg_config(folders, library)));
     add(lib("cmake/Horizon/HorizonConfig.cmake"), bytes(templates::cmake(folders, library)));
@@ -42,6 +44,9 @@ pub fn entries(folders: &Folders, source: &Path, library: &Library) -> Result<Ve
 
     for name in DOCUMENTS {
         add(folders.share("doc/horizon").join(name), Content::Copy(source.join(name)));
+    }
+    for (example, name) in files(&source.join("tests/c/examples"), &["c", "py"])? {
+        add(folders.share("doc/horizon/examples").join(name), Content::Copy(example));
     }
     for (name, page) in pages::pages()? {
         add(folders.share("man/man1").join(name), Content::Bytes(page));
@@ -54,15 +59,13 @@ pub fn entries(folders: &Folders, source: &Path, library: &Library) -> Result<Ve
     Ok(entries)
 }
 
-/// The names of the headers, sorted.
-fn headers(source: &Path) -> Result<Vec<String>> {
-    let folder = source.join("include");
-    let names = || {
-        let names = fs::read_dir(&folder)?.map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned()));
-        names.collect::<std::io::Result<Vec<String>>>()
-    };
-    let mut names = names().map_err(|error| Error::reading(&folder, &error))?;
-    names.retain(|name| [".h", ".hpp"].iter().any(|ending| name.ends_with(ending)));
-    names.sort();
-    Ok(names)
+/// The paths and names of a folder's files with one of these extensions, sorted.
+fn files(folder: &Path, extensions: &[&str]) -> Result<Vec<(PathBuf, OsString)>> {
+    let names =
+        || fs::read_dir(folder)?.map(|entry| Ok(entry?.file_name())).collect::<io::Result<BTreeSet<_>>>();
+    let mut names = names().map_err(|error| Error::reading(folder, &error))?;
+    names.retain(|name| {
+        Path::new(name).extension().is_some_and(|end| extensions.iter().any(|one| end == *one))
+    });
+    Ok(names.into_iter().map(|name| (folder.join(&name), name)).collect())
 }
