@@ -113,6 +113,8 @@
  * ==================================================================================================
  * IN THE CALLER'S PROCESS
  *
+ * Stack: a thread that calls the library needs at least 128 KiB of it.
+ *
  * Signals: the library's threads block all but the faults SIGBUS, SIGFPE, SIGILL, SIGSEGV, SIGSYS and SIGTRAP. A
  * handler for other signals runs on threads of the program only, and may interrupt a call, which then continues.
  *
@@ -185,9 +187,11 @@
  * pointers, HZ_STATUS_INVALID_STATE for a trainer in use, and the error of a failed trainer.
  *
  * The library does not print, exit, or raise or catch signals, and aborts only for an exception of a callback. It reads
- * no environment variable that changes results. Panics inside it are caught and returned as HZ_STATUS_PANIC. Large
- * allocations that fail return a status; only a failed allocation of a few KiB, which Linux practically never reports,
- * ends the process.
+ * no environment variable that changes results. Panics inside it are caught and returned as HZ_STATUS_PANIC. A
+ * failed allocation for the model, its vocabulary or its batches returns HZ_STATUS_OUT_OF_HOST_MEMORY. One of other
+ * memory ends the process: lists of operations and plans (some KiB per layer and micro-batch), scratch of the CPU
+ * device's kernels (some MiB per thread), texts. Linux practically never refuses these, except under a limit of address
+ * space (RLIMIT_AS).
  */
 #ifndef HORIZON_H
 #define HORIZON_H
@@ -264,7 +268,7 @@ typedef enum hz_status_t {
     HZ_STATUS_BAD_FORMAT = 103,
     /* Valid, but not supported. */
     HZ_STATUS_UNSUPPORTED = 104,
-    /* Every target of a step or evaluation is ignored. */
+    /* Every target of a step or evaluation is ignored or has weight 0. */
     HZ_STATUS_NO_TARGET = 105,
     /* A loss, gradient norm, logit or weight is not finite; nothing was changed. */
     HZ_STATUS_NON_FINITE = 110,
@@ -310,7 +314,7 @@ typedef enum hz_log_level_t {
     HZ_LOG_ERROR = 1,
     /* Something unexpected that is not an error, e.g. host_mem exceeds the free memory. */
     HZ_LOG_WARNING = 2,
-    /* A handle was opened; its size and its device. */
+    /* A trainer, an arena, or an optimizer that keeps its state was opened; its size, a trainer's device. */
     HZ_LOG_INFO = 3,
     /* Details for a bug report, when a trainer was opened: its options and its plan line by line, its kernels, and
      * where the algorithms of its GEMMs come from. */
@@ -574,8 +578,8 @@ typedef struct hz_trainer_options_t {
                                  train` are beta2 0.95 and weight decay 0.1 */
     double beta2;
     double eps;
-    double weight_decay;      /* decoupled; for tensors of two or more dimensions */
-    double clip;              /* largest global gradient norm; 0 = no clipping */
+    double weight_decay;      /* decoupled, 0 to 3.4e38 (f32); for tensors of two or more dimensions */
+    double clip;              /* largest global gradient norm, at most 3.4e38 (f32); 0 = no clipping */
     hz_place_t grad_place;    /* HZ_PLACE_*, AUTO = HOST: where rounded gradients wait for AdamW. On the device 2 or 4
                                  bytes per parameter, and HZ_MODE_STREAMED can clip */
     uint32_t sweeps;          /* sweeps per step: the micro-batches are divided among them, and only those of one sweep
@@ -682,8 +686,9 @@ HZ_CHECKED hz_status_t hz_plan_open(const hz_model_config_t *model, const hz_tra
  * is what is free on this machine now.
  *
  * Ownership: the caller closes *out_plan with hz_plan_close.
- * Errors: those of hz_plan_open; HZ_STATUS_OUT_OF_DEVICE_MEMORY or HZ_STATUS_OUT_OF_HOST_MEMORY if nothing fits, with
- * the limit, the missing bytes and the smallest change that fits; HZ_STATUS_NOT_FOUND, HZ_STATUS_IO and
+ * Errors: those of hz_plan_open, for the kind of device that the machine has; HZ_STATUS_INVALID_ARGUMENT if
+ * options->device is of another kind; HZ_STATUS_OUT_OF_DEVICE_MEMORY or HZ_STATUS_OUT_OF_HOST_MEMORY if nothing fits,
+ * with the limit, the missing bytes and the smallest change that fits; HZ_STATUS_NOT_FOUND, HZ_STATUS_IO and
  * HZ_STATUS_BAD_FORMAT for the machine. */
 HZ_CHECKED hz_status_t hz_plan_search(const hz_model_config_t *model,
                                       const hz_trainer_options_t *options /* or NULL */,
@@ -896,7 +901,8 @@ typedef struct hz_batch_t {
     uint64_t rows;            /* b*t, the length of every array */
     const int32_t *tokens;    /* ids, 0 .. V-1 */
     const int32_t *targets;   /* the id that follows each token, or -100 to ignore it */
-    const float *weights;     /* or NULL (all 1): weight of each target in the loss, finite, >= 0 */
+    const float *weights;     /* or NULL (all 1): weight of each target in the loss, finite, >= 0; those of a step or
+                                 evaluation sum to at least 3e-39 and at most 8e37 */
     const int32_t *starts;    /* or NULL (one document per sequence): for each token the position 0 .. T-1 in its
                                  sequence where its document starts. Attention does not cross documents, and RoPE
                                  positions count from it */
@@ -914,7 +920,7 @@ typedef struct hz_step_report_t {
     double loss;      /* sum(weight * nll) / sum(weight) over the targets of the step, in nats */
     double grad_norm; /* global gradient norm before clipping */
     uint64_t tokens;  /* tokens of the step's batches, including those with ignored targets, without padding */
-    uint64_t targets; /* targets that are not ignored */
+    uint64_t targets; /* targets that are not ignored, those of weight 0 included */
 } hz_step_report_t;
 
 #define HZ_STEP_REPORT_INIT {sizeof(hz_step_report_t), 0, 0, 0.0, 0.0, 0, 0}
@@ -925,7 +931,7 @@ typedef struct hz_eval_report_t {
     uint32_t struct_size;
     uint32_t micros;  /* micro-batches */
     double loss;      /* as in hz_step_report_t */
-    uint64_t targets; /* targets that are not ignored */
+    uint64_t targets; /* as in hz_step_report_t */
 } hz_eval_report_t;
 
 #define HZ_EVAL_REPORT_INIT {sizeof(hz_eval_report_t), 0, 0.0, 0}
@@ -953,8 +959,8 @@ HZ_CHECKED hz_status_t hz_trainer_accumulate(hz_trainer_t *trainer, const hz_bat
  * none of `tokens` is announced, and earlier announcements stay. */
 HZ_CHECKED hz_status_t hz_trainer_announce(hz_trainer_t *trainer, const int32_t *tokens, size_t count);
 
-/* Runs one step on all accumulated micro-batches: forward, backward, clipping, AdamW with learning rate `lr` (finite,
- * >= 0).
+/* Runs one step on all accumulated micro-batches: forward, backward, clipping, AdamW with learning rate `lr` (0 to
+ * 3.4e38, used as f32).
  * Blocks until the loss and the norm are known.
  * Errors before the step runs, after which the micro-batches stay accumulated: HZ_STATUS_INVALID_ARGUMENT;
  * HZ_STATUS_INVALID_STATE if none is accumulated; HZ_STATUS_NO_TARGET. Errors of the step, after which none is

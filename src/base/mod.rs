@@ -4,6 +4,7 @@
 //! No operating system, no device, no `unsafe`.
 #![forbid(unsafe_code)]
 
+mod allocate;
 mod dims;
 mod dtype;
 mod error;
@@ -17,10 +18,11 @@ mod name;
 mod position;
 mod progress;
 
+pub use allocate::{filled, with_capacity};
 pub use dims::{Dims, Shape};
 pub use dtype::DType;
 pub use error::{Error, Result, Status};
-pub use finite::find_non_finite;
+pub use finite::{check_f32, find_non_finite};
 pub use index::{ChunkIndex, MicroIndex, MicroSlotIndex, SlabIndex, SlotIndex, SpillIndex, UnitIndex};
 pub use message::{Front, Message, phrase};
 pub use name::Name;

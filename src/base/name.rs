@@ -110,6 +110,17 @@ impl Name {
         }
     }
 
+    /// Returns the advice to do without a GPU, for the end of a message.
+    pub fn without_gpu() -> String {
+        format!("; {} runs without a GPU", Name::Device.is("cpu"))
+    }
+
+    /// Returns the phrase for a CUDA device, by its ordinal.
+    pub fn cuda_device(ordinal: usize) -> String {
+        let device = format!("device cuda:{ordinal}");
+        phrase(&device, format!("{device} (HZ_DEVICE_CUDA, index {ordinal})"), &device)
+    }
+
     /// Returns the phrase that gives the setting a value: `--clip 0`, in C and Rust `clip = 0`.
     pub fn is(self, value: impl fmt::Display) -> String {
         let [command, c, rust] = self.spellings();

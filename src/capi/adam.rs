@@ -1,7 +1,7 @@
 //! `hz_adam_t`: AdamW on arrays of the caller; splitting and joining of f32 masters.
 
 use crate::base::format::Size;
-use crate::base::{DType, Error, Result};
+use crate::base::{DType, Error, Result, check_f32};
 use crate::capi::argument::{Array, ArrayOut, Numbers, OutPointer};
 use crate::capi::enums::Enum;
 use crate::capi::guard::guard;
@@ -197,14 +197,9 @@ impl hz_adam_t {
         gradient_scale: f64,
         decay: f64,
     ) -> Result<()> {
-        for (name, value) in [("lr", lr), ("decay", decay)] {
-            if !(value >= 0.0 && (value as f32).is_finite()) {
-                return Err(Error::argument(format!("{name} is {value}; it must be finite and at least 0")));
-            }
-        }
-        if !(gradient_scale as f32).is_finite() {
-            return Err(Error::argument(format!("gradient_scale is {gradient_scale}; it must be finite")));
-        }
+        check_f32("lr", lr, 0.0)?;
+        check_f32("decay", decay, 0.0)?;
+        check_f32("gradient_scale", gradient_scale, f32::MIN.into())?;
         if step == 0 {
             return Err(Error::argument("step is 0; the first step is 1"));
         }

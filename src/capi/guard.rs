@@ -146,7 +146,8 @@ impl<T: Failing> State<T> {
 fn busy() -> Error {
     Error::new(
         Status::InvalidState,
-        "another call is running on this trainer: use a trainer from one thread at a time",
+        "another call is running on this trainer (a callback of it, or another thread): call again after it has \
+         returned, and use a trainer from one thread at a time",
     )
 }
 

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use crate::base::{Dims, Error, Result, Status};
+use crate::base::{Dims, Error, Result, Status, check_f32};
 use crate::capi::argument::Text;
 use crate::capi::enums::Enum;
 use crate::capi::guard::guard;
@@ -24,7 +24,7 @@ sized_struct! {
         num_key_value_heads: u64 = 0 => SIZE.or(0.0),
         head_dim: u64 = 0 => Values::between(2.0, SIZE_MAX as f64).or(0.0),
         max_position_embeddings: u64 = 0 => Values::at_least(1.0).unit("tokens"),
-        rms_norm_eps: f64 = 1e-5 => Values::between(0.0, f32::MAX as f64),
+        rms_norm_eps: f64 = 1e-5 => Values::f32_at_least(0.0),
         rope_theta: f64 = 10_000.0,
         qkv_bias: u32 = 0 => Values::FLAG,
         o_bias: u32 = 0 => Values::FLAG,
@@ -69,6 +69,13 @@ const LAYER_WORDS: usize = 4;
 pub fn model_config(raw: &hz_model_config_t) -> Result<ModelConfig> {
     let heads = size(raw.num_attention_heads, "num_attention_heads")?;
     let width = size(raw.hidden_size, "hidden_size")?;
+    if width == 0 {
+        return Err(Error::argument(
+            "hidden_size is 0: fill in the model, or take one from hz_model_config_from_preset or \
+             hz_model_config_from_hf",
+        ));
+    }
+    check_f32("rms_norm_eps", raw.rms_norm_eps, 0.0)?;
     let d = match chosen_size(raw.head_dim, "head_dim")? {
         Some(d) => d,
         None if heads > 0 && width % heads == 0 => width / heads,

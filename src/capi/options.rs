@@ -41,8 +41,8 @@ sized_struct! {
         beta1: f64 = AdamOptions::default().beta1 => BETA,
         beta2: f64 = AdamOptions::default().beta2 => BETA,
         eps: f64 = AdamOptions::default().eps => EPS,
-        weight_decay: f64 = AdamOptions::default().weight_decay => Values::at_least(0.0),
-        clip: f64 = TrainerOptions::default().clip => Values::at_least(0.0),
+        weight_decay: f64 = AdamOptions::default().weight_decay => Values::f32_at_least(0.0),
+        clip: f64 = TrainerOptions::default().clip => Values::f32_at_least(0.0),
         grad_place: u32 = PLACES.number(None) => Values::of(&PLACES),
         sweeps: u32 = 0 => Values::between(0.0, COUNT_MAX as f64),
         layers: In<hz_layer_placement_t> = In::NULL,
@@ -140,7 +140,7 @@ pub(super) enum Side {
 pub(super) const BETA: Values = Values::below(0.0, 1.0);
 
 /// The eps of AdamW, which is positive as an f32.
-pub(super) const EPS: Values = Values::at_least(EPS_MIN);
+pub(super) const EPS: Values = Values::f32_at_least(EPS_MIN);
 
 /// The memory limits; logs a warning if `host_mem` exceeds what the machine reports.
 pub(super) fn limits(stated: Option<usize>) -> Limits {
@@ -193,8 +193,10 @@ pub(super) fn layer_placement(
     };
     if first >= end || end > layers {
         return Err(Error::argument(format!(
-            "layers[{index}].first is {first} and layers[{index}].count is {}; num_hidden_layers is {layers}",
-            raw.count
+            "layers[{index}].first is {first} and layers[{index}].count is {}; layers first .. first+count-1 must be in \
+             0 .. {} (num_hidden_layers - 1)",
+            raw.count,
+            layers - 1
         )));
     }
     let auto = LayerPlacement::default();

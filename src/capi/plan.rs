@@ -5,7 +5,7 @@ use std::path::Path;
 
 use serde_json::{Map, Value, json};
 
-use crate::base::{Error, Result, Status};
+use crate::base::{Error, Name, Result, Status};
 use crate::capi::argument::{LentText, OutPointer, Text};
 use crate::capi::guard::guard;
 use crate::capi::handle::{Handle, HandleKind, Object, Table};
@@ -75,11 +75,12 @@ impl hz_plan_t {
         fixed: &Fixed,
     ) -> Result<Self> {
         let machine = Description::open(machine)?;
+        options.device = choice(options.device, &machine)?;
+        options.device.supports(config, options.shape)?;
         let limits = MemoryLimits::of(&machine, options.device_mem, options.host_mem);
         let planned = Planned::search("", config, &options, &machine, limits, fixed, Why::Gains)?;
         let plan = planned.plan().clone();
         options.place(&plan.policy.placement);
-        options.device = choice(options.device, &machine);
         let summary = hz_plan_summary_t {
             step_seconds: planned.found.step_ns as f64 / 1e9,
             tokens_per_second: planned.tokens_per_second,
@@ -97,7 +98,7 @@ impl hz_plan_t {
     /// Errors: `DeviceUnavailable` if the chosen device is missing or is not the machine's.
     pub(super) fn trainer(&self) -> Result<(&ModelConfig, &TrainerOptions)> {
         if let Some(machine) = &self.machine {
-            check_device(machine, self.options.device, device_info(self.options.device))?;
+            check_device(machine, device_info(self.options.device))?;
         }
         Ok((&self.config, &self.options))
     }
@@ -118,37 +119,39 @@ impl hz_plan_t {
 }
 
 /// The device for a plan: for `auto` the machine's kind.
-fn choice(asked: DeviceChoice, machine: &Description) -> DeviceChoice {
-    match asked {
-        DeviceChoice::Auto if machine.shared => DeviceChoice::Cpu,
-        DeviceChoice::Auto => DeviceChoice::Cuda(0),
-        DeviceChoice::Cpu | DeviceChoice::Cuda(_) => asked,
-    }
+///
+/// Errors: a device of another kind (`InvalidArgument`).
+fn choice(asked: DeviceChoice, machine: &Description) -> Result<DeviceChoice> {
+    let (found, has) = match asked {
+        DeviceChoice::Auto if machine.shared => return Ok(DeviceChoice::Cpu),
+        DeviceChoice::Auto => return Ok(DeviceChoice::Cuda(0)),
+        DeviceChoice::Cpu if !machine.shared => ("cpu", "a CUDA device"),
+        DeviceChoice::Cuda(_) if machine.shared => ("cuda", "the CPU device"),
+        DeviceChoice::Cpu | DeviceChoice::Cuda(_) => return Ok(asked),
+    };
+    Err(Error::argument(format!(
+        "{}, but the machine {} has {has}: use {}, or another machine",
+        Name::Device.is(found),
+        machine.name,
+        Name::Device.is("auto")
+    )))
 }
 
-/// Checks that a device has the kind and the name of the machine's. `found` describes the device of
-/// `choice`.
-fn check_device(machine: &Description, choice: DeviceChoice, found: Result<DeviceInfo>) -> Result<()> {
+/// Checks that a device, of the machine's kind, has the name of the machine's.
+fn check_device(machine: &Description, found: Result<DeviceInfo>) -> Result<()> {
     let Description { name, about, .. } = machine;
     let refused = |why: String| {
         format!("the plan is for the machine {name} ({about}): {why}; search a plan for this machine")
     };
     match found {
+        Ok(device) if device.hardware.as_ref().is_none_or(|hardware| machine.has(hardware)) => Ok(()),
         Ok(device) => {
-            let is_cpu = choice == DeviceChoice::Cpu;
-            let named = device.hardware.as_ref().is_none_or(|hardware| machine.has(hardware));
-            if is_cpu == machine.shared && named {
-                return Ok(());
-            }
-            let wanted = match &machine.device {
-                _ if machine.shared => "the CPU device".to_owned(),
-                Some(wanted) => format!("a CUDA device named {wanted}"),
-                None => "a CUDA device".to_owned(),
-            };
-            let why = format!("it needs {wanted}, the options choose {}", device.name);
+            let wanted = machine.device.as_deref().unwrap_or_default();
+            let why = format!("it needs a CUDA device named {wanted}, the options choose {}", device.name);
             Err(Error::new(Status::DeviceUnavailable, refused(why)))
         }
-        Err(error) => Err(error.map(refused)),
+        // The CPU cannot follow a plan for a GPU.
+        Err(error) => Err(error.map(|message| refused(message.replace(&Name::without_gpu(), "")))),
     }
 }
 
@@ -306,27 +309,26 @@ mod tests {
     #[test]
     fn a_plan_runs_only_on_the_device_it_was_searched_for() {
         let [h200, cpu] = ["h200", "cpu"].map(|name| Description::shipped(name).unwrap());
-        let (cuda, host) = (DeviceChoice::Cuda(1), DeviceChoice::Cpu);
         let here = device("cpu (2 threads, avx2)", None);
         let gpu = |name| device(&format!("cuda:1 ({name})"), Some(name));
-        assert_eq!(check_device(&h200, cuda, Ok(gpu("NVIDIA H200"))), Ok(()));
-        assert_eq!(check_device(&cpu, host, Ok(here.clone())), Ok(()));
+        assert_eq!(check_device(&h200, Ok(gpu("NVIDIA H200"))), Ok(()));
+        assert_eq!(check_device(&cpu, Ok(here)), Ok(()));
         let any = Description { device: None, ..h200.clone() };
-        assert_eq!(check_device(&any, cuda, Ok(gpu("NVIDIA L40S"))), Ok(()));
-        let refused = |machine: &Description, choice, found: Result<DeviceInfo>, words: &[&str]| {
-            let error = check_device(machine, choice, found).unwrap_err();
+        assert_eq!(check_device(&any, Ok(gpu("NVIDIA L40S"))), Ok(()));
+        let refused = |found: Result<DeviceInfo>, words: &str| {
+            let error = check_device(&h200, found).unwrap_err();
             assert_eq!(error.status(), Status::DeviceUnavailable);
-            for word in [&machine.name[..], &machine.about[..]].iter().chain(words) {
+            for word in [&h200.name[..], &h200.about[..], words] {
                 assert!(error.message().contains(word), "no {word} in: {error}");
             }
+            assert!(!error.message().contains("without a GPU"), "{error}");
         };
-        let other = gpu("NVIDIA GH200 480GB");
-        refused(&h200, cuda, Ok(other), &["named H200", "cuda:1 (NVIDIA GH200 480GB)"]);
-        refused(&h200, host, Ok(here.clone()), &["named H200", "cpu (2 threads, avx2)"]);
-        refused(&any, host, Ok(here), &["a CUDA device,", "cpu (2 threads, avx2)"]);
-        refused(&cpu, cuda, Ok(gpu("NVIDIA H200")), &["the CPU device", "cuda:1 (NVIDIA H200)"]);
-        let missing = Error::new(Status::DeviceUnavailable, "device cuda:1 is not there");
-        refused(&h200, cuda, Err(missing), &["cuda:1 is not there"]);
+        refused(
+            Ok(gpu("NVIDIA GH200 480GB")),
+            "a CUDA device named H200, the options choose cuda:1 (NVIDIA GH200 480GB)",
+        );
+        let missing = format!("device cuda:1 is not there{}", Name::without_gpu());
+        refused(Err(Error::new(Status::DeviceUnavailable, missing)), "cuda:1 is not there; search");
     }
 
     #[test]
@@ -355,9 +357,10 @@ mod tests {
     #[test]
     fn device_auto_means_the_kind_of_the_machine() {
         let [h200, cpu] = ["h200", "cpu"].map(|name| Description::shipped(name).unwrap());
-        assert_eq!(choice(DeviceChoice::Auto, &h200), DeviceChoice::Cuda(0));
-        assert_eq!(choice(DeviceChoice::Auto, &cpu), DeviceChoice::Cpu);
-        assert_eq!(choice(DeviceChoice::Cuda(2), &h200), DeviceChoice::Cuda(2));
-        assert_eq!(choice(DeviceChoice::Cpu, &h200), DeviceChoice::Cpu);
+        assert_eq!(choice(DeviceChoice::Auto, &h200), Ok(DeviceChoice::Cuda(0)));
+        assert_eq!(choice(DeviceChoice::Auto, &cpu), Ok(DeviceChoice::Cpu));
+        assert_eq!(choice(DeviceChoice::Cuda(2), &h200), Ok(DeviceChoice::Cuda(2)));
+        assert_eq!(choice(DeviceChoice::Cpu, &h200).unwrap_err().status(), Status::InvalidArgument);
+        assert_eq!(choice(DeviceChoice::Cuda(0), &cpu).unwrap_err().status(), Status::InvalidArgument);
     }
 }

@@ -154,10 +154,10 @@ fn fields_of(what: &str) -> String {
 /// Checks that `pointer`, the parameter `what`, is neither NULL nor misaligned.
 fn check<T: SizedStruct>(pointer: *const T, what: &str) -> Result<()> {
     if pointer.is_null() {
-        return Err(Error::argument(format!("{what} is NULL; it must point to a {}", T::NAME)));
+        return Err(Error::argument(format!("{what} is NULL; it must point to an {}", T::NAME)));
     }
     if !pointer.is_aligned() {
-        return Err(Error::argument(format!("{what} is not aligned for a {}", T::NAME)));
+        return Err(Error::argument(format!("{what} is not aligned for an {}", T::NAME)));
     }
     Ok(())
 }

@@ -44,6 +44,11 @@ impl Values {
         Values { range: [Some(min), None], ..Values::ANY }
     }
 
+    /// At least `min`, and finite as f32.
+    pub const fn f32_at_least(min: f64) -> Values {
+        Values::between(min, f32::MAX as f64)
+    }
+
     /// From `min` to `max`.
     pub const fn between(min: f64, max: f64) -> Values {
         Values { range: [Some(min), Some(max)], ..Values::ANY }

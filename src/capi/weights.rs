@@ -27,8 +27,8 @@ sized_struct! {
 sized_struct! {
     hz_tensor_options_t, hz_tensor_options_init {
         frozen: u32 = 0 => Values::FLAG,
-        lr_scale: f64 = 1.0 => Values::between(0.0, f32::MAX as f64),
-        weight_decay: f64 = DECAY_DEFAULT => Values::between(0.0, f32::MAX as f64).or(DECAY_DEFAULT),
+        lr_scale: f64 = 1.0 => Values::f32_at_least(0.0),
+        weight_decay: f64 = DECAY_DEFAULT => Values::f32_at_least(0.0).or(DECAY_DEFAULT),
     }
 }
 

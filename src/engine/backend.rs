@@ -63,7 +63,7 @@ impl DeviceChoice {
     /// Errors: CUDA is installed and cannot count its devices.
     pub fn resolve(self, config: &ModelConfig, shape: Shape) -> Result<DeviceChoice> {
         let first = self.or_first()?;
-        let fits = self == first || workspace::supports(&config.dims, shape).is_ok();
+        let fits = self == first || first.supports(config, shape).is_ok();
         Ok(if fits { first } else { DeviceChoice::Cpu })
     }
 
@@ -83,6 +83,15 @@ impl DeviceChoice {
                 cuda::open(ordinal, CudaOptions::default(), None).map(drop)
             }
             _ => Ok(()),
+        }
+    }
+
+    /// Checks that the kernels of a [resolved](DeviceChoice::resolve) device support a model and the
+    /// shape of its micro-batches (`Unsupported`).
+    pub fn supports(self, config: &ModelConfig, shape: Shape) -> Result<()> {
+        match self {
+            DeviceChoice::Auto | DeviceChoice::Cpu => Ok(()),
+            DeviceChoice::Cuda(_) => workspace::supports(&config.dims, shape),
         }
     }
 
@@ -140,7 +149,7 @@ pub fn autotune(config: &ModelConfig, options: &TrainerOptions, note: &mut dyn F
         )));
     };
     config.validate()?;
-    workspace::supports(&config.dims, options.shape)?;
+    options.device.supports(config, options.shape)?;
     let layout = Layout::new(config);
     let numeric = options.numeric(&layout, options.device.activation_dtype())?;
     let Numeric { shape, logits_chunk, .. } = numeric;
@@ -216,13 +225,11 @@ impl Backend {
 ///
 /// Errors: its kernels do not support the model.
 pub fn plan_on(choice: DeviceChoice, config: &ModelConfig, plan: Plan, pinning: Pinning) -> Result<Plan> {
-    match choice {
-        DeviceChoice::Auto | DeviceChoice::Cpu => Ok(plan),
-        DeviceChoice::Cuda(_) => {
-            workspace::supports(&config.dims, plan.policy.numeric.shape)?;
-            Ok(plan.discrete(pinning))
-        }
-    }
+    choice.supports(config, plan.policy.numeric.shape)?;
+    Ok(match choice {
+        DeviceChoice::Auto | DeviceChoice::Cpu => plan,
+        DeviceChoice::Cuda(_) => plan.discrete(pinning),
+    })
 }
 
 mod cuda {

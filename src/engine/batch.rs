@@ -1,6 +1,6 @@
 //! Micro-batches as callers pass them, and their checks.
 
-use crate::base::{Error, IGNORED_TARGET, Result, Shape, Status, phrase};
+use crate::base::{Error, IGNORED_TARGET, Result, Shape, Status, phrase, with_capacity};
 
 /// One micro-batch: sequences of tokens, row-major `[b, t]`, with b ≤ B and t ≤ T of the trainer.
 ///
@@ -21,6 +21,15 @@ pub struct Batch<'a> {
     pub sequence_length: Option<usize>,
 }
 
+/// A call that needs targets.
+#[derive(Clone, Copy, Debug)]
+pub enum Call {
+    /// A training step.
+    Step,
+    /// An evaluation.
+    Evaluation,
+}
+
 /// Contribution of a batch to the loss's denominator and to the totals.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct BatchSums {
@@ -33,21 +42,39 @@ pub struct BatchSums {
 }
 
 impl BatchSums {
-    /// Refuses a step whose weights sum to 0.
-    pub fn require_weight(self) -> Result<()> {
-        self.require(self.weight > 0.0, "is ignored (-100) or has weight 0")
+    /// The factor of gradients that divides the loss by the sum of the weights.
+    pub fn loss_scale(weight: f64) -> f32 {
+        (1.0 / weight) as f32
+    }
+
+    /// Refuses weights that sum to 0 (`NoTarget`), or whose sum has no f32 inverse of full precision
+    /// (`InvalidArgument`).
+    pub fn require_weight(self, call: Call) -> Result<()> {
+        self.require(self.weight > 0.0, call, "is ignored (-100) or has weight 0")?;
+        if BatchSums::loss_scale(self.weight).is_normal() {
+            return Ok(());
+        }
+        Err(Error::argument(format!(
+            "the weights of the targets sum to {:e}; the sum divides the loss in f32, so it must be at least 3e-39 and \
+             at most 8e37: scale all weights by one factor, which does not change the loss",
+            self.weight
+        )))
     }
 
     /// Refuses a step in which every target is ignored.
     pub fn require_target(self) -> Result<()> {
-        self.require(self.targets > 0, "is ignored (-100)")
+        self.require(self.targets > 0, Call::Step, "is ignored (-100)")
     }
 
-    fn require(self, has_target: bool, otherwise: &str) -> Result<()> {
+    fn require(self, has_target: bool, call: Call, otherwise: &str) -> Result<()> {
         if has_target {
             return Ok(());
         }
-        let message = format!("every target of the step {otherwise}: there is nothing to learn from");
+        let (call, outcome) = match call {
+            Call::Step => ("step", "learn from"),
+            Call::Evaluation => ("evaluation", "evaluate"),
+        };
+        let message = format!("every target of the {call} {otherwise}: there is nothing to {outcome}");
         Err(Error::new(Status::NoTarget, message))
     }
 }
@@ -116,17 +143,17 @@ impl<'a> Batch<'a> {
 
     /// Pads a checked batch; `None` if it has this shape already. Padding repeats the first token,
     /// so that it adds no row of the embedding, and continues the last document of its sequence.
-    pub(super) fn padded(&self, shape: Shape) -> Option<Padded> {
+    pub(super) fn padded(&self, shape: Shape) -> Result<Option<Padded>> {
         let own = self.shape(shape);
         if own == shape {
-            return None;
+            return Ok(None);
         }
-        Some(Padded {
-            tokens: pad(self.tokens, own, shape, self.tokens[0], |_| self.tokens[0]),
-            targets: pad(self.targets, own, shape, IGNORED_TARGET, |_| IGNORED_TARGET),
-            weights: self.weights.map(|weights| pad(weights, own, shape, 0.0, |_| 0.0)),
-            starts: self.starts.map(|starts| pad(starts, own, shape, 0, |last| last)),
-        })
+        Ok(Some(Padded {
+            tokens: pad(self.tokens, own, shape, self.tokens[0], |_| self.tokens[0])?,
+            targets: pad(self.targets, own, shape, IGNORED_TARGET, |_| IGNORED_TARGET)?,
+            weights: self.weights.map(|weights| pad(weights, own, shape, 0.0, |_| 0.0)).transpose()?,
+            starts: self.starts.map(|starts| pad(starts, own, shape, 0, |last| last)).transpose()?,
+        }))
     }
 
     /// Checks every value against the trainer's shape and vocabulary. `batch` is the text before the
@@ -180,14 +207,14 @@ impl<'a> Batch<'a> {
 
 /// Pads an array from a shape to a larger one: `below` for additional sequences, and on the right of
 /// each sequence `right` of its last value.
-fn pad<T: Copy>(values: &[T], from: Shape, to: Shape, below: T, right: impl Fn(T) -> T) -> Vec<T> {
-    let mut padded = Vec::with_capacity(to.n());
+fn pad<T: Copy>(values: &[T], from: Shape, to: Shape, below: T, right: impl Fn(T) -> T) -> Result<Vec<T>> {
+    let mut padded = with_capacity(to.n())?;
     for sequence in values.chunks_exact(from.t) {
         padded.extend_from_slice(sequence);
         padded.resize(padded.len() + to.t - from.t, right(sequence[from.t - 1]));
     }
     padded.resize(to.n(), below);
-    padded
+    Ok(padded)
 }
 
 fn in_vocabulary(id: i32, vocabulary: usize) -> bool {

@@ -1,7 +1,7 @@
 //! Arrays that kernels need in addition to a batch's own: positions, document bounds and the rows
 //! of each token. Computed on the host, once per batch.
 
-use crate::base::Shape;
+use crate::base::{Result, Shape, filled};
 use crate::engine::Batch;
 
 /// The rows of a micro-batch by document and by token. The buffers are reused for every batch. The
@@ -25,18 +25,17 @@ pub struct Derived {
 
 impl Derived {
     /// Allocates for batches of a shape.
-    pub fn new(shape: Shape) -> Self {
+    pub fn new(shape: Shape) -> Result<Self> {
         let n = shape.n();
-        let row = || vec![0; n];
-        Derived {
+        Ok(Derived {
             shape,
-            positions: row(),
-            doc_start: row(),
-            doc_end: row(),
-            order: row(),
-            first: vec![0; n + 1],
+            positions: filled(0, n)?,
+            doc_start: filled(0, n)?,
+            doc_end: filled(0, n)?,
+            order: filled(0, n)?,
+            first: filled(0, n + 1)?,
             distinct: 0,
-        }
+        })
     }
 
     /// Computes the arrays of a checked batch.
@@ -81,7 +80,7 @@ mod tests {
     use super::*;
 
     fn derived(shape: Shape, tokens: &[i32], starts: Option<&[i32]>) -> Derived {
-        let mut derived = Derived::new(shape);
+        let mut derived = Derived::new(shape).unwrap();
         // An earlier batch must leave no trace.
         let other: Vec<i32> = (0..shape.n() as i32).map(|row| row % shape.t as i32).collect();
         derived.fill(&Batch { starts: Some(&other), ..Batch::new(&other, &other) });

@@ -7,6 +7,7 @@
 //! The issuing thread gathers before it issues a list. If the tokens of a step were announced a
 //! step earlier, AdamW of that earlier step gathers their rows as soon as it has updated them.
 
+use crate::base::{Result, filled, with_capacity};
 use crate::host::Pool;
 
 /// Rows per tile of the thread pool.
@@ -26,8 +27,8 @@ pub struct Numbers {
 
 impl Numbers {
     /// An empty set of tokens, for a vocabulary of this size.
-    pub fn of(vocabulary: usize) -> Self {
-        Numbers { number: vec![NONE; vocabulary], tokens: Vec::with_capacity(vocabulary) }
+    pub fn of(vocabulary: usize) -> Result<Self> {
+        Ok(Numbers { number: filled(NONE, vocabulary)?, tokens: with_capacity(vocabulary)? })
     }
 
     /// The number of distinct tokens.
@@ -95,7 +96,7 @@ mod tests {
         let (vocabulary, counts) = (300, [1, 7, 500]);
         let pool = Pool::over(3, &Topology::read()).unwrap();
         let table: Vec<u8> = (0..vocabulary * ROW).map(|at| (at * 7 + at / 256 + 3) as u8).collect();
-        let mut numbers = Numbers::of(vocabulary);
+        let mut numbers = Numbers::of(vocabulary).unwrap();
         // Lists reuse the same memory.
         for round in 0..3 {
             numbers.clear();

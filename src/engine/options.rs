@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use crate::base::{DType, Error, Name, Result, Shape};
+use crate::base::{DType, Error, Name, Result, Shape, check_f32};
 use crate::engine::DeviceChoice;
 use crate::host::{Pinning, check_threads};
 use crate::model::{Layout, ModelConfig};
@@ -103,13 +103,7 @@ impl TrainerOptions {
     pub fn numeric(&self, layout: &Layout, activation_dtype: DType) -> Result<Numeric> {
         check_threads(self.threads())?;
         self.adam.check()?;
-        if !(self.clip.is_finite() && self.clip >= 0.0) {
-            return Err(Error::argument(format!(
-                "{} is {}; it must be finite and ≥ 0 (0 = off)",
-                Name::Clip,
-                self.clip
-            )));
-        }
+        check_f32(Name::Clip, self.clip, 0.0)?;
         let vocabulary = layout.unit(layout.embedding()).tensors[0].shape[0];
         let chunk = self.logits_chunk.unwrap_or(match activation_dtype {
             DType::F32 => ((8 << 20) / vocabulary).max(16),

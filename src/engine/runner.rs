@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use crate::base::{ChunkIndex, MicroIndex, Result, UnitIndex};
 use crate::device::{Device, DeviceSpan, Lane, Work};
+use crate::engine::batch::BatchSums;
 use crate::engine::operation_memory::OperationMemory;
 use crate::engine::options::AdamOptions;
 use crate::engine::save::Saving;
@@ -150,7 +151,7 @@ impl Runner {
     fn run(&self, pass: PassId, memory: &OperationMemory, step_state: &StepState) {
         let micro = memory.operation.micro().unwrap_or(MicroIndex(0));
         let scalars = Scalars {
-            loss_scale: (1.0 / step_state.inputs().weight) as f32,
+            loss_scale: BatchSums::loss_scale(step_state.inputs().weight),
             distinct: self.store.distinct(micro),
         };
         for op in &self.plan.passes.get(pass).ops {

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed};
 
 use parking_lot::RwLock;
 
-use crate::base::UnitIndex;
+use crate::base::{Result, UnitIndex};
 use crate::engine::cancel::Phase;
 use crate::engine::gather::Numbers;
 
@@ -63,8 +63,8 @@ const NONE: u32 = u32::MAX;
 
 impl StepState {
     /// A state for steps over a vocabulary of `vocabulary` tokens.
-    pub fn new(vocabulary: usize) -> Self {
-        StepState { next: RwLock::new(Numbers::of(vocabulary)), ..StepState::default() }
+    pub fn new(vocabulary: usize) -> Result<Self> {
+        Ok(StepState { next: RwLock::new(Numbers::of(vocabulary)?), ..StepState::default() })
     }
 
     /// Sets the inputs of a list, resets the results and opens the phase.

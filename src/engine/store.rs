@@ -13,8 +13,8 @@ use parking_lot::Mutex;
 
 use crate::base::format::several;
 use crate::base::{
-    ChunkIndex, DType, Error, MicroIndex, MicroSlotIndex, Name, Result, Shape, Status, UnitIndex, master,
-    phrase,
+    ChunkIndex, DType, Error, MicroIndex, MicroSlotIndex, Name, Result, Shape, Status, UnitIndex, filled,
+    master, phrase, with_capacity,
 };
 use crate::device::Device;
 use crate::engine::batch::{Batch, Padded};
@@ -82,10 +82,10 @@ impl Store {
             optimizer: plan.policy.mode.optimizer(),
             wire: arena(wire_bytes, device.wire_memory(wire_bytes))?,
             state: arena(plan.host.state_bytes(), MemoryKind::Plain)?,
-            ones: vec![1.0; plan.policy.numeric.shape.n()],
-            derived: Mutex::new(Derived::new(plan.policy.numeric.shape)),
+            ones: filled(1.0, plan.policy.numeric.shape.n())?,
+            derived: Mutex::new(Derived::new(plan.policy.numeric.shape)?),
             distinct: (0..plan.micros_max).map(|_| AtomicUsize::new(0)).collect(),
-            numbers: Mutex::new(Numbers::of(layout.unit(layout.embedding()).tensors[0].shape[0])),
+            numbers: Mutex::new(Numbers::of(layout.unit(layout.embedding()).tensors[0].shape[0])?),
             gathered: AtomicUsize::new(0),
         })
     }
@@ -209,8 +209,11 @@ impl Store {
     }
 
     /// Reads the row of logits.
-    pub fn read_logits(&self) -> Vec<f32> {
-        self.values(self.logits()).to_vec()
+    pub fn read_logits(&self) -> Result<Vec<f32>> {
+        let logits = self.values(self.logits());
+        let mut read = with_capacity(logits.len())?;
+        read.extend_from_slice(logits);
+        Ok(read)
     }
 
     /// f32 `[N]`: a micro-batch's downloaded log-probabilities, then their gradient for upload.
@@ -256,8 +259,8 @@ impl Store {
     }
 
     /// Pads a checked batch, and copies it and its derived arrays to its staging buffer.
-    pub fn stage(&self, micro: MicroIndex, batch: &Batch) {
-        let padded = batch.padded(self.shape);
+    pub fn stage(&self, micro: MicroIndex, batch: &Batch) -> Result<()> {
+        let padded = batch.padded(self.shape)?;
         let batch = &padded.as_ref().map_or(*batch, Padded::batch);
         let memory = self.map.batch(micro);
         let derived = &mut *self.derived.lock();
@@ -277,6 +280,7 @@ impl Store {
             self.values_mut(self.wire(range)).copy_from_slice(values);
         }
         self.distinct[micro.at()].store(derived.distinct, Relaxed);
+        Ok(())
     }
 
     /// Gathers the rows of an untied embedding that the first `micros` staged batches use into the

@@ -6,7 +6,7 @@
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 
-use crate::base::{Error, Result, UnitIndex};
+use crate::base::{Result, UnitIndex, check_f32};
 use crate::model::{Layout, TensorLayout};
 
 /// AdamW options of a tensor.
@@ -29,15 +29,10 @@ impl Default for TensorOptions {
 }
 
 impl TensorOptions {
-    /// Refuses values that are negative or not finite, by name.
+    /// Refuses values that are negative or not finite as f32, by name.
     pub fn check(&self) -> Result<()> {
-        let decay = self.weight_decay.unwrap_or(0.0);
-        for (name, value) in [("lr_scale", self.lr_scale), ("weight_decay", decay)] {
-            if !(value >= 0.0 && (value as f32).is_finite()) {
-                return Err(Error::argument(format!("{name} is {value}; it must be finite and at least 0")));
-            }
-        }
-        Ok(())
+        check_f32("lr_scale", self.lr_scale, 0.0)?;
+        check_f32("weight_decay", self.weight_decay.unwrap_or(0.0), 0.0)
     }
 }
 

@@ -6,7 +6,7 @@
 
 use std::mem::{Discriminant, discriminant};
 
-use crate::base::{MicroIndex, Result};
+use crate::base::{MicroIndex, Result, filled};
 use crate::device::Lane;
 use crate::engine::Batch;
 use crate::engine::runner::Runner;
@@ -34,10 +34,10 @@ impl Runner {
     /// Errors: those of the launches, with their operation.
     pub fn warm_up(&self) -> Result<()> {
         let micros = self.plan.micros_max.min(MICROS);
-        let zeros = vec![0; self.plan.policy.numeric.shape.n()];
+        let zeros = filled(0, self.plan.policy.numeric.shape.n())?;
         let batch = Batch::new(&zeros, &zeros);
         for micro in (0..micros).map(MicroIndex::from) {
-            self.store.stage(micro, &batch);
+            self.store.stage(micro, &batch)?;
             self.upload(self.at(self.plan.device.batch(micro).whole), self.store.batch(micro))?;
         }
         let step_state = &self.step_states[0];

@@ -139,7 +139,7 @@ impl Arena {
         {
             return Err(Error::new(
                 Status::Unsupported,
-                format!("cannot bind an arena of {} to NUMA nodes {nodes:?}: {error}", Size(bytes)),
+                format!("cannot bind an arena of {} to {}: {error}", Size(bytes), named(&nodes)),
             ));
         }
         Ok(arena)
@@ -303,7 +303,8 @@ fn nodes_of(
     };
     let Some(node) = topology.node(index).filter(|node| node.memory_bytes > 0) else {
         return Err(Error::argument(format!(
-            "there is no memory on node {index}; this process may use the memory of nodes {with_memory:?}"
+            "there is no memory on node {index}; this process may use that of {}",
+            named(&with_memory)
         )));
     };
     if bytes > node.available_bytes {
@@ -368,6 +369,12 @@ fn map(
     }
     let pages = if linux::advise_huge(base, small).is_ok() { Pages::Transparent } else { Pages::Small };
     Ok((base, small, pages))
+}
+
+/// Nodes in words: `node 0`, `nodes 0, 1`.
+fn named(nodes: &[u32]) -> String {
+    let numbers: Vec<String> = nodes.iter().map(u32::to_string).collect();
+    format!("node{} {}", if nodes.len() == 1 { "" } else { "s" }, numbers.join(", "))
 }
 
 #[cfg(test)]

@@ -4,7 +4,7 @@ use std::fmt;
 use std::fs;
 use std::path::Path;
 
-use crate::base::format::Size;
+use crate::base::format::{Size, several};
 use crate::base::{Error, Result, Status};
 
 /// Bytes of a huge page.
@@ -69,9 +69,10 @@ impl HugePages {
             Pages::Explicit if need > self.explicit_free => Err(Error::new(
                 Status::OutOfHostMemory,
                 format!(
-                    "{} need {need} explicit huge pages of 2 MiB, {} are free: raise /proc/sys/vm/nr_hugepages, or use \
+                    "{} need {} of 2 MiB, {} are free: raise /proc/sys/vm/nr_hugepages, or use \
                      other pages",
                     Size(bytes),
+                    several(need, "explicit huge page"),
                     self.explicit_free
                 ),
             )),

@@ -103,7 +103,9 @@ impl ModelConfig {
                 _ => SIZE_MAX,
             };
             if !(1..=most).contains(&size) {
-                return Err(Error::argument(format!("{name} is {size}; it must be 1 … {most}")));
+                let valid =
+                    if most == usize::MAX { "at least 1".to_owned() } else { format!("1 … {most}") };
+                return Err(Error::argument(format!("{name} is {size}; it must be {valid}")));
             }
         }
         if h % g != 0 {

@@ -8,7 +8,7 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use crate::base::{DType, Error, Result, Status};
+use crate::base::{DType, Error, Result, Status, phrase};
 use crate::device::Lane;
 use crate::plan::Machine;
 
@@ -142,11 +142,14 @@ impl Description {
 
     /// A built-in machine by name, or a machine from a file.
     ///
-    /// Errors: neither exists (`NotFound`); the file cannot be read, or is not a description
+    /// Errors: an empty name (`InvalidArgument`); neither exists (`NotFound`); the file cannot be read, or is not a description
     /// (`BadFormat`, with field and line).
     pub fn open(name_or_file: &str) -> Result<Description> {
         if let Some(shipped) = Description::shipped(name_or_file) {
             return Ok(shipped);
+        }
+        if name_or_file.is_empty() {
+            return Err(Error::argument(format!("{} is empty", phrase("--machine", "machine", "machine"))));
         }
         let path = Path::new(name_or_file);
         if !path.is_file() {
@@ -171,7 +174,12 @@ impl Description {
             } else {
                 ""
             };
-            Error::new(Status::BadFormat, format!("is not a machine description: {of}{error}{renamed}"))
+            Error::new(
+                Status::BadFormat,
+                format!(
+                    "is not a machine description, as `horizon calibrate` writes one: {of}{error}{renamed}"
+                ),
+            )
         })?;
         described.rates.check()?;
         let known = |field: &String| SHORT.iter().any(|(name, _)| name == field);

@@ -167,10 +167,7 @@ impl Presence {
         };
         Err(Error::new(
             Status::DeviceUnavailable,
-            format!(
-                "device cuda:{device} is not available: {found}; {} runs without a GPU",
-                Name::Device.is("cpu")
-            ),
+            format!("{} is not available: {found}{}", Name::cuda_device(device), Name::without_gpu()),
         ))
     }
 }

@@ -19,7 +19,7 @@
 //! al. 2024 (arXiv 2405.18392).
 
 use crate::base::format::several;
-use crate::base::{Error, Result};
+use crate::base::{Error, Result, check_f32};
 
 /// Decay of the learning rate after the warmup.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -65,12 +65,7 @@ impl LrSchedule {
     /// Checks that 0 ≤ `min_lr` ≤ `lr`, that both are finite, and that the warmup is not longer
     /// than the run.
     pub fn validate(&self) -> Result<()> {
-        if !(self.lr.is_finite() && self.lr >= 0.0) {
-            return Err(Error::argument(format!(
-                "the learning rate is {}; it must be finite and at least 0",
-                self.lr
-            )));
-        }
+        check_f32("the learning rate", self.lr, 0.0)?;
         if !(self.min_lr >= 0.0 && self.min_lr <= self.lr) {
             return Err(Error::argument(format!(
                 "the final learning rate (min-lr) is {}; it must be between 0 and the peak learning rate, {}",

@@ -289,6 +289,25 @@ static void test_misuse(void) {
     REFUSED(HZ_STATUS_INVALID_ARGUMENT, "count is 3; it must be 1 … micros_max, 2",
             hz_trainer_step(trainer, three, 3, 1e-3, &report));
 
+    /* The sum of the weights divides the loss in f32. */
+    rows_t light = rows;
+    for (size_t n = 0; n < N; n++) {
+        light.weights[n] = 0.0f;
+    }
+    bad = batch_of(&light);
+    bad.weights = light.weights;
+    REFUSED(HZ_STATUS_NO_TARGET, "has weight 0", hz_trainer_step(trainer, &bad, 1, 1e-3, &report));
+    const float sums[] = {1e-39f, 1e38f};
+    for (size_t i = 0; i < 2; i++) {
+        light.weights[0] = sums[i];
+        REFUSED(HZ_STATUS_INVALID_ARGUMENT, "it must be at least 3e-39 and at most 8e37",
+                hz_trainer_step(trainer, &bad, 1, 1e-3, &report));
+        REFUSED(HZ_STATUS_INVALID_ARGUMENT, "the weights of the targets sum to ",
+                hz_trainer_eval(trainer, &bad, 1, &eval));
+    }
+    REFUSED(HZ_STATUS_INVALID_ARGUMENT, "lr is 1e39; it must be finite, at least 0 and at most 3.4e38 (f32)",
+            hz_trainer_step(trainer, &good, 1, 1e39, &report));
+
     /* A step without targets accumulates nothing; an update keeps what is accumulated, until it is dropped. */
     static rows_t none;
     fill(&none);
@@ -297,7 +316,8 @@ static void test_misuse(void) {
     }
     bad = batch_of(&none);
     REFUSED(HZ_STATUS_NO_TARGET, "ignored", hz_trainer_step(trainer, &bad, 1, 1e-3, &report));
-    REFUSED(HZ_STATUS_NO_TARGET, "ignored", hz_trainer_eval(trainer, &bad, 1, &eval));
+    REFUSED(HZ_STATUS_NO_TARGET, "evaluation is ignored (-100) or has weight 0: there is nothing to evaluate",
+            hz_trainer_eval(trainer, &bad, 1, &eval));
     OK(hz_trainer_accumulate(trainer, &bad));
     REFUSED(HZ_STATUS_NO_TARGET, "ignored", hz_trainer_update(trainer, 1e-3, &report));
     REFUSED(HZ_STATUS_INVALID_STATE, "discard", hz_trainer_eval(trainer, &good, 1, &eval));

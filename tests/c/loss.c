@@ -128,8 +128,8 @@ static void test_placements(void) {
     CASE("layers[0].resident is 2", layers[0].resident = 2);
     CASE("layers[1].accumulator is 7", layers[1].accumulator = 7);
     CASE("layers[0].reserved is 1", layers[0].reserved = 1);
-    CASE("layers[0].first is 2 and layers[0].count is 0; num_hidden_layers is 2", layers[0].first = 2);
-    CASE("layers[1].first is 1 and layers[1].count is 2; num_hidden_layers is 2",
+    CASE("layers first .. first+count-1 must be in 0 .. 1 (num_hidden_layers - 1)", layers[0].first = 2);
+    CASE("layers[1].first is 1 and layers[1].count is 2; layers first",
          (layers[1].first = 1, layers[1].count = 2));
     CASE("layers[1].struct_size", layers[1].struct_size = 0);
     CASE("layers is NULL", options.layers = NULL);
@@ -163,7 +163,7 @@ static int32_t mean_loss(const float *logprobs, float *dlogprobs, size_t count, 
         dlogprobs[i] = -(float)(1.0 / counted);
     }
     /* The trainer is in use. */
-    REFUSED(HZ_STATUS_INVALID_STATE, "another call", hz_trainer_sync(mean->trainer));
+    REFUSED(HZ_STATUS_INVALID_STATE, "another call is running on this trainer (a callback of it,", hz_trainer_sync(mean->trainer));
     *out_loss = sum / counted;
     return mean->result;
 }

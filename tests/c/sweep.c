@@ -152,6 +152,7 @@ static void sweep_argument(call_t *call, size_t index) {
     case FACTOR:
         WRONG(.d = NAN);
         WRONG(.d = INFINITY);
+        WRONG(.d = 1e39); /* not an f32 */
         WRONG(.d = -INFINITY);
         break;
     case CALLBACK:

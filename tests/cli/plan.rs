@@ -92,7 +92,8 @@ fn an_impossible_plan_is_refused_with_an_alternative() {
     let large = ["plan", "--model", "llama3.1-405b", "--machine", "h200"];
     horizon(&large).badly(
         1,
-        &["; even with --mode compact and --clip 0, a step of 1 × 128 tokens needs 3.7 TiB of host memory"],
+        &["; even the smallest step that is tried, 1 × 128 tokens with --mode compact and --clip 0, needs 3.7 TiB of \
+           host memory"],
     );
     // The proposed mode is free to place gradients that mode streamed keeps on the host.
     let step =

@@ -440,7 +440,11 @@ fn arena_refuses_pages_and_nodes_that_the_machine_does_not_have() {
             Status::Unsupported,
             "cannot be bound to a node",
         ),
-        (take(4096, MemoryKind::Node(2), None), Status::InvalidArgument, "no memory on node 2"),
+        (
+            take(4096, MemoryKind::Node(2), None),
+            Status::InvalidArgument,
+            "no memory on node 2; this process may use that of node",
+        ),
         (
             take(8 << 20, MemoryKind::Node(1), None),
             Status::OutOfHostMemory,

@@ -383,7 +383,7 @@ fn a_refusal_proposes_the_first_combination_of_changes_that_fits() {
     case.host_limit = 1000;
     let error = refused(&case);
     assert!(
-        error.contains("; even with mode = Mode::Compact and clip = 0, a step of 1 × 128 tokens needs "),
+        error.contains("; even the smallest step that is tried, 1 × 128 tokens with mode = Mode::Compact and clip = 0, needs "),
         "{error}"
     );
     assert!(error.ends_with(" of host memory"), "{error}");
@@ -415,7 +415,7 @@ fn a_refusal_of_mode_streamed_proposes_other_modes_with_every_place_for_gradient
     // With a place fixed by the user, the least need is that of this place.
     let error = case.question(&on_host).search().unwrap_err();
     assert!(
-        error.message().contains("; even with mode = Mode::Compact and these options, a step of "),
+        error.message().contains(" tokens with mode = Mode::Compact and these options, needs "),
         "{error}"
     );
 }

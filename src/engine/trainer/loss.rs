@@ -4,7 +4,9 @@ use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 
 use super::steps::{Staged, check_lr, not_finite};
 use super::{StepReport, Trainer};
-use crate::base::{Error, IGNORED_TARGET, MicroIndex, Result, Shape, Status, find_non_finite, phrase};
+use crate::base::{
+    Error, IGNORED_TARGET, MicroIndex, Result, Shape, Status, filled, find_non_finite, phrase, with_capacity,
+};
 use crate::device::Lane;
 use crate::engine::Batch;
 use crate::engine::cancel::cancelled;
@@ -30,13 +32,14 @@ impl Trainer {
     pub fn logprobs(&mut self, batches: &[Batch]) -> Result<Vec<f32>> {
         let Staged { micros, .. } = self.stage_all(batches, |_, _| Ok(()))?;
         let shapes = self.shapes(batches);
+        let mut logprobs = with_capacity(rows(&shapes))?;
         self.run(Purpose::Logprobs(micros), Inputs::default())?;
         let looks = (0..micros).map(|micro| {
             let micro = MicroIndex::from(micro);
             Access::read(Resource::HostLogprobs { micro }, Content::Logprobs(micro))
         });
         self.outside(&looks.collect::<Vec<_>>())?;
-        let logprobs = self.host_logprobs(&shapes);
+        self.read_host_logprobs(&shapes, &mut logprobs);
         match find_non_finite(&logprobs, |logprob| logprob) {
             Some((row, value)) => Err(not_finite(format_args!("log-probability {row}"), value)),
             None => Ok(logprobs),
@@ -49,12 +52,12 @@ impl Trainer {
         batches.iter().map(|batch| batch.shape(most)).collect()
     }
 
-    /// The downloaded log-probabilities of batches of these shapes, without padding.
-    fn host_logprobs(&self, shapes: &[Shape]) -> Vec<f32> {
-        let micros = (0..).map(MicroIndex::from);
-        let sequences =
-            micros.zip(shapes).flat_map(|(micro, &shape)| self.runner.store.read_logprobs(micro, shape));
-        sequences.flatten().copied().collect()
+    /// Reads the downloaded log-probabilities of batches of these shapes, without padding.
+    fn read_host_logprobs(&self, shapes: &[Shape], logprobs: &mut Vec<f32>) {
+        for (micro, &shape) in (0..).map(MicroIndex::from).zip(shapes) {
+            let sequences = self.runner.store.read_logprobs(micro, shape);
+            sequences.for_each(|sequence| logprobs.extend_from_slice(sequence));
+        }
     }
 
     /// Runs one step with a custom loss (DPO, GRPO, …): forward of the whole step, then `loss` on
@@ -78,6 +81,8 @@ impl Trainer {
             trainer.runner.lists.get(Purpose::TrainWithLoss(staged.micros)).map(drop)
         })?;
         let shapes = self.shapes(batches);
+        // A list that is issued in part cannot end in an error, so memory is taken before.
+        let (mut logprobs, mut dlogprobs) = (with_capacity(rows(&shapes))?, filled(0.0, rows(&shapes))?);
         let targets: Vec<&[i32]> = batches.iter().map(|batch| batch.targets).collect();
         // Weight 1: the returned loss is the step's loss.
         let inputs = Inputs { lr, step: self.stats.steps + 1, weight: 1.0, row: 0 };
@@ -89,8 +94,7 @@ impl Trainer {
         let loss_at = loss_at.expect("the list has the loss");
         self.issue(&issued, step_state, 0..loss_at);
         self.reach_loss(&issued, loss_at)?;
-        let logprobs = self.host_logprobs(&shapes);
-        let mut dlogprobs = vec![0.0; logprobs.len()];
+        self.read_host_logprobs(&shapes, &mut logprobs);
         // The rest of the list is issued even after an error or a panic: waits of later lists refer
         // to it.
         let outcome = catch_unwind(AssertUnwindSafe(|| {
@@ -134,6 +138,11 @@ impl Trainer {
         store.set_loss_sum(loss);
         Ok(())
     }
+}
+
+/// The tokens of batches of these shapes.
+fn rows(shapes: &[Shape]) -> usize {
+    shapes.iter().map(|shape| shape.n()).sum()
 }
 
 /// Refuses a loss that is not finite, or such a gradient of a target that is not ignored.

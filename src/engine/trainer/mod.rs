@@ -50,7 +50,7 @@ pub struct StepReport {
     /// Tokens of the step's batches, ignored targets included, without the padding of
     /// [smaller batches](crate::engine::Batch).
     pub tokens: u64,
-    /// Unmasked targets of the step (supervised tokens).
+    /// Unmasked targets of the step (supervised tokens), those of weight 0 included.
     pub targets: u64,
 }
 
@@ -180,7 +180,7 @@ impl Trainer {
             plan,
             store,
             lists,
-            step_states: std::array::from_fn(|_| StepState::new(config.dims.v)),
+            step_states: [StepState::new(config.dims.v)?, StepState::new(config.dims.v)?],
             saving: Default::default(),
             kernels,
             device: device.clone(),
@@ -202,7 +202,7 @@ impl Trainer {
             checker,
             preparation: Arc::default(),
             staged: Vec::with_capacity(options.micros_max),
-            announced: Numbers::of(config.dims.v),
+            announced: Numbers::of(config.dims.v)?,
             gathered_by: None,
             step_state: 0,
             step_state_done: [None; STEP_STATES],

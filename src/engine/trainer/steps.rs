@@ -4,8 +4,10 @@ use std::fmt;
 
 use super::{EvalReport, StepReport, Trainer};
 use crate::base::format::several;
-use crate::base::{Error, IGNORED_TARGET, MicroIndex, Name, Result, Status, find_non_finite, phrase};
-use crate::engine::batch::{Batch, BatchSums, check_tokens};
+use crate::base::{
+    Error, IGNORED_TARGET, MicroIndex, Name, Result, Status, check_f32, filled, find_non_finite, phrase,
+};
+use crate::engine::batch::{Batch, BatchSums, Call, check_tokens};
 use crate::engine::step_state::Inputs;
 use crate::engine::task::Purpose;
 use crate::schedule::{Access, AdamWhen, Content, Resource};
@@ -30,10 +32,7 @@ impl Staged {
 }
 
 pub(super) fn check_lr(lr: f64) -> Result<()> {
-    if lr.is_finite() && lr >= 0.0 {
-        return Ok(());
-    }
-    Err(Error::argument(format!("{} is {lr}; it must be finite and ≥ 0", Name::LearningRate)))
+    check_f32(Name::LearningRate, lr, 0.0)
 }
 
 /// The error of a result that is not finite.
@@ -87,8 +86,7 @@ impl Trainer {
     /// Copies a checked micro-batch.
     fn stage(&mut self, micro: MicroIndex, batch: &Batch) -> Result<()> {
         self.outside(&[Access::write(Resource::HostBatch { micro }, Content::Batch(micro))])?;
-        self.runner.store.stage(micro, batch);
-        Ok(())
+        self.runner.store.stage(micro, batch)
     }
 
     /// Announces tokens of the step after the next one; may be called once per micro-batch. AdamW
@@ -126,8 +124,8 @@ impl Trainer {
     /// AdamW may still run.
     ///
     /// Errors before anything runs, after which the micro-batches stay staged: `lr` is negative or
-    /// not finite (`InvalidArgument`); nothing is staged (`InvalidState`); no supervised target
-    /// (`NoTarget`). Errors of the step, after which none is staged: a norm or loss that is not
+    /// not finite, or the weights of the targets sum to more or less than f32 can divide by
+    /// (`InvalidArgument`); nothing is staged (`InvalidState`); no supervised target (`NoTarget`). Errors of the step, after which none is staged: a norm or loss that is not
     /// finite (`NonFinite`: nothing changed; `StepPartial`: some units were updated, only with
     /// AdamW under backward); [cancelled](Trainer::canceller) (`Cancelled`: nothing changed).
     pub fn update(&mut self, lr: f64) -> Result<StepReport> {
@@ -141,7 +139,7 @@ impl Trainer {
             ));
         }
         let staged = Staged::of(&self.staged);
-        staged.sums.require_weight()?;
+        staged.sums.require_weight(Call::Step)?;
         self.staged.clear();
         self.train(staged, lr)
     }
@@ -184,7 +182,10 @@ impl Trainer {
             }
             _ => Err(Error::new(
                 Status::NonFinite,
-                format!("step {step}: {not_finite}; nothing was updated, the step number is unchanged"),
+                format!(
+                    "step {step}: {not_finite}; nothing was updated, the step number is unchanged: lower the learning \
+                     rate, check the data, or resume an earlier checkpoint"
+                ),
             )),
         };
         let Staged { micros, sums: BatchSums { tokens, targets, .. } } = staged;
@@ -213,7 +214,7 @@ impl Trainer {
     pub fn step(&mut self, batches: &[Batch], lr: f64) -> Result<StepReport> {
         self.usable()?;
         check_lr(lr)?;
-        let staged = self.stage_all(batches, |_, staged| staged.sums.require_weight())?;
+        let staged = self.stage_all(batches, |_, staged| staged.sums.require_weight(Call::Step))?;
         self.train(staged, lr)
     }
 
@@ -224,7 +225,7 @@ impl Trainer {
     /// [cancelled](Trainer::canceller) (`Cancelled`).
     pub fn eval(&mut self, batches: &[Batch]) -> Result<EvalReport> {
         let Staged { micros, sums: BatchSums { weight, targets, .. } } =
-            self.stage_all(batches, |_, staged| staged.sums.require_weight())?;
+            self.stage_all(batches, |_, staged| staged.sums.require_weight(Call::Evaluation))?;
         let step_state = self.run(Purpose::Evaluate(micros), Inputs { weight, ..Inputs::default() })?;
         match self.runner.step_states[step_state].clip_decision().loss {
             loss if loss.is_finite() => Ok(EvalReport { loss, targets }),
@@ -249,12 +250,12 @@ impl Trainer {
             )));
         }
         check_tokens(tokens, self.runner.config.dims.v, |index| format!("tokens[{index}]"))?;
-        let ignored = vec![IGNORED_TARGET; tokens.len()];
+        let ignored = filled(IGNORED_TARGET, tokens.len())?;
         let batch = Batch { sequence_length: Some(tokens.len()), ..Batch::new(tokens, &ignored) };
         self.stage_all(&[batch], |_, _| Ok(()))?;
         let row = tokens.len() as u32 - 1;
         self.run(Purpose::Logits, Inputs { row, ..Inputs::default() })?;
-        let logits = self.runner.store.read_logits();
+        let logits = self.runner.store.read_logits()?;
         match find_non_finite(&logits, |logit| logit) {
             Some((token, value)) => Err(not_finite(format_args!("logit of token {token}"), value)),
             None => Ok(logits),

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use super::Trainer;
-use crate::base::{ChunkIndex, Error, Result, UnitIndex, find_non_finite};
+use crate::base::{ChunkIndex, Error, Result, UnitIndex, filled, find_non_finite};
 use crate::engine::TensorOptions;
 use crate::engine::slices::{SliceJob, each_slice};
 use crate::model::{TensorLayout, fresh_values};
@@ -45,7 +45,7 @@ impl Trainer {
         let runner = self.runner.clone();
         let every: Vec<usize> = (0..runner.store.layout().tensors().count()).collect();
         self.each_slice(&every, &|slice| {
-            let mut values = vec![0.0; slice.elements.len()];
+            let mut values = filled(0.0, slice.elements.len())?;
             fresh_values(&runner.config, slice.tensor, seed, slice.elements.start, &mut values);
             slice.write(0, &values);
             Ok(())

@@ -14,7 +14,7 @@ use std::path::Path;
 use serde_json::{Map, Value, json};
 
 use crate::base::format::shortest;
-use crate::base::{DType, Dims, Error, Result, Status};
+use crate::base::{DType, Dims, Error, Result, Status, check_f32};
 use crate::hf::companions::Companions;
 use crate::hf::family::{AttentionBias, Family, WINDOW_DEFAULT, WINDOW_LAYERS_DEFAULT, Windows, unsupported};
 use crate::hf::file_text;
@@ -61,10 +61,12 @@ impl FolderConfig {
         let reader = Reader(&keys);
         let dims = dims(family, reader)?;
         let (rope_theta, rope_scaling) = rope::read(&keys)?;
+        let norm_eps = reader.number("rms_norm_eps")?.unwrap_or(1e-6);
+        check_f32("rms_norm_eps", norm_eps, 0.0)?;
         let model = ModelConfig {
             dims,
             tied: reader.flag("tie_word_embeddings")?.unwrap_or(false),
-            norm_eps: reader.number("rms_norm_eps")?.unwrap_or(1e-6) as f32,
+            norm_eps: norm_eps as f32,
             rope_theta,
             rope_scaling,
             positions_max: reader.size("max_position_embeddings")?.unwrap_or(family.positions_max),

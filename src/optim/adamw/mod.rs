@@ -24,7 +24,7 @@ use super::arrays::{Arrays, Body, MasterWeight, Stored};
 use super::isa::{Pass, by_isa};
 use super::random::RandomBits;
 use super::{Master, Spans, StateArray, Step};
-use crate::base::{DType, Error, Name, Result};
+use crate::base::{DType, Error, Name, Result, check_f32};
 use crate::host::Isa;
 
 /// The hyperparameters of AdamW.
@@ -59,20 +59,8 @@ impl AdamOptions {
                 return Err(Error::argument(format!("{name} is {beta}; it must be at least 0 and below 1")));
             }
         }
-        if !(self.eps >= EPS_MIN && self.eps.is_finite()) {
-            return Err(Error::argument(format!(
-                "{} is {}; it must be at least 1.2e-38",
-                Name::Eps,
-                self.eps
-            )));
-        }
-        if !(self.weight_decay >= 0.0 && self.weight_decay.is_finite()) {
-            return Err(Error::argument(format!(
-                "{} is {}; it must be finite and ≥ 0",
-                Name::WeightDecay,
-                self.weight_decay
-            )));
-        }
+        check_f32(Name::Eps, self.eps, EPS_MIN)?;
+        check_f32(Name::WeightDecay, self.weight_decay, 0.0)?;
         Isa::chosen().map(|_| ())
     }
 }

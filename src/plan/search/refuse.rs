@@ -178,7 +178,7 @@ fn changes(question: &Question, chosen: &str, effort: &Effort) -> Vec<String> {
     }
     if found.len() == in_this_shape {
         let shorter = |t: &usize| effort.fits(&question.with_shape(Shape { b, t: *t }, question.micros));
-        found.extend(halves(t / 2, TOKENS_MIN).find(shorter).map(|t| format!("sequences of {t} tokens")));
+        found.extend(halves(t / 2, TOKENS_MIN).find(shorter).map(|t| Name::SequenceLength.is(t)));
     }
     for (mode, clips) in modes(question).skip(1) {
         if effort.fits(&Question { mode, clips, ..*question }) {
@@ -215,7 +215,8 @@ fn combined(question: &Question, effort: &Effort) -> String {
         let with =
             if *question.fixed == without_placement(question.fixed) { "" } else { " and these options" };
         return format!(
-            "; even with {mode}{with}, a step of 1 × {shortest} tokens needs {need} of {memory} memory"
+            "; even the smallest step that is tried, 1 × {shortest} tokens with {mode}{with}, needs {need} of {memory} \
+             memory"
         );
     }
     for t in halves(t, shortest) {

@@ -39,9 +39,8 @@ pub fn device_count() -> Result<usize> {
 /// Refuses a device that does not exist or a build without kernels (`DeviceUnavailable`).
 pub fn need_device(device: usize) -> Result<()> {
     if let Err(error) = api() {
-        let cpu = Name::Device.is("cpu");
         return Err(error.map(|message| {
-            format!("device cuda:{device} cannot be used: {message}; {cpu} runs without a GPU")
+            format!("{} cannot be used: {message}{}", Name::cuda_device(device), Name::without_gpu())
         }));
     }
     presence()?.admit(device)
