@@ -8,7 +8,7 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use crate::base::{DType, Error, Result, Status, phrase};
+use crate::base::{DType, Error, Result, Status};
 use crate::device::Lane;
 use crate::plan::Machine;
 
@@ -149,7 +149,7 @@ impl Description {
             return Ok(shipped);
         }
         if name_or_file.is_empty() {
-            return Err(Error::argument(format!("{} is empty", phrase("--machine", "machine", "machine"))));
+            return Err(Error::argument("machine is empty"));
         }
         let path = Path::new(name_or_file);
         if !path.is_file() {
