@@ -338,7 +338,7 @@ mod tests {
         let (text, _) = text.split_once("*/").unwrap();
         let config = crate::model::preset("tiny").unwrap();
         let options = TrainerOptions { sweeps: 2, micros_max: 2, ..TrainerOptions::default() };
-        let searched = hz_plan_t::search(&config, options.clone(), "h200", &Fixed::default()).unwrap();
+        let searched = hz_plan_t::search(&config, options.clone(), "cpu", &Fixed::default()).unwrap();
         for plan in [hz_plan_t::new(&config, options).unwrap(), searched] {
             let json: Map<String, Value> = serde_json::from_slice(plan.json.as_bytes()).unwrap();
             for (name, value) in plan.summary.named() {

@@ -142,8 +142,8 @@ impl Description {
 
     /// A built-in machine by name, or a machine from a file.
     ///
-    /// Errors: an empty name (`InvalidArgument`); neither exists (`NotFound`); the file cannot be read, or is not a description
-    /// (`BadFormat`, with field and line).
+    /// Errors: an empty name (`InvalidArgument`); neither exists (`NotFound`); the file cannot be
+    /// read, or is not a description (`BadFormat`, with field and line).
     pub fn open(name_or_file: &str) -> Result<Description> {
         if let Some(shipped) = Description::shipped(name_or_file) {
             return Ok(shipped);
