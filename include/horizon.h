@@ -188,10 +188,9 @@
  *
  * The library does not print, exit, or raise or catch signals, and aborts only for an exception of a callback. It reads
  * no environment variable that changes results. Panics inside it are caught and returned as HZ_STATUS_PANIC. A
- * failed allocation for the model, its vocabulary or its batches returns HZ_STATUS_OUT_OF_HOST_MEMORY. One of other
- * memory ends the process: lists of operations and plans (some KiB per layer and micro-batch), scratch of the CPU
- * device's kernels (some MiB per thread), texts. Linux practically never refuses these, except under a limit of address
- * space (RLIMIT_AS).
+ * failed allocation for the model, its vocabulary or its batches returns HZ_STATUS_OUT_OF_HOST_MEMORY. A failed one of
+ * other memory (lists of operations, plans, scratch of the CPU device's kernels, texts) prints a line and ends the
+ * process; Linux practically never refuses these, except under a limit of address space (RLIMIT_AS).
  */
 #ifndef HORIZON_H
 #define HORIZON_H
