@@ -108,7 +108,7 @@ impl<'a> Batch<'a> {
     /// The batch's own shape; `most` is the trainer's. `batch` is the text before the fields' names,
     /// e.g. `batches[1].`.
     ///
-    /// Errors: arrays of different lengths; a length that is no such batch (`InvalidArgument`).
+    /// Errors: arrays of different lengths; a length that is not b · t (`InvalidArgument`).
     fn shape_named(&self, batch: &str, most: Shape) -> Result<Shape> {
         let rows = self.tokens.len();
         let lengths = [

@@ -161,7 +161,7 @@ impl Drop for Filling {
 /// Returns the path that [`replace_file`] replaces: the file, or that to which a symlink leads,
 /// which need not exist.
 ///
-/// Errors: it exists and is no regular file (`InvalidArgument`).
+/// Errors: the target exists and is not a regular file (`InvalidArgument`).
 pub fn replaced_path(path: &Path) -> Result<PathBuf> {
     let cannot = |error: io::Error| Error::writing(path, &error);
     let refuse = |what| Err(Error::argument(format!("cannot write {}: it is {what}", path.display())));
