@@ -5,7 +5,7 @@ use crate::engine::Trainer;
 use crate::engine::backend::Backend;
 use crate::engine::options::TrainerOptions;
 use crate::engine::trainer::plan_of;
-use crate::host::{Arena, MemoryKind, check_threads};
+use crate::host::{Arena, MemoryKind};
 use crate::model::{Layout, ModelConfig};
 use crate::plan::{Description, MemoryLimits, Plan};
 
@@ -33,7 +33,6 @@ pub fn backend(config: &ModelConfig, options: &TrainerOptions) -> Result<(Backen
 
 /// The plan of a trainer on an opened device, where it fits.
 pub fn plan(backend: &Backend, config: &ModelConfig, options: &TrainerOptions) -> Result<Plan> {
-    check_threads(options.threads())?;
     let (device, activation_dtype) = (&backend.device, backend.activation_dtype);
     let plan = plan_of(config, options, activation_dtype)?;
     let wire_memory = device.wire_memory(plan.host.wire_bytes());
