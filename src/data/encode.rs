@@ -7,6 +7,7 @@ use crate::base::{Error, Result, Status};
 use crate::data::chat::{ChatTemplate, Conversation};
 use crate::data::rows::Row;
 use crate::data::tokenizer::{Encoded, Tokenizer, TokenizerSource};
+use crate::data::warning::Warnings;
 
 /// Location of the tokenizer and the chat template. They are opened only when there is text to
 /// encode.
@@ -16,6 +17,9 @@ pub struct EncoderSource {
     pub tokenizer: TokenizerSource,
     /// Chat template that replaces the model's.
     pub chat_template: Option<PathBuf>,
+    /// The time that the chat template prints (`strftime_now`), in seconds since 1970; `None`: when
+    /// the template is opened.
+    pub time: Option<i64>,
 }
 
 impl EncoderSource {
@@ -24,8 +28,8 @@ impl EncoderSource {
         let tokenizer = self.tokenizer.open()?;
         let folder = self.tokenizer.folder.as_deref();
         let template = match (&self.chat_template, folder) {
-            (Some(file), folder) => Some(ChatTemplate::open(file, folder)?),
-            (None, Some(folder)) => ChatTemplate::of_folder(folder)?,
+            (Some(file), folder) => Some(ChatTemplate::open(file, folder, self.time)?),
+            (None, Some(folder)) => ChatTemplate::of_folder(folder, self.time)?,
             (None, None) => None,
         };
         Ok(Encoder { tokenizer, template, vocabulary: self.tokenizer.vocabulary })
@@ -68,15 +72,15 @@ impl Encoder {
     }
 
     /// Encodes a row.
-    pub fn row(&self, row: &Row) -> Result<Encoded> {
+    pub fn row(&self, row: &Row, warnings: &mut Warnings) -> Result<Encoded> {
         match row {
             Row::Text(text) => self.document(text.as_bytes()),
             Row::Pair(prompt, completion) => self.pair(prompt, completion),
-            Row::Chat(conversation) => self.chat(conversation),
+            Row::Chat(conversation) => self.chat(conversation, warnings),
             Row::Instruction(_, Some((prompt, output))) if self.template.is_none() => {
                 self.pair(prompt, output)
             }
-            Row::Instruction(conversation, _) => self.chat(conversation),
+            Row::Instruction(conversation, _) => self.chat(conversation, warnings),
             Row::Tokens(tokens, supervised) => {
                 if let Some(at) = tokens.iter().position(|&token| token as usize >= self.vocabulary) {
                     return Err(Error::new(
@@ -101,8 +105,8 @@ impl Encoder {
         self.tokenizer.encode_document(text.as_bytes(), from_ref(&(prompt.len()..text.len())))
     }
 
-    fn chat(&self, conversation: &Conversation) -> Result<Encoded> {
-        let rendered = self.template()?.render(conversation)?;
+    fn chat(&self, conversation: &Conversation, warnings: &mut Warnings) -> Result<Encoded> {
+        let rendered = self.template()?.render(conversation, warnings)?;
         self.tokenizer.encode(rendered.text.as_bytes(), &rendered.turns)
     }
 }

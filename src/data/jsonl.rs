@@ -10,6 +10,7 @@ use crate::base::{Error, Result, Status};
 use crate::data::encode::Encoder;
 use crate::data::rows::Row;
 use crate::data::tokenizer::Encoded;
+use crate::data::warning::{Warning, Warnings};
 use crate::host::files::MappedFile;
 use crate::host::start_scoped_thread;
 
@@ -21,15 +22,6 @@ pub enum BadLines {
     Refuse,
     /// An invalid line is skipped and counted.
     Skip,
-}
-
-/// Skipped lines.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Skipped {
-    /// Number of lines.
-    pub lines: u64,
-    /// Error of the first skipped line.
-    pub first: Option<Error>,
 }
 
 /// Bytes of text that one thread encodes per round.
@@ -45,22 +37,11 @@ pub fn read_rows(
     encoder: &Encoder,
     bad_lines: BadLines,
     threads: usize,
-    skipped: &mut Skipped,
+    warnings: &mut Warnings,
     mut take: impl FnMut(&Row, Encoded) -> Result<()>,
 ) -> Result<()> {
     let bytes = MappedFile::open(path)?;
     let text = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(&bytes);
-    let mut refused = |unit: &str, number: u64, error: Error| {
-        let error = error.within(format!("{}, {unit} {number}", path.display()));
-        match bad_lines {
-            BadLines::Refuse => Err(error),
-            BadLines::Skip => {
-                skipped.lines += 1;
-                skipped.first.get_or_insert(error);
-                Ok(())
-            }
-        }
-    };
     let list = text.iter().find(|byte| !byte.is_ascii_whitespace()) == Some(&b'[');
     let (unit, elements) = if list {
         let elements: Vec<&RawValue> = serde_json::from_slice(text).map_err(|error| {
@@ -86,20 +67,32 @@ pub fn read_rows(
             return Ok(());
         }
         for (number, encoded) in encode(&round, encoder, threads)? {
+            let place = format_args!("{}, {unit} {number}", path.display());
             match encoded {
-                Ok((row, encoded)) => take(&row, encoded)?,
-                Err(error) => refused(unit, number, error)?,
+                Ok((documents, found)) => {
+                    for (row, encoded) in documents {
+                        take(&row, encoded)?;
+                    }
+                    warnings.extend(place, found);
+                }
+                Err(error) if bad_lines == BadLines::Refuse => return Err(error.within(place)),
+                Err(error) => warnings.add(Warning::SkippedLine, error.within(place)),
             }
         }
     }
 }
 
-/// A row's number, and the row with its tokens or the error.
-type Outcome = (u64, Result<(Row, Encoded)>);
+/// A row's number, and its documents with tokens and warnings, or the error.
+type Outcome = (u64, Result<(Vec<(Row, Encoded)>, Warnings)>);
 
 fn encode(round: &[Numbered], encoder: &Encoder, threads: usize) -> Result<Vec<Outcome>> {
     let one = |&(number, line): &Numbered| {
-        (number, Row::parse(line).and_then(|row| encoder.row(&row).map(|encoded| (row, encoded))))
+        let mut found = Warnings::default();
+        let documents = Row::parse(line, &mut found).and_then(|rows| {
+            let encode = |row: Row| encoder.row(&row, &mut found).map(|encoded| (row, encoded));
+            rows.into_iter().map(encode).collect::<Result<_>>()
+        });
+        (number, documents.map(|documents| (documents, found)))
     };
     let chunk_rows = round.len().div_ceil(threads.max(1));
     let all = |rows: &[Numbered]| rows.iter().map(one).collect::<Vec<Outcome>>();
@@ -118,25 +111,25 @@ fn encode(round: &[Numbered], encoder: &Encoder, threads: usize) -> Result<Vec<O
 mod tests {
     use super::*;
 
-    fn read(name: &str, text: &[u8], bad_lines: BadLines, threads: usize) -> (Result<Vec<String>>, Skipped) {
+    fn read(name: &str, text: &[u8], bad_lines: BadLines, threads: usize) -> (Result<Vec<String>>, Warnings) {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join(name);
         std::fs::write(&path, text).unwrap();
-        let (mut texts, mut skipped) = (Vec::new(), Skipped::default());
-        let outcome = read_rows(&path, &Encoder::bytes(), bad_lines, threads, &mut skipped, |_, encoded| {
+        let (mut texts, mut warnings) = (Vec::new(), Warnings::default());
+        let outcome = read_rows(&path, &Encoder::bytes(), bad_lines, threads, &mut warnings, |_, encoded| {
             texts.push(encoded.tokens.iter().map(|&token| token as u8 as char).collect());
             Ok(())
         });
-        (outcome.map(|()| texts), skipped)
+        (outcome.map(|()| texts), warnings)
     }
 
     #[test]
     fn rows_come_in_order_for_any_number_of_threads() {
         let lines: String = (0..1000).map(|k| format!("{{\"text\": \"row {k}\"}}\n")).collect();
         for threads in [1, 2, 5] {
-            let (rows, skipped) = read("a.jsonl", lines.as_bytes(), BadLines::Refuse, threads);
+            let (rows, warnings) = read("a.jsonl", lines.as_bytes(), BadLines::Refuse, threads);
             assert!(rows.unwrap().iter().enumerate().all(|(k, row)| *row == format!("row {k}")));
-            assert_eq!(skipped, Skipped::default());
+            assert_eq!(warnings, Warnings::default());
         }
     }
 
@@ -159,8 +152,10 @@ mod tests {
         let lines = b"{\"text\": \"a\"}\n\n{\"text\": 7}\nnonsense\n{\"text\": \"b\"}\n";
         let error = read("a.jsonl", lines, BadLines::Refuse, 3).0.unwrap_err();
         assert!(error.message().contains("a.jsonl, line 3: `text` is 7"), "{error}");
-        let (rows, skipped) = read("a.jsonl", lines, BadLines::Skip, 3);
-        assert_eq!((rows.unwrap(), skipped.lines), (vec!["a".to_owned(), "b".to_owned()], 2));
-        assert!(skipped.first.unwrap().message().ends_with("line 3: `text` is 7; it must be a string"));
+        let (rows, warnings) = read("a.jsonl", lines, BadLines::Skip, 3);
+        assert_eq!(rows.unwrap(), ["a", "b"]);
+        let (_, skipped, first) = warnings.iter().next().unwrap();
+        assert_eq!(skipped, 2);
+        assert!(first.ends_with("line 3: `text` is 7; it must be a string"));
     }
 }

@@ -22,6 +22,7 @@ pub mod chat;
 mod documents;
 mod encode;
 mod feeder;
+mod json;
 mod jsonl;
 mod loader;
 mod order;
@@ -34,6 +35,7 @@ mod token_file;
 mod token_stream;
 mod token_writer;
 pub mod tokenizer;
+mod warning;
 
 use std::fmt;
 use std::sync::Arc;
@@ -43,7 +45,7 @@ use crate::base::{Error, Result};
 pub use documents::Documents;
 pub use encode::{Encoder, EncoderSource};
 pub use feeder::{Feeder, StepData};
-pub use jsonl::{BadLines, Skipped};
+pub use jsonl::BadLines;
 pub use loader::{Loader, Micro};
 pub use order::Order;
 pub use rows::Row;
@@ -51,6 +53,7 @@ pub use source::{DataPath, Packing, Sink, read_documents};
 pub use token_file::{TokenFile, TokenFormat};
 pub use token_stream::{Cells, Filled, LeftOut};
 pub use token_writer::TokenWriter;
+pub use warning::{Warning, Warnings};
 
 use source::{Opened, open_sources};
 use split::Split;
@@ -87,14 +90,14 @@ pub struct DataReport {
     pub documents: u64,
     /// Documents truncated or skipped by packing.
     pub left_out: LeftOut,
-    /// Skipped JSONL lines.
-    pub skipped: Skipped,
+    /// What is not as the user may mean it.
+    pub warnings: Warnings,
     /// Token rows in windows of whole documents: (all, padding).
     pub packed_rows: (u64, u64),
 }
 
 impl fmt::Display for DataReport {
-    /// Writes one line per kind of unused data; nothing if everything is trained on.
+    /// Writes one line per kind of unused data and per warning; nothing if there is none.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let LeftOut { truncated, cut_tokens, targetless } = self.left_out;
         if let (rows @ 1.., padding) = self.packed_rows {
@@ -110,10 +113,7 @@ impl fmt::Display for DataReport {
         if targetless > 0 {
             writeln!(f, "left out: {targetless} documents have no supervised tokens within a window")?;
         }
-        if let Some(first) = &self.skipped.first {
-            writeln!(f, "skipped: {} lines cannot be used, the first: {first}", self.skipped.lines)?;
-        }
-        Ok(())
+        self.warnings.fmt(f)
     }
 }
 
@@ -149,7 +149,7 @@ impl Data {
     pub fn open(paths: &[DataPath], encoder: &EncoderSource, options: &DataOptions) -> Result<Data> {
         let mut report = DataReport::default();
         let sources =
-            open_sources(paths, encoder, options.bad_lines, options.threads.max(1), &mut report.skipped)?;
+            open_sources(paths, encoder, options.bad_lines, options.threads.max(1), &mut report.warnings)?;
         let names: Vec<String> = paths.iter().map(|data| data.path.display().to_string()).collect();
         Data::assemble(sources, options, report).map_err(|error| error.within(names.join(", ")))
     }

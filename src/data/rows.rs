@@ -21,6 +21,8 @@ use serde_json::{Map, Value, json};
 
 use crate::base::{Error, IGNORED_TARGET, Message, Result, Status};
 use crate::data::chat::Conversation;
+use crate::data::json;
+use crate::data::warning::Warnings;
 
 /// A parsed line, not yet tokenized.
 #[derive(Clone, Debug, PartialEq)]
@@ -40,15 +42,19 @@ pub enum Row {
 }
 
 impl Row {
-    /// Parses a line. Errors name the field and its value.
-    pub fn parse(line: &[u8]) -> Result<Row> {
-        let object: Map<String, Value> =
-            serde_json::from_slice(line).map_err(|error| bad(format!("not a JSON object: {error}")))?;
-        Row::of(&object)
+    /// Parses a line: one row, or several if its tokens are several documents. Errors name the field
+    /// and its value.
+    pub fn parse(line: &[u8], warnings: &mut Warnings) -> Result<Vec<Row>> {
+        Row::of(&json::object(line)?, warnings)
     }
 
     /// Parses an object.
-    pub fn of(object: &Map<String, Value>) -> Result<Row> {
+    pub fn of(object: &Map<String, Value>, warnings: &mut Warnings) -> Result<Vec<Row>> {
+        let _ = warnings;
+        Row::read(object).map(|row| vec![row])
+    }
+
+    fn read(object: &Map<String, Value>) -> Result<Row> {
         let has = |field: &str| object.get(field).is_some_and(|value| !value.is_null());
         if has("messages") {
             return chat(object, "messages");
@@ -124,7 +130,7 @@ fn chat(object: &Map<String, Value>, field: &str) -> Result<Row> {
     if !messages.iter().any(|message| message["role"] == "assistant") {
         return Err(bad(format!("`{field}` has no message with role assistant to train on")));
     }
-    Ok(Row::Chat(Conversation { messages, supervised_from: 0, variables: variables(object)? }))
+    Ok(Row::Chat(Conversation::new(messages, 0, variables(object)?)))
 }
 
 /// Returns the field `system`, if present and not empty, as the first message.
@@ -218,7 +224,7 @@ fn pair(object: &Map<String, Value>) -> Result<Row> {
     if !messages[supervised_from..].iter().any(|message| message["role"] == "assistant") {
         return Err(bad("`completion` has no message with role assistant to train on"));
     }
-    Ok(Row::Chat(Conversation { messages, supervised_from, variables: variables(object)? }))
+    Ok(Row::Chat(Conversation::new(messages, supervised_from, variables(object)?)))
 }
 
 fn instruction(object: &Map<String, Value>) -> Result<Row> {
@@ -247,7 +253,7 @@ fn instruction(object: &Map<String, Value>) -> Result<Row> {
     let asked = if input.is_empty() { asked.to_owned() } else { format!("{asked}\n\n{input}") };
     messages.push(json!({"role": "user", "content": asked}));
     messages.push(json!({"role": "assistant", "content": output}));
-    Ok(Row::Instruction(Conversation { messages, supervised_from: 0, variables: Map::new() }, plain))
+    Ok(Row::Instruction(Conversation::new(messages, 0, Map::new()), plain))
 }
 
 fn tokens(object: &Map<String, Value>, field: &str) -> Result<Row> {
@@ -310,7 +316,9 @@ mod tests {
     use super::*;
 
     fn row(line: &str) -> Row {
-        Row::parse(line.as_bytes()).unwrap()
+        let mut rows = Row::parse(line.as_bytes(), &mut Warnings::default()).unwrap();
+        assert_eq!(rows.len(), 1);
+        rows.remove(0)
     }
 
     fn chat_of(line: &str) -> Conversation {
@@ -364,7 +372,7 @@ mod tests {
             r#"{"prompt": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"},
                 {"role": "user", "content": "c"}], "completion": [{"role": "assistant", "content": "d"}]}"#,
         );
-        assert_eq!((pair.messages.len(), pair.supervised_from), (4, 3));
+        assert_eq!(pair.trained, [false, false, false, true]);
     }
 
     #[test]
@@ -395,13 +403,13 @@ mod tests {
             (r#"{"instruction": "a", "output": "b", "history": [["a"]]}"#, &["`history`[0]"]),
             (r#"{"messages": [{"role": "assistant", "content": "a"}], "tools": {}}"#, &["`tools` is {}"]),
         ] {
-            let error = Row::parse(line.as_bytes()).unwrap_err();
+            let error = Row::parse(line.as_bytes(), &mut Warnings::default()).unwrap_err();
             assert_eq!(error.status(), Status::BadFormat);
             for word in words {
                 assert!(error.message().contains(word), "{line}: no {word:?} in {error}");
             }
         }
         let long = format!(r#"{{"text": [{}1]}}"#, "1, ".repeat(1000));
-        assert!(Row::parse(long.as_bytes()).unwrap_err().message().len() < 200);
+        assert!(Row::parse(long.as_bytes(), &mut Warnings::default()).unwrap_err().message().len() < 200);
     }
 }

@@ -5,11 +5,12 @@ use std::path::{Path, PathBuf};
 use crate::base::{Error, Result, Status};
 use crate::data::documents::Documents;
 use crate::data::encode::{Encoder, EncoderSource};
-use crate::data::jsonl::{BadLines, Skipped, read_rows};
+use crate::data::jsonl::{BadLines, read_rows};
 use crate::data::rows::Row;
 use crate::data::text::read_texts;
 use crate::data::token_file::{TokenFile, TokenFormat};
 use crate::data::token_stream::Tokens;
+use crate::data::warning::Warnings;
 
 /// A path and its weight, the number of passes per epoch: 2 takes everything twice; 0.5 takes half,
 /// and the other half in the next epoch.
@@ -78,11 +79,11 @@ pub fn read_documents(
     encoder: &Encoder,
     bad_lines: BadLines,
     threads: usize,
-    skipped: &mut Skipped,
+    warnings: &mut Warnings,
     sink: &mut dyn Sink,
 ) -> Result<()> {
     if is_rows(path) {
-        return read_rows(path, encoder, bad_lines, threads, skipped, |row, encoded| {
+        return read_rows(path, encoder, bad_lines, threads, warnings, |row, encoded| {
             sink.take(encoded, !matches!(row, Row::Text(_)))
         });
     }
@@ -98,7 +99,7 @@ pub fn open_sources(
     encoder: &EncoderSource,
     bad_lines: BadLines,
     threads: usize,
-    skipped: &mut Skipped,
+    warnings: &mut Warnings,
 ) -> Result<Vec<Opened>> {
     let mut sources: Vec<(Kind, Opened)> = Vec::new();
     let mut opened: Option<Encoder> = None;
@@ -121,7 +122,7 @@ pub fn open_sources(
             sources.push((kind, Opened { tokens, keeps_documents: false, weight: *weight }));
             sources.len() - 1
         });
-        read_documents(path, encoder, bad_lines, threads, skipped, &mut sources[at].1)?;
+        read_documents(path, encoder, bad_lines, threads, warnings, &mut sources[at].1)?;
     }
     Ok(sources.into_iter().map(|(_, opened)| opened).collect())
 }

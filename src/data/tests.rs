@@ -15,7 +15,11 @@ fn letters(tokens: &[i32]) -> String {
 }
 
 fn bytes() -> EncoderSource {
-    EncoderSource { tokenizer: TokenizerSource { folder: None, vocabulary: 256 }, chat_template: None }
+    EncoderSource {
+        tokenizer: TokenizerSource { folder: None, vocabulary: 256 },
+        chat_template: None,
+        time: None,
+    }
 }
 
 fn open(paths: &[PathBuf], seq_len: usize) -> Result<Data> {
@@ -133,7 +137,7 @@ fn the_encoder_is_opened_only_when_there_is_text() {
     let dir = tempfile::tempdir().unwrap();
     std::fs::write(dir.path().join("tokenizer.json"), "{}").unwrap();
     let tokenizer = TokenizerSource { folder: Some(dir.path().to_owned()), vocabulary: 256 };
-    let broken = EncoderSource { tokenizer, chat_template: None };
+    let broken = EncoderSource { tokenizer, chat_template: None, time: None };
     let (tokens, words) = (dir.path().join("t.bin"), dir.path().join("t.txt"));
     token_file(&tokens, &[1, 2, 3]);
     std::fs::write(&words, "some words").unwrap();

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use horizon::data::chat::{ChatTemplate, Conversation};
 use horizon::data::tokenizer::{Tokenizer, TokenizerSource};
-use horizon::data::{Encoder, EncoderSource, Row};
+use horizon::data::{Encoder, EncoderSource, Row, Warnings};
 use serde_json::{Map, Value, json};
 
 fn folder() -> PathBuf {
@@ -25,6 +25,7 @@ fn source(model: &Path, vocabulary: usize, template: Option<&str>) -> EncoderSou
     EncoderSource {
         tokenizer: TokenizerSource { folder: Some(model.to_owned()), vocabulary },
         chat_template: template.map(|name| folder().join("templates").join(name).with_extension("jinja")),
+        time: None,
     }
 }
 
@@ -45,7 +46,7 @@ fn conversation(case: &Value) -> Conversation {
     if !case["tools"].is_null() {
         variables.insert("tools".into(), case["tools"].clone());
     }
-    Conversation { messages: list(&case["messages"]).to_vec(), supervised_from: 0, variables }
+    Conversation::new(list(&case["messages"]).to_vec(), 0, variables)
 }
 
 #[test]
@@ -83,11 +84,11 @@ fn templates_render_as_in_transformers_and_turns_are_found_exactly() {
             let encoder = encoder(&folder, &cases, Some(name));
             let template = encoder.template().unwrap();
             let conversation = conversation(case);
-            let rendered = template.render(&conversation).unwrap();
+            let rendered = template.render(&conversation, &mut Warnings::default()).unwrap();
             assert_eq!(rendered.text, case["text"].as_str().unwrap(), "{name}");
             let hello = json!({"role": "user", "content": "hello"});
             assert_eq!(template.prompt(&[hello]).unwrap(), case["prompt"].as_str().unwrap(), "{name}");
-            let encoded = encoder.row(&Row::Chat(conversation)).unwrap();
+            let encoded = encoder.row(&Row::Chat(conversation), &mut Warnings::default()).unwrap();
             assert_eq!(encoded.tokens, ids(&case["ids"]), "{name}");
             let turns: Vec<&str> = rendered.turns.iter().map(|turn| &rendered.text[turn.clone()]).collect();
             if let Some(mask) = case["mask"].as_array() {
@@ -119,16 +120,17 @@ fn tags_and_search_agree() {
     fs::write(&path, without).unwrap();
     for (folder, cases) in expected() {
         let marked = encoder(&folder, &cases, Some("marked"));
-        let searched = ChatTemplate::open(&path, Some(&folder)).unwrap();
+        let searched = ChatTemplate::open(&path, Some(&folder), None).unwrap();
         for case in list(&cases["chats"]).iter().filter(|case| case["template"] == "marked") {
             let conversation = conversation(case);
-            let tagged = marked.template().unwrap().render(&conversation).unwrap();
-            assert_eq!(searched.render(&conversation).unwrap(), tagged);
+            let tagged = marked.template().unwrap().render(&conversation, &mut Warnings::default()).unwrap();
+            assert_eq!(searched.render(&conversation, &mut Warnings::default()).unwrap(), tagged);
             // Of a prompt and its completion only the completion is supervised.
-            let last = Conversation { supervised_from: conversation.messages.len() - 1, ..conversation };
-            let tagged_last = marked.template().unwrap().render(&last).unwrap();
+            let from = conversation.messages.len() - 1;
+            let last = Conversation::new(conversation.messages, from, conversation.variables);
+            let tagged_last = marked.template().unwrap().render(&last, &mut Warnings::default()).unwrap();
             assert_eq!(tagged_last.turns, tagged.turns[tagged.turns.len() - 1..]);
-            assert_eq!(searched.render(&last).unwrap(), tagged_last);
+            assert_eq!(searched.render(&last, &mut Warnings::default()).unwrap(), tagged_last);
         }
     }
 }
@@ -138,8 +140,8 @@ fn conversations_that_a_template_cannot_render_are_refused() {
     let (folder, cases) = expected().into_iter().find(|(folder, _)| folder.ends_with("metaspace")).unwrap();
     let encoder = encoder(&folder, &cases, Some("instruct"));
     let render = |messages: Value| {
-        let conversation = Conversation { messages: list(&messages).to_vec(), ..Conversation::default() };
-        encoder.template().unwrap().render(&conversation).unwrap_err().to_string()
+        let conversation = Conversation::new(list(&messages).to_vec(), 0, Map::new());
+        encoder.template().unwrap().render(&conversation, &mut Warnings::default()).unwrap_err().to_string()
     };
     let twice = json!([{"role": "user", "content": "a"}, {"role": "user", "content": "b"}]);
     assert!(render(twice).contains("user and assistant must take turns"));
@@ -149,10 +151,10 @@ fn conversations_that_a_template_cannot_render_are_refused() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("forgets.jinja");
     fs::write(&path, "{{ messages[-1].content }}").unwrap();
-    let template = ChatTemplate::open(&path, None).unwrap();
+    let template = ChatTemplate::open(&path, None, None).unwrap();
     let turn = |content: &str| json!({"role": "assistant", "content": content});
-    let conversation = Conversation { messages: vec![turn("a"), turn("b")], ..Conversation::default() };
-    let error = template.render(&conversation).unwrap_err().to_string();
+    let conversation = Conversation::new(vec![turn("a"), turn("b")], 0, Map::new());
+    let error = template.render(&conversation, &mut Warnings::default()).unwrap_err().to_string();
     assert!(error.contains("message 0") && error.contains("generation"), "{error}");
 }
 
@@ -165,7 +167,7 @@ fn a_completion_is_supervised_to_its_end() {
         for (prompt, completion) in [("What is", " the capital"), ("The capi", "tal of France"), ("🙂", "🙂")]
         {
             let row = Row::Pair(prompt.into(), completion.into());
-            let encoded = encoder.row(&row).unwrap();
+            let encoded = encoder.row(&row, &mut Warnings::default()).unwrap();
             let whole = tokenizer.encode_prompt(format!("{prompt}{completion}").as_bytes()).unwrap();
             assert_eq!(encoded.tokens[..whole.len()], whole);
             assert!(
@@ -190,10 +192,11 @@ fn a_completion_is_supervised_to_its_end() {
 #[test]
 fn instructions_use_the_template_if_there_is_one() {
     let (folder, cases) = expected().into_iter().find(|(folder, _)| folder.ends_with("byte_level")).unwrap();
-    let row = Row::parse(br#"{"instruction": "add", "input": "1 and 2", "output": "three"}"#).unwrap();
+    let line = br#"{"instruction": "add", "input": "1 and 2", "output": "three"}"#;
+    let row = Row::parse(line, &mut Warnings::default()).unwrap().remove(0);
     let text = |encoder: &Encoder| {
         let mut decoder = encoder.tokenizer().decoder();
-        let encoded = encoder.row(&row).unwrap();
+        let encoded = encoder.row(&row, &mut Warnings::default()).unwrap();
         let bytes: Vec<u8> =
             encoded.tokens.iter().flat_map(|&id| decoder.push(id as usize).unwrap()).collect();
         String::from_utf8(bytes).unwrap()
@@ -212,8 +215,9 @@ fn tokens_outside_the_vocabulary_are_refused() {
         let error =
             error.and_then(|encoder| encoder.document("the capital of France".as_bytes())).unwrap_err();
         assert!(error.message().contains("outside the model's vocabulary"), "{error}");
-        let row = Row::parse(format!("{{\"tokens\": [1, {vocabulary}]}}").as_bytes()).unwrap();
-        let error = encoder(&folder, &cases, None).row(&row).unwrap_err();
+        let line = format!("{{\"tokens\": [1, {vocabulary}]}}");
+        let row = Row::parse(line.as_bytes(), &mut Warnings::default()).unwrap().remove(0);
+        let error = encoder(&folder, &cases, None).row(&row, &mut Warnings::default()).unwrap_err();
         assert!(error.message().contains(&format!("`tokens`[1] is {vocabulary}")), "{error}");
     }
 }

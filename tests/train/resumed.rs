@@ -37,8 +37,11 @@ fn write_data(folder: &Path) {
 fn open_data(folder: &Path) -> (Data, Data) {
     let paths = ["rows.jsonl:0.7", "tokens.u16:1.5", "text.txt"]
         .map(|name| DataPath::parse(&folder.join(name).display().to_string()).unwrap());
-    let encoder =
-        EncoderSource { tokenizer: TokenizerSource { folder: None, vocabulary: 256 }, chat_template: None };
+    let encoder = EncoderSource {
+        tokenizer: TokenizerSource { folder: None, vocabulary: 256 },
+        chat_template: None,
+        time: None,
+    };
     let options =
         DataOptions { seq_len: SEQ_LEN, packing: Packing::Auto, bad_lines: BadLines::Refuse, threads: 1 };
     Data::open(&paths, &encoder, &options).unwrap().hold_out(0.1).unwrap()

@@ -26,7 +26,11 @@ pub fn sample(options: &SampleOptions) -> Result<()> {
             options.model
         )));
     }
-    let source = EncoderSource { tokenizer: model.tokenizer(), chat_template: options.chat_template.clone() };
+    let source = EncoderSource {
+        tokenizer: model.tokenizer(),
+        chat_template: options.chat_template.clone(),
+        time: None,
+    };
     let encoder = source.open()?;
     let tokenizer = encoder.tokenizer();
     let prompt = if options.chat {

@@ -3,7 +3,7 @@
 use horizon::base::format::{count, several};
 use horizon::base::{Error, Result};
 use horizon::data::tokenizer::Encoded;
-use horizon::data::{DataOptions, Sink, Skipped, TokenFormat, TokenWriter, read_documents};
+use horizon::data::{DataOptions, Sink, TokenFormat, TokenWriter, Warnings, read_documents};
 
 use crate::model;
 use crate::options::TokenizeOptions;
@@ -38,10 +38,10 @@ pub fn tokenize(options: &TokenizeOptions) -> Result<()> {
     let encoder = options.encoding.encoder(tokenizer).open()?;
     let mut writer = TokenWriter::create(&options.out, vocabulary, encoder.tokenizer().fingerprint())?;
     let threads = options.threads.unwrap_or(DataOptions::new(1).threads);
-    let mut skipped = Skipped::default();
+    let mut warnings = Warnings::default();
     let mut sink = Counted { writer: &mut writer, targets: 0 };
     for path in &options.data {
-        read_documents(path, &encoder, options.encoding.bad_lines(), threads, &mut skipped, &mut sink)?;
+        read_documents(path, &encoder, options.encoding.bad_lines(), threads, &mut warnings, &mut sink)?;
     }
     let targets = sink.targets;
     let (tokens, documents) = (writer.tokens(), writer.documents());
@@ -50,9 +50,7 @@ pub fn tokenize(options: &TokenizeOptions) -> Result<()> {
     }
     writer.finish()?;
     if !options.quiet {
-        if let Some(first) = &skipped.first {
-            eprintln!("skipped {} invalid lines, the first: {first}", skipped.lines);
-        }
+        eprint!("{warnings}");
         eprintln!(
             "wrote {}: {} tokens, {} of them trained on, in {}",
             options.out.display(),

@@ -39,10 +39,19 @@ pub use without::ChatTemplate;
 pub struct Conversation {
     /// JSON objects with `role`, `content`, and any other field that the template reads.
     pub messages: Vec<Value>,
-    /// Index of the first message that may be supervised; messages of a prompt are not.
-    pub supervised_from: usize,
+    /// One per message, true if it is trained on; only messages of the assistant are.
+    pub trained: Vec<bool>,
     /// `tools`, `documents` and other variables of the template.
     pub variables: Map<String, Value>,
+}
+
+impl Conversation {
+    /// A conversation whose assistant's turns are trained on, from message `trained_from` on.
+    pub fn new(messages: Vec<Value>, trained_from: usize, variables: Map<String, Value>) -> Conversation {
+        let assistant = messages.iter().map(|message| message["role"] == "assistant");
+        let trained = (0..).zip(assistant).map(|(at, assistant)| at >= trained_from && assistant).collect();
+        Conversation { messages, trained, variables }
+    }
 }
 
 /// A conversation as text.
@@ -63,6 +72,7 @@ mod without {
 
     use super::{Conversation, Rendered};
     use crate::base::{Error, Result, Status};
+    use crate::data::warning::Warnings;
 
     /// Uninhabited: this build has no chat templates.
     #[derive(Debug)]
@@ -70,18 +80,18 @@ mod without {
 
     impl ChatTemplate {
         /// Returns `None`.
-        pub fn of_folder(_: &Path) -> Result<Option<ChatTemplate>> {
+        pub fn of_folder(_: &Path, _: Option<i64>) -> Result<Option<ChatTemplate>> {
             Ok(None)
         }
         /// Returns `Unsupported`.
-        pub fn open(_: &Path, _: Option<&Path>) -> Result<ChatTemplate> {
+        pub fn open(_: &Path, _: Option<&Path>, _: Option<i64>) -> Result<ChatTemplate> {
             Err(Error::new(
                 Status::Unsupported,
                 "this build cannot read chat templates; build with the feature `text`",
             ))
         }
         /// Cannot be called.
-        pub fn render(&self, _: &Conversation) -> Result<Rendered> {
+        pub fn render(&self, _: &Conversation, _: &mut Warnings) -> Result<Rendered> {
             match *self {}
         }
         /// Cannot be called.

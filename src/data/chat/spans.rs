@@ -11,18 +11,18 @@ use crate::base::{Error, Result, Status};
 /// Renders a conversation and finds the supervised turns. `tagged`: the template has
 /// `{% generation %}` tags.
 pub fn render(template: &ChatTemplate, conversation: &Conversation, tagged: bool) -> Result<Rendered> {
-    let Conversation { messages, supervised_from, variables } = conversation;
+    let Conversation { messages, trained, variables } = conversation;
+    let supervised_from = trained.iter().position(|trained| *trained).unwrap_or(messages.len());
     refuse_marks(messages)?;
     let whole = template.text(messages, false, variables)?;
-    let supervised = |index: &usize| index >= supervised_from && is_assistant(&messages[*index]);
     if tagged {
         let (text, mut turns) = without_marks(&whole);
-        if *supervised_from > 0 {
+        if messages[..supervised_from].iter().any(is_assistant) {
             let prompt = template
-                .text(&messages[..*supervised_from], true, variables)?
+                .text(&messages[..supervised_from], true, variables)?
                 .replace([TURN_BEGINS, TURN_ENDS], "");
             if !text.starts_with(&prompt) {
-                return Err(not_found(*supervised_from));
+                return Err(not_found(supervised_from));
             }
             turns.retain(|turn| turn.start >= prompt.len());
         }
@@ -30,7 +30,7 @@ pub fn render(template: &ChatTemplate, conversation: &Conversation, tagged: bool
     }
     let finder = Finder { template, conversation, whole: &whole };
     let mut turns: Vec<Range<usize>> = Vec::new();
-    for index in (0..messages.len()).filter(supervised) {
+    for index in (0..messages.len()).filter(|&index| trained.get(index) == Some(&true)) {
         let turn = finder.turn(index).ok_or_else(|| not_found(index))?;
         if turns.last().is_some_and(|before| before.end > turn.start) {
             return Err(not_found(index));

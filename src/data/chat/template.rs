@@ -9,6 +9,7 @@ use serde_json::{Map, Value};
 use super::{Conversation, Rendered, python, spans, time};
 use crate::base::{Error, Result, Status};
 use crate::data::tokenizer::{SpecialTokens, read, read_json};
+use crate::data::warning::Warnings;
 
 /// Begin and end of a turn tagged by the template: Unicode noncharacters, "for internal use".
 pub(super) const TURN_BEGINS: char = '\u{fdd0}';
@@ -34,10 +35,10 @@ impl ChatTemplate {
     /// Opens the template of a folder: `chat_template.jinja`, else `chat_template` of
     /// `tokenizer_config.json` (if that is a list, the one named `default`). `None` if the folder
     /// has none.
-    pub fn of_folder(folder: &Path) -> Result<Option<ChatTemplate>> {
+    pub fn of_folder(folder: &Path, time: Option<i64>) -> Result<Option<ChatTemplate>> {
         let file = folder.join("chat_template.jinja");
         if file.exists() {
-            return ChatTemplate::open(&file, Some(folder)).map(Some);
+            return ChatTemplate::open(&file, Some(folder), time).map(Some);
         }
         let path = folder.join("tokenizer_config.json");
         let Some(config) = read_json::<Value>(&path)? else { return Ok(None) };
@@ -56,19 +57,19 @@ impl ChatTemplate {
             }
             _ => return Ok(None),
         };
-        let template = ChatTemplate::new(source, SpecialTokens::read(folder)?);
+        let template = ChatTemplate::new(source, SpecialTokens::read(folder)?, time);
         template.map(Some).map_err(|error| error.within(format!("{}: chat_template", path.display())))
     }
 
     /// Opens a template file. Special tokens come from `folder`; without a folder there are none.
-    pub fn open(file: &Path, folder: Option<&Path>) -> Result<ChatTemplate> {
+    pub fn open(file: &Path, folder: Option<&Path>, time: Option<i64>) -> Result<ChatTemplate> {
         let bytes = read(file)?;
         let source = String::from_utf8_lossy(&bytes);
         let special = folder.map(SpecialTokens::read).transpose()?.unwrap_or_default();
-        ChatTemplate::new(&source, special).map_err(|error| error.within(file.display()))
+        ChatTemplate::new(&source, special, time).map_err(|error| error.within(file.display()))
     }
 
-    pub(super) fn new(source: &str, special: SpecialTokens) -> Result<ChatTemplate> {
+    pub(super) fn new(source: &str, special: SpecialTokens, time: Option<i64>) -> Result<ChatTemplate> {
         let mut environment = Environment::new();
         environment.set_trim_blocks(true);
         environment.set_lstrip_blocks(true);
@@ -81,7 +82,7 @@ impl ChatTemplate {
         environment.add_function("raise_exception", |message: String| -> Result<Jinja, JinjaError> {
             Err(JinjaError::new(ErrorKind::InvalidOperation, message))
         });
-        let now = time::now()?;
+        let now = time::at(time)?;
         environment.add_function("strftime_now", move |format: String| time::format(now, &format));
         // Jinja reads every kind of line ending as `\n`.
         let source = source.replace("\r\n", "\n").replace('\r', "\n");
@@ -95,7 +96,8 @@ impl ChatTemplate {
     ///
     /// Errors: `BadFormat` if the template refuses the conversation or an assistant's turn cannot
     /// be found.
-    pub fn render(&self, conversation: &Conversation) -> Result<Rendered> {
+    pub fn render(&self, conversation: &Conversation, warnings: &mut Warnings) -> Result<Rendered> {
+        let _ = warnings;
         spans::render(self, conversation, self.has_tags)
     }
 
@@ -191,7 +193,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let put = |name: &str, text: &str| std::fs::write(dir.path().join(name), text).unwrap();
         let prompt = || {
-            let template = ChatTemplate::of_folder(dir.path()).unwrap();
+            let template = ChatTemplate::of_folder(dir.path(), None).unwrap();
             template.map(|template| template.prompt(&[]).unwrap())
         };
         assert_eq!(prompt(), None);
@@ -205,13 +207,14 @@ mod tests {
         put("chat_template.jinja", "file");
         assert_eq!(prompt().unwrap(), "file");
         put("chat_template.jinja", "{% if %}");
-        let error = ChatTemplate::of_folder(dir.path()).unwrap_err();
+        let error = ChatTemplate::of_folder(dir.path(), None).unwrap_err();
         assert!(error.message().contains("chat_template.jinja"), "{error}");
     }
 
     #[test]
     fn windows_line_endings_are_read() {
-        let template = ChatTemplate::new("{% if true %}\r\na\r\nb{% endif %}\r\n", SpecialTokens::default());
+        let template =
+            ChatTemplate::new("{% if true %}\r\na\r\nb{% endif %}\r\n", SpecialTokens::default(), None);
         assert_eq!(template.unwrap().prompt(&[]).unwrap(), "a\nb");
     }
 
@@ -219,7 +222,7 @@ mod tests {
     #[test]
     fn lists_and_texts_are_reversed_even_when_empty() {
         let source = "{% for m in messages[1:][::-1] %}{{ m.content[::-1] }}.{% endfor %}{{ ''[::-1] }}";
-        let template = ChatTemplate::new(source, SpecialTokens::default()).unwrap();
+        let template = ChatTemplate::new(source, SpecialTokens::default(), None).unwrap();
         let rendered = |contents: &[&str]| {
             let messages: Vec<_> = contents.iter().map(|text| serde_json::json!({"content": text})).collect();
             template.prompt(&messages).unwrap()
@@ -227,7 +230,8 @@ mod tests {
         assert_eq!(rendered(&[]), "");
         assert_eq!(rendered(&["ab"]), "");
         assert_eq!(rendered(&["ab", "cd", "", "éf"]), "fé..dc.");
-        let template = ChatTemplate::new("{{ messages[ ::-1]|list }}", SpecialTokens::default()).unwrap();
+        let template =
+            ChatTemplate::new("{{ messages[ ::-1]|list }}", SpecialTokens::default(), None).unwrap();
         let error = template.prompt(&[]).unwrap_err();
         assert!(error.message().contains("the template engine failed"), "{error}");
     }
@@ -235,7 +239,7 @@ mod tests {
     #[test]
     fn an_exception_of_a_template_is_reported() {
         let source = "\n{{ raise_exception('roles must alternate') }}";
-        let template = ChatTemplate::new(source, SpecialTokens::default()).unwrap();
+        let template = ChatTemplate::new(source, SpecialTokens::default(), None).unwrap();
         let error = template.prompt(&[]).unwrap_err();
         assert!(error.message().contains("roles must alternate (line 2"), "{error}");
     }

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
 use horizon::data::tokenizer::TokenizerSource;
-use horizon::data::{Encoder, EncoderSource, Row};
+use horizon::data::{Encoder, EncoderSource, Row, Warnings};
 use libfuzzer_sys::fuzz_target;
 
 fn encoders() -> &'static [Encoder] {
@@ -16,6 +16,7 @@ fn encoders() -> &'static [Encoder] {
         let source = |folder: Option<PathBuf>, template: &str| EncoderSource {
             tokenizer: TokenizerSource { folder, vocabulary: 424 },
             chat_template: Some(chat.join("templates").join(template)),
+            time: Some(0),
         };
         [
             source(None, "thinking.jinja"),
@@ -28,9 +29,10 @@ fn encoders() -> &'static [Encoder] {
 }
 
 fuzz_target!(|line: &[u8]| {
-    let Ok(row) = Row::parse(line) else { return };
-    for encoder in encoders() {
-        if let Ok(encoded) = encoder.row(&row) {
+    let mut warnings = Warnings::default();
+    let Ok(rows) = Row::parse(line, &mut warnings) else { return };
+    for (encoder, row) in encoders().iter().flat_map(|encoder| rows.iter().map(move |row| (encoder, row))) {
+        if let Ok(encoded) = encoder.row(row, &mut warnings) {
             assert_eq!(encoded.tokens.len(), encoded.supervised.len());
             assert!(encoded.tokens.iter().all(|&token| (0..424).contains(&token)));
         }

@@ -292,7 +292,7 @@ pub struct EncodingOptions {
 impl EncodingOptions {
     /// The tokenizer and chat template to open.
     pub fn encoder(&self, tokenizer: TokenizerSource) -> EncoderSource {
-        EncoderSource { tokenizer, chat_template: self.chat_template.clone() }
+        EncoderSource { tokenizer, chat_template: self.chat_template.clone(), time: None }
     }
 
     /// The treatment of invalid lines.

@@ -1,0 +1,167 @@
+//! Warnings about data: nothing is wrong, but perhaps not as the user means it.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+/// A kind of warning. Its text is for rows, turns, texts, lines or files, as many as are counted.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Warning {
+    /// A line was left out because it is invalid (`--skip-bad-lines`).
+    SkippedLine,
+    /// A file of a folder is not read.
+    UnreadFile,
+    /// A row has a field that nothing reads.
+    UnusedField(String),
+    /// A message has a field that neither Horizon nor the chat template reads.
+    UnusedTurnField(String),
+    /// A row has two different system prompts.
+    TwoSystemPrompts,
+    /// The arguments of a tool call are text, but not JSON.
+    ToolArguments,
+    /// The tokenizer adds a BOS token, and the text already begins with it.
+    BosTwice,
+    /// The template does not show the tools of a row.
+    ToolsIgnored,
+    /// The template does not show the reasoning of a trained turn.
+    ReasoningIgnored,
+    /// A trained turn does not contain the content of its message.
+    ContentMissing,
+    /// A trained turn is empty.
+    EmptyTurn,
+    /// A trained turn does not end with a token that ends generation.
+    NoEndToken,
+    /// A trained turn follows another one, so that it has no question of its own.
+    AdjacentTurns,
+}
+
+/// Warnings of a row, a file or all data: for each kind, how often, and where first.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Warnings(BTreeMap<Warning, (u64, String)>);
+
+impl Warnings {
+    /// Counts a warning. `example` shows the value or says where; it may be empty.
+    pub fn add(&mut self, warning: Warning, example: impl fmt::Display) {
+        self.0.entry(warning).or_insert_with(|| (0, example.to_string())).0 += 1;
+    }
+
+    /// Adds the warnings found at a place, e.g. "a.jsonl, line 3".
+    pub fn extend(&mut self, place: impl fmt::Display, found: Warnings) {
+        for (warning, (count, example)) in found.0 {
+            let first = || if example.is_empty() { place.to_string() } else { format!("{place}: {example}") };
+            self.0.entry(warning).or_insert_with(|| (0, first())).0 += count;
+        }
+    }
+
+    /// The number of warnings of a kind.
+    pub fn count(&self, warning: &Warning) -> u64 {
+        self.0.get(warning).map_or(0, |(count, _)| *count)
+    }
+
+    /// Kinds, counts and first examples.
+    pub fn iter(&self) -> impl Iterator<Item = (&Warning, u64, &str)> {
+        self.0.iter().map(|(warning, (count, first))| (warning, *count, &first[..]))
+    }
+}
+
+impl Warning {
+    /// Writes the warning for `count` rows, turns, lines or files.
+    fn text(&self, count: u64) -> String {
+        let of = |one: &str, several: &str| match count {
+            1 => format!("1 {one}"),
+            _ => format!("{} {several}", thousands(count)),
+        };
+        match self {
+            Warning::SkippedLine => of("line is skipped", "lines are skipped"),
+            Warning::UnreadFile => of("file is not read", "files are not read"),
+            Warning::UnusedField(field) => {
+                of("row has", "rows have") + &format!(" a field `{field}` that is not used")
+            }
+            Warning::UnusedTurnField(field) => {
+                of("message has", "messages have")
+                    + &format!(" a field `{field}` that neither Horizon nor the chat template reads")
+            }
+            Warning::TwoSystemPrompts => {
+                of("row has", "rows have") + " two different system prompts; both are kept"
+            }
+            Warning::ToolArguments => {
+                of("tool call has", "tool calls have") + " arguments that are not JSON; they are kept as text"
+            }
+            Warning::BosTwice => {
+                of("text begins", "texts begin")
+                    + " with the BOS token, which the tokenizer adds, too; one is kept"
+            }
+            Warning::ToolsIgnored => {
+                of("row has", "rows have") + " tools that the chat template does not show to the model"
+            }
+            Warning::ReasoningIgnored => {
+                of("trained turn has", "trained turns have") + " reasoning that the chat template leaves out"
+            }
+            Warning::ContentMissing => {
+                of("trained turn differs", "trained turns differ")
+                    + " from the message's content: the chat template changes it"
+            }
+            Warning::EmptyTurn => of("trained turn is empty", "trained turns are empty"),
+            Warning::NoEndToken => {
+                of("trained turn does", "trained turns do")
+                    + " not end with a token that ends generation, so the model does not learn to stop"
+            }
+            Warning::AdjacentTurns => {
+                of("trained turn follows", "trained turns follow") + " another trained turn directly"
+            }
+        }
+    }
+}
+
+impl fmt::Display for Warnings {
+    /// Writes one line per kind; nothing without warnings.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (warning, count, first) in self.iter() {
+            let text = warning.text(count);
+            if first.is_empty() {
+                writeln!(f, "warning: {text}")?;
+            } else {
+                let which = if count == 1 { "" } else { "the first: " };
+                writeln!(f, "warning: {text} ({which}{first})")?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Writes a number with commas: 1,204.
+fn thousands(number: u64) -> String {
+    let digits = number.to_string();
+    let mut text = String::new();
+    for (at, digit) in digits.chars().enumerate() {
+        if at > 0 && (digits.len() - at).is_multiple_of(3) {
+            text.push(',');
+        }
+        text.push(digit);
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_kind_is_one_line_with_its_count_and_first_place() {
+        let mut all = Warnings::default();
+        for line in 1..=1204 {
+            let mut row = Warnings::default();
+            row.add(Warning::UnusedField("weight".into()), "");
+            if line == 7 {
+                row.add(Warning::NoEndToken, "… Paris.");
+            }
+            all.extend(format_args!("a.jsonl, line {line}"), row);
+        }
+        let expected = "warning: 1,204 rows have a field `weight` that is not used (the first: a.jsonl, line 1)\n\
+                        warning: 1 trained turn does not end with a token that ends generation, so the model does \
+                        not learn to stop (a.jsonl, line 7: … Paris.)\n";
+        assert_eq!(all.to_string(), expected);
+        assert_eq!(all.count(&Warning::NoEndToken), 1);
+        assert_eq!(all.count(&Warning::EmptyTurn), 0);
+        assert_eq!([0, 12, 999, 1000, 1_234_567].map(thousands), ["0", "12", "999", "1,000", "1,234,567"]);
+    }
+}
