@@ -32,3 +32,8 @@ pub fn object(text: &[u8]) -> Result<Map<String, Value>> {
     serde_json::from_slice(text)
         .map_err(|error| Error::new(Status::BadFormat, format!("not a JSON object: {error}")))
 }
+
+/// Parses any JSON value.
+pub fn value(text: &[u8]) -> Result<Value> {
+    serde_json::from_slice(text).map_err(|error| Error::new(Status::BadFormat, format!("not JSON: {error}")))
+}

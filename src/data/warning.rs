@@ -16,8 +16,10 @@ pub enum Warning {
     UnusedTurnField(String),
     /// A row has two different system prompts.
     TwoSystemPrompts,
-    /// The arguments of a tool call are text, but not JSON.
+    /// The arguments of a tool call, or the parameters of a tool, are text, but not a JSON object.
     ToolArguments,
+    /// A message that is not trained on has a field by which it would be.
+    UntrainedRole,
     /// The tokenizer adds a BOS token, and the text already begins with it.
     BosTwice,
     /// The template does not show the tools of a row.
@@ -84,7 +86,12 @@ impl Warning {
                 of("row has", "rows have") + " two different system prompts; both are kept"
             }
             Warning::ToolArguments => {
-                of("tool call has", "tool calls have") + " arguments that are not JSON; they are kept as text"
+                of("tool or tool call has", "tools or tool calls have")
+                    + " arguments or parameters that are not a JSON object; they are kept as text"
+            }
+            Warning::UntrainedRole => {
+                of("message is", "messages are")
+                    + " marked to be trained on, but only the assistant's turns (of a completion, if there is one) are"
             }
             Warning::BosTwice => {
                 of("text begins", "texts begin")

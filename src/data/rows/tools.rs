@@ -1,0 +1,134 @@
+//! Tools and tool calls, in the forms that datasets have.
+
+use serde_json::{Map, Value, json};
+
+use super::fields::{Entry, bad, shown};
+use crate::base::Result;
+use crate::data::json as python;
+use crate::data::warning::{Warning, Warnings};
+
+/// Returns the documents of a row.
+pub fn documents(entry: Entry) -> Result<Option<Value>> {
+    list(entry)?.map(|documents| whole(entry.name, Value::Array(documents))).transpose()
+}
+
+/// Returns the tools of a row, each as an object.
+pub fn tools(entry: Entry, warnings: &mut Warnings) -> Result<Option<Value>> {
+    objects(entry, |tool| {
+        let mut tool = without_nulls(tool);
+        if let Some(Value::Object(function)) = tool.get_mut("function") {
+            *function = without_nulls(function);
+            decode(function, "parameters", warnings);
+        }
+        decode(&mut tool, "parameters", warnings);
+        Value::Object(tool)
+    })
+}
+
+/// Returns the functions of OpenAI's older API as tools.
+pub fn functions(entry: Entry, warnings: &mut Warnings) -> Result<Option<Value>> {
+    objects(entry, |function| {
+        let mut function = without_nulls(function);
+        decode(&mut function, "parameters", warnings);
+        json!({"type": "function", "function": function})
+    })
+}
+
+/// Returns the tool calls of a message.
+pub fn calls(entry: Entry, warnings: &mut Warnings) -> Result<Option<Value>> {
+    objects(entry, |call| {
+        let mut call = without_nulls(call);
+        if let Some(Value::Object(function)) = call.get_mut("function") {
+            *function = without_nulls(function);
+            decode(function, "arguments", warnings);
+        }
+        decode(&mut call, "arguments", warnings);
+        Value::Object(call)
+    })
+}
+
+/// Returns the call of OpenAI's older API as tool calls.
+pub fn function_call(entry: Entry, warnings: &mut Warnings) -> Result<Value> {
+    match as_object(entry.value) {
+        Some(function) if function.contains_key("name") => {
+            whole(entry.name, json!([call(&function, warnings)]))
+        }
+        _ => Err(entry.not("an object with `name` and `arguments`")),
+    }
+}
+
+/// Returns the tool calls that the text of ShareGPT's `function_call` has: one object or a list of
+/// objects with `name` and `arguments`, as LlamaFactory reads it.
+pub fn calls_in_text(text: &str, warnings: &mut Warnings) -> Result<Option<Value>> {
+    let functions = match python::value(text.as_bytes()) {
+        Ok(Value::Array(values)) => values,
+        Ok(value) => vec![value],
+        Err(_) => return Ok(None),
+    };
+    let complete = |value: &Value| value.get("name").is_some() && value.get("arguments").is_some();
+    if functions.is_empty() || !functions.iter().all(complete) {
+        return Ok(None);
+    }
+    let calls = functions.iter().filter_map(Value::as_object).map(|function| call(function, warnings));
+    whole("function_call", calls.collect()).map(Some)
+}
+
+fn call(function: &Map<String, Value>, warnings: &mut Warnings) -> Value {
+    let mut function = without_nulls(function);
+    decode(&mut function, "arguments", warnings);
+    json!({"type": "function", "function": function})
+}
+
+/// Returns a list that is given as such or as JSON text; `None` if the text is empty.
+fn list(entry: Entry) -> Result<Option<Vec<Value>>> {
+    match entry.value {
+        Value::Array(values) => Ok(Some(values.clone())),
+        Value::String(text) if text.trim().is_empty() => Ok(None),
+        Value::String(text) => match python::value(text.as_bytes()) {
+            Ok(Value::Array(values)) => Ok(Some(values)),
+            Ok(_) => Err(entry.not("a list, or the JSON text of one")),
+            Err(error) => Err(bad(format!("`{}` is a string, but {error}", entry.name))),
+        },
+        _ => Err(entry.not("a list")),
+    }
+}
+
+/// Applies `change` to the objects of a list; each may be JSON text.
+fn objects(entry: Entry, mut change: impl FnMut(&Map<String, Value>) -> Value) -> Result<Option<Value>> {
+    let Some(values) = list(entry)? else { return Ok(None) };
+    let object = |(at, value): (usize, &Value)| match as_object(value) {
+        Some(object) => Ok(change(&object)),
+        None => Err(bad(format!("`{}`[{at}] is {}; it must be an object", entry.name, shown(value)))),
+    };
+    let values = values.iter().enumerate().map(object).collect::<Result<_>>()?;
+    whole(entry.name, Value::Array(values)).map(Some)
+}
+
+/// Returns a value, all JSON text in it decoded, unless it has a lone surrogate.
+fn whole(name: &'static str, value: Value) -> Result<Value> {
+    Entry { name, value: &value }.without_surrogates()?;
+    Ok(value)
+}
+
+fn as_object(value: &Value) -> Option<Map<String, Value>> {
+    match value {
+        Value::Object(object) => Some(object.clone()),
+        Value::String(text) => python::object(text.as_bytes()).ok(),
+        _ => None,
+    }
+}
+
+fn without_nulls(object: &Map<String, Value>) -> Map<String, Value> {
+    let present = object.iter().filter(|(_, value)| !value.is_null());
+    present.map(|(key, value)| (key.clone(), value.clone())).collect()
+}
+
+/// Decodes a member that is the JSON text of an object. Other texts are kept and reported.
+fn decode(object: &mut Map<String, Value>, member: &str, warnings: &mut Warnings) {
+    if let Some(value @ Value::String(_)) = object.get_mut(member) {
+        match as_object(value) {
+            Some(decoded) => *value = Value::Object(decoded),
+            None => warnings.add(Warning::ToolArguments, format_args!("`{member}` is {}", shown(value))),
+        }
+    }
+}
