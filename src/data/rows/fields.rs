@@ -47,11 +47,12 @@ impl<'a> Fields<'a> {
         self.get(field)?.ok_or_else(|| bad(format!("`{}` is missing", field.names[0])))
     }
 
-    /// Counts a warning for every field that was not read, unless it cannot matter.
+    /// Counts a warning for every field that was not read, unless it is empty or cannot matter.
     pub fn report_unread(self) {
+        let empty = [Value::Null, Value::from(""), Value::Array(Vec::new()), Value::Object(Map::new())];
         for (key, value) in self.object {
             let read = || self.read.iter().any(|names| names.contains(&&key[..]));
-            if !value.is_null() && !read() && !is_irrelevant(key) {
+            if !empty.contains(value) && !read() && !is_irrelevant(key) {
                 self.warnings.add(Warning::UnusedField(key.clone()), "");
             }
         }

@@ -318,7 +318,7 @@ mod tests {
         text += &described(fields);
         text += "\n## Fields of a message\n\nThe chat template gets the other fields unchanged.\n\n";
         text += &described(MESSAGE);
-        text += "\n## Fields without a meaning for training\n\nEvery other field is reported.\n\n";
+        text += "\n## Fields without a meaning for training\n\nEvery other field that is not empty is reported.\n\n";
         let mut width = 0;
         for field in IRRELEVANT {
             let item = format!("`{field}`{}", if Some(field) == IRRELEVANT.last() { "." } else { "," });

@@ -228,7 +228,7 @@ fn message(given: &Map<String, Value>, warnings: &mut Warnings) -> Result<Map<St
 }
 
 /// Returns the role for a speaker of ShareGPT, or the role as it is.
-fn speaker<'a>(entry: Entry<'a>) -> Result<&'a str> {
+fn speaker(entry: Entry<'_>) -> Result<&str> {
     match entry.text()? {
         "human" | "user" => Ok("user"),
         "gpt" | "assistant" | "model" | "chatgpt" | "bot" | "function_call" => Ok("assistant"),

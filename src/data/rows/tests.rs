@@ -90,7 +90,8 @@ fn every_field_of_the_table_is_read_under_every_name_and_no_other_is() {
         let mut row = Map::new();
         needed(&mut row);
         row.extend(IRRELEVANT.iter().map(|field| ((*field).to_owned(), json!(1))));
-        row.extend(["weight", "score", "surprise"].map(|field| (field.to_owned(), Value::Null)));
+        let empty = [("weight", Value::Null), ("images", json!([])), ("surprise", json!(""))];
+        row.extend(empty.map(|(field, value)| (field.to_owned(), value)));
         clean(&Value::Object(row.clone()));
         for field in ["weight", "loss", "images", "surprise"] {
             row.insert(field.to_owned(), json!(1));

@@ -34,7 +34,7 @@ pub fn read(fields: &mut Fields, ids: &Field) -> Result<Vec<Row>> {
         starts.agree(entry, restarts(entry, &numbers(entry, "a position", integer)?, &kept)?)?;
     }
     if let Some(entry) = fields.get(&SEQ_LENGTHS)? {
-        starts.agree(entry, ends(entry, &numbers(entry, "a length", integer)?, &kept, count)?)?;
+        starts.agree(entry, by_length(entry, &numbers(entry, "a length", integer)?, &kept, count)?)?;
     }
     if let Some(entry) = fields.get(&CU_SEQLENS)? {
         let bounds = numbers(entry, "an offset", integer)?;
@@ -42,7 +42,7 @@ pub fn read(fields: &mut Fields, ids: &Field) -> Result<Vec<Row>> {
             return Err(entry.not("a list that begins with 0"));
         }
         let lengths: Vec<i64> = bounds.windows(2).map(|pair| pair[1].saturating_sub(pair[0])).collect();
-        starts.agree(entry, ends(entry, &lengths, &kept, count)?)?;
+        starts.agree(entry, by_length(entry, &lengths, &kept, count)?)?;
     }
     let starts = starts.all();
     let supervised = supervised(fields, ids, &tokens, &kept, &starts)?;
@@ -161,16 +161,13 @@ fn restarts(entry: Entry, positions: &[i64], kept: &Range<usize>) -> Result<Vec<
 
 /// Returns the starts of documents with these lengths, which make up the row, or its tokens without
 /// padding.
-fn ends(entry: Entry, lengths: &[i64], kept: &Range<usize>, count: usize) -> Result<Vec<usize>> {
+fn by_length(entry: Entry, lengths: &[i64], kept: &Range<usize>, count: usize) -> Result<Vec<usize>> {
     let total =
         lengths.iter().try_fold(0_i64, |sum, &length| sum.checked_add(length).filter(|_| length >= 0));
     let mut at = match total.and_then(|total| usize::try_from(total).ok()) {
         Some(total) if total == kept.len() => kept.start,
         Some(total) if total == count => 0,
-        _ => {
-            let message = format!("a list of documents that make up the {count} tokens of the row",);
-            return Err(entry.not(&message));
-        }
+        _ => return Err(entry.not(&format!("documents that make up the {count} tokens of the row"))),
     };
     let mut starts = Vec::new();
     for &length in lengths.iter().filter(|length| **length > 0) {
@@ -264,13 +261,13 @@ fn supervised(
     match (0..tokens.len()).filter(targets).find(|&at| labeled[at] != masked[at]) {
         None => Ok(labeled),
         Some(at) => {
-            let mask = off(kept.start + at).map_or(first_mask, |(entry, _)| entry);
-            let at = kept.start + at;
+            let row = kept.start + at;
+            let mask = off(row).map_or(first_mask, |(entry, _)| entry);
             Err(bad(format!(
-                "`labels`[{at}] is {}, but `{}`[{at}] is {}; they select different tokens; give one of them",
-                shown(&values[at - kept.start]),
+                "`labels`[{row}] is {}, but `{}`[{row}] is {}; they select different tokens; give one of them",
+                shown(&values[at]),
                 mask.name,
-                u8::from(masked[at - kept.start])
+                u8::from(masked[at])
             )))
         }
     }

@@ -14,37 +14,20 @@ pub fn documents(entry: Entry) -> Result<Option<Value>> {
 
 /// Returns the tools of a row, each as an object.
 pub fn tools(entry: Entry, warnings: &mut Warnings) -> Result<Option<Value>> {
-    objects(entry, |tool| {
-        let mut tool = without_nulls(tool);
-        if let Some(Value::Object(function)) = tool.get_mut("function") {
-            *function = without_nulls(function);
-            decode(function, "parameters", warnings);
-        }
-        decode(&mut tool, "parameters", warnings);
-        Value::Object(tool)
-    })
+    objects(entry, |tool| Value::Object(decoded(tool, "parameters", warnings)))
 }
 
 /// Returns the functions of OpenAI's older API as tools.
 pub fn functions(entry: Entry, warnings: &mut Warnings) -> Result<Option<Value>> {
-    objects(entry, |function| {
-        let mut function = without_nulls(function);
-        decode(&mut function, "parameters", warnings);
-        json!({"type": "function", "function": function})
-    })
+    objects(
+        entry,
+        |function| json!({"type": "function", "function": decoded(function, "parameters", warnings)}),
+    )
 }
 
 /// Returns the tool calls of a message.
 pub fn calls(entry: Entry, warnings: &mut Warnings) -> Result<Option<Value>> {
-    objects(entry, |call| {
-        let mut call = without_nulls(call);
-        if let Some(Value::Object(function)) = call.get_mut("function") {
-            *function = without_nulls(function);
-            decode(function, "arguments", warnings);
-        }
-        decode(&mut call, "arguments", warnings);
-        Value::Object(call)
-    })
+    objects(entry, |call| Value::Object(decoded(call, "arguments", warnings)))
 }
 
 /// Returns the call of OpenAI's older API as tool calls.
@@ -74,9 +57,7 @@ pub fn calls_in_text(text: &str, warnings: &mut Warnings) -> Result<Option<Value
 }
 
 fn call(function: &Map<String, Value>, warnings: &mut Warnings) -> Value {
-    let mut function = without_nulls(function);
-    decode(&mut function, "arguments", warnings);
-    json!({"type": "function", "function": function})
+    json!({"type": "function", "function": decoded(function, "arguments", warnings)})
 }
 
 /// Returns a list that is given as such or as JSON text; `None` if the text is empty.
@@ -118,17 +99,25 @@ fn as_object(value: &Value) -> Option<Map<String, Value>> {
     }
 }
 
-fn without_nulls(object: &Map<String, Value>) -> Map<String, Value> {
+/// Returns an object and its `function` without null members, and with a member decoded that is the
+/// JSON text of an object. Other texts are kept and reported.
+fn decoded(object: &Map<String, Value>, member: &str, warnings: &mut Warnings) -> Map<String, Value> {
     let present = object.iter().filter(|(_, value)| !value.is_null());
-    present.map(|(key, value)| (key.clone(), value.clone())).collect()
-}
-
-/// Decodes a member that is the JSON text of an object. Other texts are kept and reported.
-fn decode(object: &mut Map<String, Value>, member: &str, warnings: &mut Warnings) {
-    if let Some(value @ Value::String(_)) = object.get_mut(member) {
-        match as_object(value) {
-            Some(decoded) => *value = Value::Object(decoded),
-            None => warnings.add(Warning::ToolArguments, format_args!("`{member}` is {}", shown(value))),
-        }
-    }
+    let change = |(key, value): (&String, &Value)| {
+        let value = match value {
+            Value::Object(function) if key == "function" => {
+                Value::Object(decoded(function, member, warnings))
+            }
+            Value::String(_) if key == member => as_object(value).map_or_else(
+                || {
+                    warnings.add(Warning::ToolArguments, format_args!("`{member}` is {}", shown(value)));
+                    value.clone()
+                },
+                Value::Object,
+            ),
+            _ => value.clone(),
+        };
+        (key.clone(), value)
+    };
+    present.map(change).collect()
 }
