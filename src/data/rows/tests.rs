@@ -311,8 +311,10 @@ fn tools_and_calls_as_json_text_are_decoded() {
         json!({"messages": [{"role": "assistant", "content": "", "tool_calls": [call(json!("{city"))]}]});
     let kept = warned(&broken, &Warning::ToolArguments);
     assert_eq!(kept.messages[0]["tool_calls"][0]["function"]["arguments"], "{city");
-    let words = json!({"conversations": [{"from": "function_call", "value": "call f"}]});
-    assert_eq!(warned(&words, &Warning::ToolArguments).messages[0]["content"], "call f");
+    for words in ["call f", "{\"name\": \"f\"}"] {
+        let row = json!({"conversations": [{"from": "function_call", "value": words}]});
+        assert_eq!(warned(&row, &Warning::ToolArguments).messages[0]["content"], words);
+    }
 
     let tool = json!({"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}});
     let mut coded = tool.clone();
