@@ -17,9 +17,21 @@
 //! If all three fail, the conversation is refused.
 
 #[cfg(feature = "text")]
+mod check;
+#[cfg(feature = "text")]
+mod filters;
+#[cfg(feature = "text")]
+mod methods;
+#[cfg(feature = "text")]
+mod numbers;
+#[cfg(feature = "text")]
 mod python;
 #[cfg(feature = "text")]
+mod source;
+#[cfg(feature = "text")]
 mod spans;
+#[cfg(feature = "text")]
+mod tags;
 #[cfg(feature = "text")]
 mod template;
 #[cfg(feature = "text")]
