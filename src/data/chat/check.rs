@@ -8,28 +8,20 @@ use super::{ChatTemplate, Conversation};
 use crate::data::warning::{Warning, Warnings};
 
 /// Fields of a message that Horizon or most templates read.
-const KNOWN: [&str; 8] = [
-    "role",
-    "content",
-    "tool_calls",
-    "tool_call_id",
-    "name",
-    "reasoning",
-    "reasoning_content",
-    "thinking",
-];
+const KNOWN: [&str; 8] =
+    ["role", "content", "tool_calls", "tool_call_id", "name", "reasoning", "reasoning_content", "thinking"];
 const REASONING: [&str; 3] = ["reasoning_content", "thinking", "reasoning"];
 const REASONING_ENDS: &str = "</think>";
 /// Characters of an example.
 const EXCERPT: usize = 40;
 
-/// Adds a warning for everything that the text lacks.
+/// Adds a warning for everything that is missing in the text.
 pub fn check(template: &ChatTemplate, conversation: &Conversation, turns: &Turns, warnings: &mut Warnings) {
-    let Conversation { messages, trained, variables } = conversation;
+    let Conversation { messages, variables, .. } = conversation;
     for (index, message) in messages.iter().enumerate() {
         check_fields(template, message, warnings);
-        if trained[index] {
-            if index > 0 && trained[index - 1] {
+        if conversation.trains(index) {
+            if index > 0 && conversation.trains(index - 1) {
                 warnings.add(Warning::AdjacentTurns, format_args!("message {index}"));
             }
             if let Some(turn) = turns.text_of(index) {
@@ -45,8 +37,7 @@ pub fn check(template: &ChatTemplate, conversation: &Conversation, turns: &Turns
         warnings.add(Warning::ToolsIgnored, format_args!("`{first}`"));
     }
     for name in variables.keys().filter(|name| *name != "tools" && !template.names(name)) {
-        let field =
-            if name == "documents" { name.clone() } else { format!("chat_template_kwargs.{name}") };
+        let field = if name == "documents" { name.clone() } else { format!("chat_template_kwargs.{name}") };
         warnings.add(Warning::UnusedField(field), "");
     }
 }

@@ -3,16 +3,15 @@
 use minijinja::value::{Kwargs, Rest, Value, ValueKind};
 use minijinja::{Environment, Error, ErrorKind, FormatStyle, format_filter};
 
-use super::methods::{bind, capitalize, replace, strip};
+use super::methods::{bind, capitalize, lines, replace, strip};
 use super::python::{is_digits, text};
 use super::source::{ITER, PERCENT};
 
 /// Adds the filters and tests.
 pub fn add(environment: &mut Environment<'static>) {
     environment.add_filter("string", text);
-    environment.add_filter("trim", |text: String, chars: Option<String>| {
-        strip(&text, chars.as_deref()).to_owned()
-    });
+    environment
+        .add_filter("trim", |text: String, chars: Option<String>| strip(&text, chars.as_deref()).to_owned());
     environment.add_filter("capitalize", |text: String| capitalize(&text));
     environment.add_filter("title", title);
     environment.add_filter("replace", |value: &Value, old: &str, new: &str, count: Option<i64>| {
@@ -24,6 +23,8 @@ pub fn add(environment: &mut Environment<'static>) {
     environment.add_filter("join", join);
     environment.add_filter("int", int);
     environment.add_filter("float", float);
+    environment.add_filter("round", round);
+    environment.add_filter("indent", indent);
     environment.add_filter("default", default);
     environment.add_filter("d", default);
     environment.add_filter(ITER, iterated);
@@ -113,6 +114,36 @@ fn float(value: &Value, default: Option<f64>) -> Result<Value, Error> {
         None => f64::try_from(value.clone()).ok(),
     };
     Ok(Value::from(found.or(default).unwrap_or(0.0)))
+}
+
+/// Rounds half to even.
+fn round(value: Value, digits: Option<usize>) -> Result<Value, Error> {
+    if value.is_integer() {
+        return Ok(value);
+    }
+    let digits = digits.unwrap_or(0);
+    let rounded = format!("{:.digits$}", f64::try_from(value)?).parse::<f64>();
+    rounded.map(Value::from).map_err(|error| failed(error.to_string()))
+}
+
+fn indent(text: String, given: Rest<Value>) -> Result<String, Error> {
+    let [width, first, blank] = bind(&given, ["width", "first", "blank"])?;
+    let is = |option: Option<Value>| option.is_some_and(|option| option.is_true());
+    let (first, blank) = (is(first), is(blank));
+    let indent = match &width {
+        Some(width) if width.as_str().is_some() => width.to_string(),
+        Some(width) => " ".repeat(usize::try_from(width.clone())?),
+        None => " ".repeat(4),
+    };
+    let mut out = if first { indent.clone() } else { String::new() };
+    for (at, line) in lines(&(text + "\n"), false).into_iter().enumerate() {
+        if at > 0 {
+            out.push('\n');
+            out.push_str(if line.is_empty() && !blank { "" } else { &indent });
+        }
+        out.push_str(&line);
+    }
+    Ok(out)
 }
 
 fn default(value: &Value, given: Rest<Value>) -> Result<Value, Error> {

@@ -177,7 +177,7 @@ fn text_with(text: &str, name: &str, arguments: &[Value]) -> Result<Option<Value
         }
         "splitlines" => {
             let [keep] = bind(arguments, ["keepends"])?;
-            lines(text, keep.is_some_and(|keep| keep.is_true()))
+            lines(text, keep.is_some_and(|keep| keep.is_true())).into()
         }
         "startswith" | "endswith" => {
             let [affixes, start, end] = bind(arguments, ["_", "_", "_"])?;
@@ -276,7 +276,7 @@ fn split<'a>(
 }
 
 /// `str.splitlines`.
-fn lines(text: &str, keep: bool) -> Value {
+pub fn lines(text: &str, keep: bool) -> Vec<String> {
     let is_end =
         |c: char| matches!(c, '\n'..='\r' | '\u{1c}'..='\u{1e}' | '\u{85}' | '\u{2028}' | '\u{2029}');
     let mut lines = Vec::new();
@@ -287,10 +287,10 @@ fn lines(text: &str, keep: bool) -> Value {
             Some('\r') if rest[at..].starts_with("\r\n") => 2,
             ending => ending.map_or(0, char::len_utf8),
         };
-        lines.push(Value::from(&rest[..if keep { at + ending } else { at }]));
+        lines.push(rest[..if keep { at + ending } else { at }].to_owned());
         rest = &rest[at + ending..];
     }
-    Value::from(lines)
+    lines
 }
 
 /// The text from character `start` to character `end`.

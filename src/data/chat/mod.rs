@@ -14,7 +14,27 @@
 //!    lies between. Templates that drop a turn's reasoning once the next question follows need
 //!    this.
 //!
-//! If all three fail, the conversation is refused.
+//! 4. **Numbers**: the conversation is rendered with the number of each message in its texts, which
+//!    shows where the texts of a turn and of the message before it are. Turns with tool calls in
+//!    templates that render the last question otherwise need this.
+//!
+//! If all four fail, the conversation is refused. Numbers also tell the messages of tagged turns if
+//! some of them are not trained on.
+//!
+//! # Jinja
+//!
+//! Templates are rendered by minijinja, made to act as jinja2 3.1.6 under the settings of
+//! transformers. Differences that remain:
+//!
+//! | | Jinja | here |
+//! |---|---|---|
+//! | filters `wordcount`, `xmlattr`, `pprint`, …; `str.center`, `str.swapcase`, …; `cycler`; the variables `varargs` and `kwargs` of a macro; `\N{…}` | | refused by name |
+//! | `x.items` without a call, `x` a dict | the method | refused by name |
+//! | a tuple, a namespace or a range printed by `{{ }}` | `(1, 2)` | as a list or a dict |
+//! | `~` with a list of the template's own, or with a number written with an exponent | Python's form | Rust's form |
+//! | values of different types compared or sorted by `<`, division by zero | an error | an order, infinity |
+//! | `//` and `%` by a negative number | rounds down | the remainder is positive |
+//! | `min` and `max` of texts | ignore case | respect case |
 
 #[cfg(feature = "text")]
 mod check;
@@ -60,9 +80,23 @@ pub struct Conversation {
 impl Conversation {
     /// A conversation whose assistant's turns are trained on, from message `trained_from` on.
     pub fn new(messages: Vec<Value>, trained_from: usize, variables: Map<String, Value>) -> Conversation {
-        let assistant = messages.iter().map(|message| message["role"] == "assistant");
-        let trained = (0..).zip(assistant).map(|(at, assistant)| at >= trained_from && assistant).collect();
-        Conversation { messages, trained, variables }
+        let mut conversation = Conversation { trained: vec![false; messages.len()], messages, variables };
+        let assistant: Vec<usize> = conversation.assistant().filter(|&index| index >= trained_from).collect();
+        for index in assistant {
+            conversation.trained[index] = true;
+        }
+        conversation
+    }
+
+    /// True if a message is trained on.
+    #[cfg(feature = "text")]
+    fn trains(&self, message: usize) -> bool {
+        self.trained.get(message) == Some(&true)
+    }
+
+    /// The indices of the assistant's messages.
+    fn assistant(&self) -> impl Iterator<Item = usize> {
+        (0..self.messages.len()).filter(|&index| self.messages[index]["role"] == "assistant")
     }
 }
 

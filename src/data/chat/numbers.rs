@@ -20,15 +20,19 @@ pub struct Numbered {
 }
 
 impl Numbered {
-    /// Renders the first `count` messages of a conversation; `None` if the template fails.
+    /// Renders the first `count` messages of a conversation, some with their numbers; `None` if the
+    /// template fails.
     pub fn render(
         template: &ChatTemplate,
         conversation: &Conversation,
+        with_number: &[usize],
         count: usize,
         generation_prompt: bool,
     ) -> Option<Numbered> {
-        let messages: Vec<Value> =
-            (0..).zip(&conversation.messages[..count]).map(|(index, message)| numbered(message, index)).collect();
+        let mut messages = conversation.messages[..count].to_vec();
+        for &index in with_number.iter().filter(|&&index| index < count) {
+            messages[index] = numbered(&messages[index], index);
+        }
         let text = template.text(&messages, generation_prompt, &conversation.variables).ok()?;
         let (text, ends) = without_numbers(&text);
         Some(Numbered { text, ends })

@@ -63,11 +63,13 @@ pub fn value(json: &Json) -> Value {
             Some("NaN") => Value::from(f64::NAN),
             Some("Infinity") => Value::from(f64::INFINITY),
             Some("-Infinity") => Value::from(f64::NEG_INFINITY),
-            Some(digits) => match digits.parse::<i128>() {
-                Ok(number) => Value::from(number),
-                Err(_) => Value::from_object(Digits(digits.to_owned())),
-            },
-            None => Value::from(&text[..]),
+            Some(digits) if digits.trim_start_matches('-').bytes().all(|digit| digit.is_ascii_digit()) => {
+                match digits.parse::<i128>() {
+                    Ok(number) => Value::from(number),
+                    Err(_) => Value::from_object(Digits(digits.to_owned())),
+                }
+            }
+            _ => Value::from(&text[..]),
         },
         Json::Array(items) => printed(items.iter().map(value).collect::<Vec<Value>>().into()),
         Json::Object(fields) => printed(

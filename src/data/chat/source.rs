@@ -17,13 +17,11 @@ pub const PERCENT: &str = "__percent__";
 pub const FIELD: &str = "__field__";
 
 /// Methods of `dict`.
-const OF_DICT: [&str; 9] =
-    ["clear", "copy", "get", "items", "keys", "pop", "setdefault", "update", "values"];
+const OF_DICT: [&str; 9] = ["clear", "copy", "get", "items", "keys", "pop", "setdefault", "update", "values"];
 
 /// Words before which no value ends.
-const KEYWORDS: [&str; 14] = [
-    "and", "call", "do", "elif", "else", "filter", "for", "if", "in", "is", "not", "or", "set", "with",
-];
+const KEYWORDS: [&str; 14] =
+    ["and", "call", "do", "elif", "else", "filter", "for", "if", "in", "is", "not", "or", "set", "with"];
 
 /// A template for minijinja.
 pub struct Source {
@@ -289,7 +287,8 @@ fn expression(tokens: &[Token]) -> String {
                 out.push('[');
             }
         } else if token.is("%") && matches!(before, Some(Token::Text(_))) {
-            let operand = at + 1 + tokens[at + 1..].iter().take_while(|t| matches!(t, Token::Space(_))).count();
+            let operand =
+                at + 1 + tokens[at + 1..].iter().take_while(|t| matches!(t, Token::Space(_))).count();
             end = end_of_operand(tokens, operand);
             out.truncate(out.trim_end().len());
             out.push_str(&percent(&tokens[operand..end]));

@@ -38,18 +38,18 @@ impl Turns {
 /// Renders a conversation and finds the supervised turns. `tagged`: the template has
 /// `{% generation %}` tags.
 pub fn render(template: &ChatTemplate, conversation: &Conversation, tagged: bool) -> Result<Turns> {
-    let Conversation { messages, trained, variables } = conversation;
+    let Conversation { messages, variables, .. } = conversation;
     refuse_marks(messages, variables)?;
     let whole = template.text(messages, false, variables)?;
     if tagged {
         let (text, ranges) = without_tags(&whole);
         let mut ranges = Owners { template, conversation, whole: &whole }.of(ranges)?;
-        ranges.retain(|(_, message)| message.is_none_or(|message| trained[message]));
+        ranges.retain(|(_, message)| message.is_none_or(|message| conversation.trains(message)));
         return Ok(Turns { text, ranges });
     }
     let finder = Finder { template, conversation, whole: &whole };
     let mut ranges: Vec<(Range<usize>, Option<usize>)> = Vec::new();
-    for index in (0..messages.len()).filter(|&index| trained[index]) {
+    for index in (0..messages.len()).filter(|&index| conversation.trains(index)) {
         let turn = finder.turn(index).ok_or_else(|| not_found(index))?;
         if ranges.last().is_some_and(|(before, _)| before.end > turn.start) {
             return Err(not_found(index));
@@ -108,7 +108,9 @@ impl Finder<'_> {
         let (start, end) = match (before, upto) {
             (Some(start), Some(upto)) => (start, self.closed(start, upto)),
             (start, upto) => {
-                let Some((around, behind)) = self.around_mark(index) else { return self.around_numbers(index) };
+                let Some((around, behind)) = self.around_mark(index) else {
+                    return self.around_numbers(index);
+                };
                 let end = match upto {
                     Some(upto) => self.closed(around, upto),
                     None => behind + self.ending(behind, &self.after_mark(index)?),
@@ -186,11 +188,11 @@ impl Finder<'_> {
     /// the text that follows. Templates that render the last question otherwise need this for turns
     /// with tool calls.
     fn around_numbers(&self, index: usize) -> Option<Range<usize>> {
+        let before = index.checked_sub(1)?;
         let numbered = |count: usize, generation_prompt: bool| {
-            Numbered::render(self.template, self.conversation, count, generation_prompt)
+            Numbered::render(self.template, self.conversation, &[before, index], count, generation_prompt)
         };
         let whole = numbered(self.conversation.messages.len(), false).filter(|all| all.text == self.whole)?;
-        let before = index.checked_sub(1)?;
         let prompt = numbered(index, true)?;
         let header = &prompt.text[prompt.end_of(before)?..];
         let start = whole.end_of(before)?;

@@ -39,9 +39,10 @@ impl Owners<'_> {
     /// Returns each range with its message. If all of the assistant's messages are trained on, all
     /// ranges are; one for each message is the usual case.
     pub fn of(&self, ranges: Vec<Range<usize>>) -> Result<Vec<(Range<usize>, Option<usize>)>> {
-        let all = self.assistant().all(|index| self.conversation.trained[index]);
-        let owners: Vec<Option<usize>> = if all && ranges.len() == self.assistant().count() {
-            self.assistant().map(Some).collect()
+        let conversation = self.conversation;
+        let all = conversation.assistant().all(|index| conversation.trains(index));
+        let owners: Vec<Option<usize>> = if all && ranges.len() == conversation.assistant().count() {
+            conversation.assistant().map(Some).collect()
         } else {
             match self.by_numbers(&ranges) {
                 Ok(owners) => owners.into_iter().map(Some).collect(),
@@ -52,18 +53,14 @@ impl Owners<'_> {
         Ok(ranges.into_iter().zip(owners).collect())
     }
 
-    /// The indices of the assistant's messages.
-    fn assistant(&self) -> impl Iterator<Item = usize> {
-        let messages = &self.conversation.messages;
-        (0..messages.len()).filter(|&index| messages[index]["role"] == "assistant")
-    }
-
-    /// Renders once more, with the number of each message in its texts.
+    /// Renders once more, with the number of each of the assistant's messages in its texts.
     fn by_numbers(&self, ranges: &[Range<usize>]) -> Result<Vec<usize>> {
-        let count = self.conversation.messages.len();
-        let numbered = Numbered::render(self.template, self.conversation, count, false)
-            .filter(|numbered| numbered.text == self.whole)
-            .ok_or_else(|| unclear("the template does not render texts as they are"))?;
+        let Owners { template, conversation, .. } = self;
+        let assistant: Vec<usize> = conversation.assistant().collect();
+        let numbered =
+            Numbered::render(template, conversation, &assistant, conversation.messages.len(), false)
+                .filter(|numbered| numbered.text == self.whole)
+                .ok_or_else(|| unclear("the template does not render texts as they are"))?;
         let mut owners: Vec<Option<usize>> = Vec::new();
         for range in ranges {
             let mut inside = numbered.ends.iter().filter(|(end, _)| range.start < *end && *end <= range.end);
@@ -73,15 +70,16 @@ impl Owners<'_> {
             }
             owners.push(owner);
         }
-        // A range without text of a message is that of an empty turn, or of a part of one.
-        let mut empty: Vec<usize> =
-            self.assistant().filter(|index| !owners.contains(&Some(*index))).collect();
+        // A range without text of a message is that of an empty turn.
+        let mut empty = assistant;
+        empty.retain(|index| !owners.contains(&Some(*index)));
         let without = owners.iter().filter(|owner| owner.is_none()).count();
         if without > 0 && without != empty.len() {
             return Err(unclear("the numbers of ranges and turns differ"));
         }
         empty.reverse();
-        let owners: Vec<usize> = owners.into_iter().filter_map(|owner| owner.or_else(|| empty.pop())).collect();
+        let owners: Vec<usize> =
+            owners.into_iter().filter_map(|owner| owner.or_else(|| empty.pop())).collect();
         if !owners.is_sorted() {
             return Err(unclear("the ranges are not in the order of the messages"));
         }

@@ -157,7 +157,7 @@ impl ChatTemplate {
             ])
             .collect();
         let render = || self.environment.get_template(NAME).and_then(|template| template.render(context));
-        // Templates are untrusted input, and minijinja can panic (see `python::REVERSED`).
+        // Templates are untrusted input; a panic of the engine must not end the process.
         catch_unwind(AssertUnwindSafe(render)).unwrap_or_else(|_| Err(engine_failed())).map_err(jinja)
     }
 }
@@ -222,7 +222,7 @@ mod tests {
         assert_eq!(template.unwrap().prompt(&[]).unwrap(), "a\nb");
     }
 
-    /// minijinja's own slices with a negative step panic on empty values.
+    /// minijinja's own slices with a negative step panic on empty values, so they are replaced.
     #[test]
     fn lists_and_texts_are_reversed_even_when_empty() {
         let source = "{% for m in messages[1:][::-1] %}{{ m.content[::-1] }}.{% endfor %}{{ ''[::-1] }}";
@@ -234,10 +234,6 @@ mod tests {
         assert_eq!(rendered(&[]), "");
         assert_eq!(rendered(&["ab"]), "");
         assert_eq!(rendered(&["ab", "cd", "", "éf"]), "fé..dc.");
-        let template =
-            ChatTemplate::new("{{ messages[ ::-1]|list }}", SpecialTokens::default(), None).unwrap();
-        let error = template.prompt(&[]).unwrap_err();
-        assert!(error.message().contains("the template engine failed"), "{error}");
     }
 
     #[test]
