@@ -24,17 +24,19 @@
 //! # Jinja
 //!
 //! Templates are rendered by minijinja, made to act as jinja2 3.1.6 under the settings of
-//! transformers. Differences that remain:
+//! transformers. Refused by name:
 //!
-//! | | Jinja | here |
-//! |---|---|---|
-//! | filters `wordcount`, `xmlattr`, `pprint`, …; `str.center`, `str.swapcase`, …; `cycler`; the variables `varargs` and `kwargs` of a macro; `\N{…}` | | refused by name |
-//! | `x.items` without a call, `x` a dict | the method | refused by name |
-//! | a tuple, a namespace or a range printed by `{{ }}` | `(1, 2)` | as a list or a dict |
-//! | `~` with a list of the template's own, or with a number written with an exponent | Python's form | Rust's form |
-//! | values of different types compared or sorted by `<`, division by zero | an error | an order, infinity |
-//! | `//` and `%` by a negative number | rounds down | the remainder is positive |
-//! | `min` and `max` of texts | ignore case | respect case |
+//! - filters such as `wordcount`, `xmlattr` and `pprint`; methods such as `str.center`; `cycler`
+//! - `varargs` and `kwargs` of a macro; blocks; the escape `\N{…}`
+//! - `x.items` without a call if x is a dict: Jinja finds the method
+//!
+//! Not as in Jinja:
+//!
+//! - tuples and ranges print as lists, namespaces as dicts
+//! - `~` prints lists of the template itself, and numbers with an exponent, in Rust's form
+//! - `<` and sorting order values of different types, division by zero is infinity: no error
+//! - the remainder of a division by a negative number is positive
+//! - `min` and `max` of texts respect case
 
 #[cfg(feature = "text")]
 mod check;
