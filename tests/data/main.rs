@@ -1,6 +1,8 @@
 //! Compares rendered text, tokens and loss masks of conversations with those of Hugging Face's
 //! `tokenizers` and `transformers`, written by `chat/generate.py`.
 
+mod jinja;
+
 use std::fs;
 use std::path::{Path, PathBuf};
 

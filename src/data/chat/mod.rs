@@ -14,12 +14,46 @@
 //!    lies between. Templates that drop a turn's reasoning once the next question follows need
 //!    this.
 //!
-//! If all three fail, the conversation is refused.
+//! 4. **Numbers**: the conversation is rendered with the number of each message in its texts, which
+//!    shows where the texts of a turn and of the message before it are. Turns with tool calls in
+//!    templates that render the last question otherwise need this.
+//!
+//! If all four fail, the conversation is refused. Numbers also tell the messages of tagged turns if
+//! some of them are not trained on.
+//!
+//! # Jinja
+//!
+//! Templates are rendered by minijinja, made to act as jinja2 3.1.6 under the settings of
+//! transformers. Refused by name:
+//!
+//! - filters such as `wordcount`, `xmlattr` and `pprint`; methods such as `str.center`; `cycler`
+//! - `varargs` and `kwargs` of a macro; blocks; the escape `\N{…}`
+//! - `x.items` without a call if x is a dict: Jinja finds the method
+//!
+//! Not as in Jinja:
+//!
+//! - tuples and ranges print as lists, namespaces as dicts
+//! - `~` prints lists of the template itself, and numbers with an exponent, in Rust's form
+//! - `<` and sorting order values of different types, division by zero is infinity: no error
+//! - the remainder of a division by a negative number is positive
+//! - `min` and `max` of texts respect case
 
+#[cfg(feature = "text")]
+mod check;
+#[cfg(feature = "text")]
+mod filters;
+#[cfg(feature = "text")]
+mod methods;
+#[cfg(feature = "text")]
+mod numbers;
 #[cfg(feature = "text")]
 mod python;
 #[cfg(feature = "text")]
+mod source;
+#[cfg(feature = "text")]
 mod spans;
+#[cfg(feature = "text")]
+mod tags;
 #[cfg(feature = "text")]
 mod template;
 #[cfg(feature = "text")]
@@ -48,9 +82,23 @@ pub struct Conversation {
 impl Conversation {
     /// A conversation whose assistant's turns are trained on, from message `trained_from` on.
     pub fn new(messages: Vec<Value>, trained_from: usize, variables: Map<String, Value>) -> Conversation {
-        let assistant = messages.iter().map(|message| message["role"] == "assistant");
-        let trained = (0..).zip(assistant).map(|(at, assistant)| at >= trained_from && assistant).collect();
-        Conversation { messages, trained, variables }
+        let mut conversation = Conversation { trained: vec![false; messages.len()], messages, variables };
+        let assistant: Vec<usize> = conversation.assistant().filter(|&index| index >= trained_from).collect();
+        for index in assistant {
+            conversation.trained[index] = true;
+        }
+        conversation
+    }
+
+    /// True if a message is trained on.
+    #[cfg(feature = "text")]
+    fn trains(&self, message: usize) -> bool {
+        self.trained.get(message) == Some(&true)
+    }
+
+    /// The indices of the assistant's messages.
+    fn assistant(&self) -> impl Iterator<Item = usize> {
+        (0..self.messages.len()).filter(|&index| self.messages[index]["role"] == "assistant")
     }
 }
 

@@ -1,35 +1,112 @@
-//! Prints values as Python does: Jinja's `{{ … }}` is `str`, and `tojson` is `json.dumps`, as
+//! Values as Python has them: Jinja's `{{ … }}` is `str`, and `tojson` is `json.dumps`, as
 //! transformers configures them.
 
-use minijinja::value::{Kwargs, Value, ValueKind};
-use minijinja::{Error, ErrorKind, Output, State, escape_formatter, filters};
-use minijinja_contrib::pycompat::unknown_method_callback;
+use std::fmt;
+use std::sync::Arc;
 
-/// Name of the method that replaces the slice `[::-1]`; minijinja panics on that slice of an empty
-/// value.
-pub const REVERSED: &str = "__reversed__";
+use minijinja::value::{DynObject, Enumerator, Kwargs, Object, ObjectRepr, Value, ValueKind};
+use minijinja::{Environment, Error, ErrorKind, Output, State, escape_formatter};
+use serde_json::Value as Json;
 
-/// Calls a method of a Python value, e.g. `str.strip`.
-pub fn method(state: &State, value: &Value, name: &str, arguments: &[Value]) -> Result<Value, Error> {
-    if name == REVERSED {
-        return filters::reverse(value);
+use super::filters;
+use super::methods::method;
+use crate::data::json;
+
+/// Makes an environment print, filter and call values as Python and Jinja do.
+pub fn configure(environment: &mut Environment<'static>) {
+    environment.set_unknown_method_callback(method);
+    environment.set_formatter(print);
+    environment.add_filter("tojson", to_json);
+    filters::add(environment);
+}
+
+/// A list or a dict of JSON, which prints as in Python wherever it is printed.
+#[derive(Debug)]
+struct Printed(DynObject);
+
+impl Object for Printed {
+    fn repr(self: &Arc<Self>) -> ObjectRepr {
+        self.0.repr()
     }
-    unknown_method_callback(state, value, name, arguments)
+    fn get_value(self: &Arc<Self>, key: &Value) -> Option<Value> {
+        self.0.get_value(key)
+    }
+    fn enumerate(self: &Arc<Self>) -> Enumerator {
+        self.0.enumerate()
+    }
+    fn render(self: &Arc<Self>, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&repr(&Value::from_dyn_object(self.0.clone())).map_err(|_| fmt::Error)?)
+    }
+}
+
+/// An integer beyond 128 bits.
+#[derive(Debug)]
+struct Digits(String);
+
+impl Object for Digits {
+    fn repr(self: &Arc<Self>) -> ObjectRepr {
+        ObjectRepr::Plain
+    }
+    fn render(self: &Arc<Self>, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// Returns the value of JSON. Numbers under a mark (see [`json`]) are numbers again.
+pub fn value(json: &Json) -> Value {
+    let printed = |value: Value| match value.as_object() {
+        Some(object) => Value::from_object(Printed(object.clone())),
+        None => value,
+    };
+    match json {
+        Json::String(text) => match json::number(text) {
+            Some("NaN") => Value::from(f64::NAN),
+            Some("Infinity") => Value::from(f64::INFINITY),
+            Some("-Infinity") => Value::from(f64::NEG_INFINITY),
+            Some(digits) if digits.trim_start_matches('-').bytes().all(|digit| digit.is_ascii_digit()) => {
+                match digits.parse::<i128>() {
+                    Ok(number) => Value::from(number),
+                    Err(_) => Value::from_object(Digits(digits.to_owned())),
+                }
+            }
+            _ => Value::from(&text[..]),
+        },
+        Json::Array(items) => printed(items.iter().map(value).collect::<Vec<Value>>().into()),
+        Json::Object(fields) => printed(
+            fields.iter().map(|(key, field)| (Value::from(&key[..]), value(field))).collect::<Value>(),
+        ),
+        Json::Bool(is) => Value::from(*is),
+        Json::Null => Value::from(()),
+        Json::Number(_) => Value::from_serialize(json),
+    }
 }
 
 /// Prints a value for `{{ … }}`.
-pub fn print(out: &mut Output, state: &State, value: &Value) -> Result<(), Error> {
-    let text = match value.kind() {
-        ValueKind::None | ValueKind::Bool | ValueKind::Seq | ValueKind::Map => repr(value)?,
-        ValueKind::Number if !value.is_integer() => repr(value)?,
+fn print(out: &mut Output, state: &State, value: &Value) -> Result<(), Error> {
+    match value.kind() {
+        ValueKind::None | ValueKind::Bool | ValueKind::Seq | ValueKind::Map => {}
+        ValueKind::Number if !value.is_integer() => {}
         _ => return escape_formatter(out, state, value),
-    };
-    Ok(out.write_str(&text)?)
+    }
+    Ok(out.write_str(&repr(value)?)?)
+}
+
+/// Python's `str`.
+pub fn text(value: &Value) -> Result<String, Error> {
+    match value.as_str() {
+        Some(text) => Ok(text.to_owned()),
+        None if value.is_undefined() => Ok(String::new()),
+        None => repr(value),
+    }
 }
 
 /// The filter `tojson(x, ensure_ascii=False, indent=None, separators=None, sort_keys=False)`.
-pub fn to_json(value: &Value, options: Kwargs) -> Result<String, Error> {
-    let indent: Option<usize> = options.get("indent")?;
+fn to_json(value: &Value, options: Kwargs) -> Result<String, Error> {
+    let indent = match options.get::<Option<Value>>("indent")? {
+        Some(text) if text.as_str().is_some() => text.as_str().map(str::to_owned),
+        Some(width) => Some(" ".repeat(usize::try_from(width)?)),
+        None => None,
+    };
     let separators: Option<(String, String)> =
         options.get::<Option<Vec<String>>>("separators")?.and_then(|pair| {
             let mut pair = pair.into_iter();
@@ -50,20 +127,15 @@ pub fn to_json(value: &Value, options: Kwargs) -> Result<String, Error> {
     Ok(out)
 }
 
-/// Jinja's test `iterable`: values accepted by Python's `iter`; undefined counts as iterable.
-pub fn is_iterable(value: &Value) -> bool {
-    !matches!(value.kind(), ValueKind::None | ValueKind::Bool | ValueKind::Number | ValueKind::Plain)
-}
-
-/// Jinja's test `sequence`: values that have a length and can be indexed.
-pub fn is_sequence(value: &Value) -> bool {
-    matches!(value.kind(), ValueKind::String | ValueKind::Bytes | ValueKind::Seq | ValueKind::Map)
+/// True for an integer beyond 128 bits.
+pub fn is_digits(value: &Value) -> bool {
+    value.downcast_object_ref::<Digits>().is_some()
 }
 
 struct Dump {
     ascii: bool,
     sorted: bool,
-    indent: Option<usize>,
+    indent: Option<String>,
     item: String,
     key: String,
 }
@@ -73,7 +145,8 @@ impl Dump {
         match value.kind() {
             ValueKind::None => out.push_str("null"),
             ValueKind::Bool => out.push_str(if value.is_true() { "true" } else { "false" }),
-            ValueKind::Number => out.push_str(&number(value)),
+            ValueKind::Number => out.push_str(&number(value, ["NaN", "Infinity", "-Infinity"])),
+            _ if is_digits(value) => out.push_str(&value.to_string()),
             ValueKind::String => self.string(out, value.as_str().unwrap_or_default()),
             ValueKind::Seq | ValueKind::Iterable => {
                 self.items(out, ('[', ']'), value.try_iter()?, depth, |out, item| {
@@ -86,7 +159,15 @@ impl Dump {
                     keys.sort();
                 }
                 self.items(out, ('{', '}'), keys.into_iter(), depth, |out, key| {
-                    self.string(out, &key.to_string());
+                    match key.as_str() {
+                        Some(text) => self.string(out, text),
+                        // Python writes keys that are no texts as texts of their JSON.
+                        None => {
+                            let mut text = String::new();
+                            self.value(&mut text, &key, depth)?;
+                            self.string(out, &text);
+                        }
+                    }
                     out.push_str(&self.key);
                     self.value(out, &value.get_item(&key)?, depth + 1)
                 })?;
@@ -108,9 +189,9 @@ impl Dump {
         mut write: impl FnMut(&mut String, Value) -> Result<(), Error>,
     ) -> Result<(), Error> {
         let line = |out: &mut String, depth: usize| {
-            if let Some(indent) = self.indent {
+            if let Some(indent) = &self.indent {
                 out.push('\n');
-                out.extend(std::iter::repeat_n(' ', indent * depth));
+                out.extend(std::iter::repeat_n(&indent[..], depth));
             }
         };
         out.push(open);
@@ -159,7 +240,8 @@ fn repr(value: &Value) -> Result<String, Error> {
     Ok(match value.kind() {
         ValueKind::None => "None".to_owned(),
         ValueKind::Bool => if value.is_true() { "True" } else { "False" }.to_owned(),
-        ValueKind::Number => number(value),
+        ValueKind::Undefined => "Undefined".to_owned(),
+        ValueKind::Number => number(value, ["nan", "inf", "-inf"]),
         ValueKind::String => quoted(value.as_str().unwrap_or_default()),
         ValueKind::Seq => {
             let items: Vec<String> = value.try_iter()?.map(|item| repr(&item)).collect::<Result<_, _>>()?;
@@ -193,21 +275,19 @@ fn quoted(text: &str) -> String {
 }
 
 /// Python's shortest form of a number: scientific below 10⁻⁴ and from 10¹⁶, with at least two
-/// digits of exponent.
-fn number(value: &Value) -> String {
+/// digits of exponent. `words` are the names of what is not finite.
+fn number(value: &Value, [nan, infinity, negative]: [&str; 3]) -> String {
     if value.is_integer() {
         return value.to_string();
     }
     let Ok(float) = f64::try_from(value.clone()) else { return value.to_string() };
     if !float.is_finite() {
-        return if float.is_nan() {
-            "NaN"
-        } else if float > 0.0 {
-            "Infinity"
-        } else {
-            "-Infinity"
-        }
-        .to_owned();
+        let word = match float {
+            _ if float.is_nan() => nan,
+            _ if float > 0.0 => infinity,
+            _ => negative,
+        };
+        return word.to_owned();
     }
     let scientific = format!("{float:e}");
     let (digits, exponent) = scientific.split_once('e').expect("the format has an exponent");
@@ -229,11 +309,8 @@ mod tests {
 
     fn rendered(source: &str, value: serde_json::Value) -> String {
         let mut environment = Environment::new();
-        environment.set_formatter(print);
-        environment.add_filter("tojson", to_json);
-        environment.add_test("iterable", is_iterable);
-        environment.add_test("sequence", is_sequence);
-        let context = Value::from_iter([("x", Value::from_serialize(value))]);
+        configure(&mut environment);
+        let context = Value::from_iter([("x", super::value(&value))]);
         environment.render_str(source, context).unwrap()
     }
 

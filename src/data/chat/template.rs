@@ -6,7 +6,8 @@ use std::path::Path;
 use minijinja::{Environment, Error as JinjaError, ErrorKind, Value as Jinja};
 use serde_json::{Map, Value};
 
-use super::{Conversation, Rendered, python, spans, time};
+use super::source::{Source, rewrite};
+use super::{Conversation, Rendered, check, python, spans, time};
 use crate::base::{Error, Result, Status};
 use crate::data::tokenizer::{SpecialTokens, read, read_json};
 use crate::data::warning::Warnings;
@@ -27,6 +28,9 @@ const NAME: &str = "chat_template";
 pub struct ChatTemplate {
     environment: Environment<'static>,
     special: SpecialTokens,
+    /// Texts of the tokens that end a turn.
+    ends: Vec<String>,
+    source: String,
     /// True if the template has `{% generation %}` tags.
     has_tags: bool,
 }
@@ -73,11 +77,7 @@ impl ChatTemplate {
         let mut environment = Environment::new();
         environment.set_trim_blocks(true);
         environment.set_lstrip_blocks(true);
-        environment.set_unknown_method_callback(python::method);
-        environment.set_formatter(python::print);
-        environment.add_filter("tojson", python::to_json);
-        environment.add_test("iterable", python::is_iterable);
-        environment.add_test("sequence", python::is_sequence);
+        python::configure(&mut environment);
         environment.add_filter("generation", |turn: String| format!("{TURN_BEGINS}{turn}{TURN_ENDS}"));
         environment.add_function("raise_exception", |message: String| -> Result<Jinja, JinjaError> {
             Err(JinjaError::new(ErrorKind::InvalidOperation, message))
@@ -86,25 +86,48 @@ impl ChatTemplate {
         environment.add_function("strftime_now", move |format: String| time::format(now, &format));
         // Jinja reads every kind of line ending as `\n`.
         let source = source.replace("\r\n", "\n").replace('\r', "\n");
-        let source = source.replace("[::-1]", &format!(".{}()", python::REVERSED));
-        let (source, has_tags) = with_generation_as_filter(&source);
-        environment.add_template_owned(NAME, source).map_err(jinja)?;
-        Ok(ChatTemplate { environment, special, has_tags })
+        let Source { text, has_tags } = rewrite(&source)
+            .map_err(|message| Error::new(Status::BadFormat, format!("chat template: {message}")))?;
+        environment.add_template_owned(NAME, text).map_err(jinja)?;
+        let ends = end_tokens(&special);
+        Ok(ChatTemplate { environment, special, ends, source, has_tags })
     }
 
     /// Renders a conversation and finds the assistant's turns.
     ///
-    /// Errors: `BadFormat` if the template refuses the conversation or an assistant's turn cannot
-    /// be found.
+    /// Warnings: a trained turn is not as its message says, or the template does not read what the
+    /// conversation has. Errors: `BadFormat` if the template refuses the conversation or an
+    /// assistant's turn cannot be found.
     pub fn render(&self, conversation: &Conversation, warnings: &mut Warnings) -> Result<Rendered> {
-        let _ = warnings;
-        spans::render(self, conversation, self.has_tags)
+        let turns = spans::render(self, conversation, self.has_tags)?;
+        check::check(self, conversation, &turns, warnings);
+        let ranges = turns.ranges.into_iter().map(|(range, _)| range).collect();
+        Ok(Rendered { text: turns.text, turns: ranges })
     }
 
     /// Renders messages with the generation prompt.
     pub fn prompt(&self, messages: &[Value]) -> Result<String> {
         let text = self.text(messages, true, &Map::new())?;
         Ok(text.replace([TURN_BEGINS, TURN_ENDS], ""))
+    }
+
+    /// Returns true if the template names a variable or a field.
+    pub(super) fn names(&self, word: &str) -> bool {
+        let is_part = |c: char| c.is_alphanumeric() || c == '_';
+        self.source.match_indices(word).any(|(at, _)| {
+            !self.source[..at].ends_with(is_part) && !self.source[at + word.len()..].starts_with(is_part)
+        })
+    }
+
+    /// Returns a turn without the token that ends it, and true if it had one.
+    pub(super) fn without_end<'a>(&self, turn: &'a str) -> (&'a str, bool) {
+        let inside = self.ends.iter().find_map(|end| turn.strip_suffix(&end[..]));
+        (inside.unwrap_or(turn), inside.is_some())
+    }
+
+    /// Returns the length of the token that ends a turn at the beginning of a text, or 0.
+    pub(super) fn end_before(&self, text: &str) -> usize {
+        self.ends.iter().find(|end| text.starts_with(&end[..])).map_or(0, String::len)
     }
 
     /// Returns true if a text ends with a special token.
@@ -123,20 +146,36 @@ impl ChatTemplate {
         let special = self.special.0.iter();
         let special =
             special.filter_map(|token| Some(pair(token.name.as_ref()?, Jinja::from(token.text.as_str()))));
-        let given = variables.iter().map(|(key, value)| pair(key, Jinja::from_serialize(value)));
+        let given = variables.iter().map(|(key, value)| pair(key, python::value(value)));
         let context: Jinja = [pair("tools", Jinja::from(())), pair("documents", Jinja::from(()))]
             .into_iter()
             .chain(special)
             .chain(given)
             .chain([
-                pair("messages", Jinja::from_serialize(messages)),
+                pair("messages", messages.iter().map(python::value).collect()),
                 pair("add_generation_prompt", Jinja::from(add_generation_prompt)),
             ])
             .collect();
         let render = || self.environment.get_template(NAME).and_then(|template| template.render(context));
-        // Templates are untrusted input, and minijinja can panic (see `python::REVERSED`).
+        // Templates are untrusted input; a panic of the engine must not end the process.
         catch_unwind(AssertUnwindSafe(render)).unwrap_or_else(|_| Err(engine_failed())).map_err(jinja)
     }
+}
+
+/// Returns the EOS token, and the special tokens that neither begin something nor stand within a
+/// turn.
+fn end_tokens(special: &SpecialTokens) -> Vec<String> {
+    const WITHIN: [&str; 7] = ["start", "begin", "bos", "header", "think", "tool", "unk"];
+    let named = |name: &str| special.0.iter().find(|token| token.name.as_deref() == Some(name));
+    let eos = named("eos_token").map(|token| &token.text);
+    let others = ["bos_token", "unk_token", "mask_token", "sep_token", "cls_token"];
+    let other = |text: &String| others.iter().filter_map(|name| named(name)).any(|token| token.text == *text);
+    let texts = special.0.iter().map(|token| &token.text);
+    let ends = texts.filter(|text| {
+        let lower = text.to_lowercase();
+        !other(text) && !WITHIN.iter().any(|word| lower.contains(word))
+    });
+    eos.into_iter().chain(ends).cloned().collect()
 }
 
 fn engine_failed() -> JinjaError {
@@ -149,44 +188,9 @@ fn jinja(error: JinjaError) -> Error {
     Error::new(Status::BadFormat, format!("chat template: {message}{line}"))
 }
 
-/// Rewrites the tags `generation` and `endgeneration`, an extension of transformers, as a filter of
-/// that name. Returns the source, and true if it had such a tag.
-fn with_generation_as_filter(source: &str) -> (String, bool) {
-    let mut out = String::with_capacity(source.len());
-    let (mut rest, mut found) = (source, false);
-    while let Some(at) = rest.find("{%") {
-        let body = at + 2;
-        out.push_str(&rest[..body]);
-        rest = &rest[body..];
-        let Some(end) = rest.find("%}") else { break };
-        let tag = &rest[..end];
-        let word = tag.trim_start_matches(['-', '+']).trim_end_matches(['-', '+']).trim();
-        let filter = match word {
-            "generation" => "filter generation",
-            "endgeneration" => "endfilter",
-            _ => continue,
-        };
-        found = true;
-        out.push_str(&tag.replacen(word, filter, 1));
-        rest = &rest[end..];
-    }
-    out.push_str(rest);
-    (out, found)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn generation_becomes_a_filter_and_keeps_its_dashes() {
-        let (source, found) = with_generation_as_filter(
-            "{%- generation -%}x{% endgeneration +%}{% if a %}generation{% endif %}{%",
-        );
-        assert!(found);
-        assert_eq!(source, "{%- filter generation -%}x{% endfilter +%}{% if a %}generation{% endif %}{%");
-        assert!(!with_generation_as_filter("{% set generation = 1 %}").1);
-    }
 
     #[test]
     fn templates_are_found_where_transformers_finds_them() {
@@ -218,7 +222,7 @@ mod tests {
         assert_eq!(template.unwrap().prompt(&[]).unwrap(), "a\nb");
     }
 
-    /// minijinja's own slices with a negative step panic on empty values.
+    /// minijinja's own slices with a negative step panic on empty values, so they are replaced.
     #[test]
     fn lists_and_texts_are_reversed_even_when_empty() {
         let source = "{% for m in messages[1:][::-1] %}{{ m.content[::-1] }}.{% endfor %}{{ ''[::-1] }}";
@@ -230,10 +234,6 @@ mod tests {
         assert_eq!(rendered(&[]), "");
         assert_eq!(rendered(&["ab"]), "");
         assert_eq!(rendered(&["ab", "cd", "", "éf"]), "fé..dc.");
-        let template =
-            ChatTemplate::new("{{ messages[ ::-1]|list }}", SpecialTokens::default(), None).unwrap();
-        let error = template.prompt(&[]).unwrap_err();
-        assert!(error.message().contains("the template engine failed"), "{error}");
     }
 
     #[test]
