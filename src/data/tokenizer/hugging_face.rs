@@ -46,6 +46,13 @@ impl HuggingFace {
         self.inner.token_to_id(token)
     }
 
+    /// Returns true for a token that decoding leaves out.
+    pub fn is_special(&self, id: u32) -> bool {
+        let added = self.inner.get_added_vocabulary();
+        let token = added.get_added_tokens_decoder().get(&id);
+        token.is_some_and(|token| added.is_special_token(&token.content))
+    }
+
     /// One more than the largest token id, added tokens included.
     pub fn vocabulary(&self) -> usize {
         self.inner.get_vocab(true).into_values().max().map_or(0, |largest| largest as usize + 1)

@@ -174,9 +174,30 @@ impl Tokenizer {
         }
     }
 
+    /// Tokens at which generation ends.
+    pub fn ends(&self) -> &[u32] {
+        &self.ends
+    }
+
     /// Returns true if generation ends at this token.
     pub fn is_end(&self, token: usize) -> bool {
         self.ends.iter().any(|&end| end as usize == token)
+    }
+
+    /// Returns the id of a token by its text; a byte-level tokenizer names no tokens.
+    pub fn id(&self, text: &str) -> Option<u32> {
+        match &self.kind {
+            Kind::Bytes => None,
+            Kind::HuggingFace(tokenizer) => tokenizer.id(text),
+        }
+    }
+
+    /// Returns true for a special token: one that text does not show.
+    pub fn is_special(&self, token: usize) -> bool {
+        match &self.kind {
+            Kind::Bytes => token >= Tokenizer::BYTES,
+            Kind::HuggingFace(tokenizer) => u32::try_from(token).is_ok_and(|id| tokenizer.is_special(id)),
+        }
     }
 
     /// Encodes a text without adding special tokens; those written in the text are recognized. A
@@ -223,6 +244,15 @@ impl Tokenizer {
     /// Returns a decoder that takes tokens one by one.
     pub fn decoder(&self) -> Decoder<'_> {
         Decoder { tokenizer: self, tokens: Vec::new(), text: String::new() }
+    }
+
+    /// Returns a decoder of the tokens that follow a prompt; it does not return the prompt's text.
+    pub fn decoder_after(&self, prompt: &[i32]) -> Result<Decoder<'_>> {
+        let mut decoder = self.decoder();
+        for &token in prompt {
+            decoder.push(token as usize)?;
+        }
+        Ok(decoder)
     }
 
     fn decode(&self, tokens: &[u32]) -> Result<String> {
@@ -395,6 +425,9 @@ mod without {
             ))
         }
         pub fn id(&self, _: &str) -> Option<u32> {
+            match *self {}
+        }
+        pub fn is_special(&self, _: u32) -> bool {
             match *self {}
         }
         pub fn vocabulary(&self) -> usize {
