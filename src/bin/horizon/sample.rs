@@ -32,7 +32,7 @@ pub fn sample(options: &SampleOptions) -> Result<()> {
         time: None,
     };
     let encoder = source.open()?;
-    let tokenizer = encoder.tokenizer();
+    let tokenizer = encoder.tokenizer()?;
     let prompt = if options.chat {
         let text = encoder.template()?.prompt(&[json!({"role": "user", "content": options.prompt})])?;
         tokenizer.encode(text.as_bytes(), &[])?.tokens
