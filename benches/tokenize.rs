@@ -148,7 +148,9 @@ fn large_tokenizer(words: &[String]) -> Value {
     tokenizer["model"]["vocab"] = ids.map(|(token, id)| (token, json!(id))).collect::<Value>();
     tokenizer["model"]["merges"] = json!(merges);
     tokenizer["post_processor"] = Value::Null;
-    for (token, id) in tokenizer["added_tokens"].as_array_mut().expect("added tokens").iter_mut().zip(tokens..) {
+    for (token, id) in
+        tokenizer["added_tokens"].as_array_mut().expect("added tokens").iter_mut().zip(tokens..)
+    {
         token["id"] = json!(id);
     }
     tokenizer

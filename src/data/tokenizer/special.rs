@@ -1,12 +1,11 @@
 //! Special tokens and added tokens of a model folder, as transformers 5.24 (`TokenizersBackend`)
 //! finds them.
 //!
-//! | file | tokens | read |
-//! |---|---|---|
-//! | `tokenizer.json` | `added_tokens` | always |
-//! | `tokenizer_config.json` | named tokens, a list `extra_special_tokens` or `additional_special_tokens`; `added_tokens_decoder` | always |
-//! | `special_tokens_map.json` | named tokens and lists, which replace those of `tokenizer_config.json` | without `added_tokens_decoder` |
-//! | `added_tokens.json` | all | without `added_tokens_decoder` |
+//! 1. `tokenizer.json`: `added_tokens`.
+//! 2. `tokenizer_config.json`: named tokens, and a list `extra_special_tokens` (or
+//!    `additional_special_tokens`). If it has `added_tokens_decoder`, these are all.
+//! 3. Otherwise `special_tokens_map.json`, whose named tokens and lists replace those of
+//!    `tokenizer_config.json`, and `added_tokens.json`.
 //!
 //! Named tokens are `bos_token`, `eos_token` and so on, other texts whose key ends with `_token`,
 //! and the members of an object `extra_special_tokens`. Tokens that `tokenizer.json` does not have
@@ -20,7 +19,7 @@ use std::path::Path;
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
-use super::read_json;
+use super::files::read_json;
 use crate::base::{Error, Result, Status};
 
 const CONFIG: &str = "tokenizer_config.json";
@@ -187,7 +186,7 @@ impl FolderTokens {
         let known: HashSet<String> =
             self.json.iter().chain(&missing).map(|token| token.content.clone()).collect();
         let others = self.named.iter().map(|(_, token)| token).chain(&self.extra);
-        missing.extend(others.filter(|token| !known.contains(&token.content)).cloned());
+        missing.extend(others.filter(|token| !known.contains(&token.content)).map(special));
         missing.retain(|token| !token.content.is_empty());
         missing
     }
