@@ -76,6 +76,7 @@ impl AddedToken {
 }
 
 /// A special token of a model folder.
+#[cfg(feature = "text")]
 #[derive(Clone, Debug)]
 pub(crate) struct SpecialToken {
     /// Its key (`bos_token`, …), if it has one.
@@ -85,9 +86,11 @@ pub(crate) struct SpecialToken {
 }
 
 /// The special tokens of a model folder.
+#[cfg(feature = "text")]
 #[derive(Clone, Debug, Default)]
 pub(crate) struct SpecialTokens(pub Vec<SpecialToken>);
 
+#[cfg(feature = "text")]
 impl SpecialTokens {
     /// Reads the files of a folder; missing files are ignored.
     pub fn read(folder: &Path) -> Result<SpecialTokens> {
@@ -237,7 +240,9 @@ fn merge(config: &mut Map<String, Value>, map: Map<String, Value>) {
 fn texts(config: &Map<String, Value>) -> HashSet<String> {
     let standard = STANDARD.iter().filter_map(|&key| config.get(key));
     let extra = config.get(EXTRA).and_then(Value::as_array).into_iter().flatten();
-    let tokens = standard.chain(extra).filter_map(|value| AddedToken::of(value).ok());
+    // Those with `__type` become tokens only later.
+    let values = standard.chain(extra).filter(|value| value.get("__type").is_none());
+    let tokens = values.filter_map(|value| AddedToken::of(value).ok());
     tokens.map(|token| token.content).collect()
 }
 
@@ -251,7 +256,7 @@ fn is_given(value: &Value) -> bool {
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, feature = "text"))]
 mod tests {
     use std::fs;
 
