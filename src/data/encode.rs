@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 use std::slice::from_ref;
+use std::sync::OnceLock;
 
 use crate::base::{Error, Result, Status};
 use crate::data::chat::{ChatTemplate, Conversation};
@@ -9,8 +10,7 @@ use crate::data::rows::Row;
 use crate::data::tokenizer::{Encoded, Tokenizer, TokenizerSource};
 use crate::data::warning::Warnings;
 
-/// Location of the tokenizer and the chat template. They are opened only when there is text to
-/// encode.
+/// Location of the tokenizer and the chat template.
 #[derive(Clone, Debug)]
 pub struct EncoderSource {
     /// The model's tokenizer.
@@ -23,41 +23,49 @@ pub struct EncoderSource {
 }
 
 impl EncoderSource {
-    /// Opens the tokenizer and the chat template.
+    /// Returns an encoder. Only a chat template that replaces the model's is opened at once.
     pub fn open(&self) -> Result<Encoder> {
-        let tokenizer = self.tokenizer.open()?;
-        let folder = self.tokenizer.folder.as_deref();
-        let template = match (&self.chat_template, folder) {
-            (Some(file), folder) => Some(ChatTemplate::open(file, folder, self.time)?),
-            (None, Some(folder)) => ChatTemplate::of_folder(folder, self.time)?,
-            (None, None) => None,
-        };
-        Ok(Encoder { tokenizer, template, vocabulary: self.tokenizer.vocabulary })
+        let encoder = Encoder { source: self.clone(), tokenizer: OnceLock::new(), template: OnceLock::new() };
+        if self.chat_template.is_some() {
+            encoder.optional_template()?;
+        }
+        Ok(encoder)
+    }
+
+    fn open_template(&self) -> Result<Option<ChatTemplate>> {
+        match (&self.chat_template, self.tokenizer.folder.as_deref()) {
+            (Some(file), folder) => ChatTemplate::open(file, folder, self.time).map(Some),
+            (None, Some(folder)) => ChatTemplate::of_folder(folder, self.time),
+            (None, None) => Ok(None),
+        }
     }
 }
 
-/// A tokenizer with an optional chat template.
+/// A tokenizer with an optional chat template, each opened by the first row that needs it.
 #[derive(Debug)]
 pub struct Encoder {
-    tokenizer: Tokenizer,
-    template: Option<ChatTemplate>,
-    vocabulary: usize,
+    source: EncoderSource,
+    tokenizer: OnceLock<Result<Tokenizer>>,
+    template: OnceLock<Result<Option<ChatTemplate>>>,
 }
 
 impl Encoder {
     /// A byte-level encoder without a template.
     pub fn bytes() -> Encoder {
-        Encoder { tokenizer: Tokenizer::bytes(), template: None, vocabulary: Tokenizer::BYTES }
+        let tokenizer = TokenizerSource { folder: None, vocabulary: Tokenizer::BYTES };
+        let source = EncoderSource { tokenizer, chat_template: None, time: None };
+        Encoder { source, tokenizer: OnceLock::new(), template: OnceLock::new() }
     }
 
-    /// The tokenizer.
-    pub fn tokenizer(&self) -> &Tokenizer {
-        &self.tokenizer
+    /// The tokenizer. Errors: those of [`TokenizerSource::open`].
+    pub fn tokenizer(&self) -> Result<&Tokenizer> {
+        let opened = self.tokenizer.get_or_init(|| self.source.tokenizer.open());
+        opened.as_ref().map_err(Error::clone)
     }
 
-    /// The chat template. Errors: `NotFound` if there is none.
+    /// The chat template. Errors: it is invalid; `NotFound` if there is none.
     pub fn template(&self) -> Result<&ChatTemplate> {
-        self.template.as_ref().ok_or_else(|| {
+        self.optional_template()?.ok_or_else(|| {
             Error::new(
                 Status::NotFound,
                 "the model has no chat template (chat_template.jinja, or chat_template in tokenizer_config.json); \
@@ -66,31 +74,36 @@ impl Encoder {
         })
     }
 
+    fn optional_template(&self) -> Result<Option<&ChatTemplate>> {
+        let opened = self.template.get_or_init(|| self.source.open_template());
+        opened.as_ref().map(Option::as_ref).map_err(Error::clone)
+    }
+
     /// Encodes a document that is supervised throughout.
-    pub fn document(&self, text: &[u8]) -> Result<Encoded> {
-        self.tokenizer.encode_document(text, from_ref(&(0..text.len())))
+    pub fn document(&self, text: &[u8], warnings: &mut Warnings) -> Result<Encoded> {
+        self.tokenizer()?.encode_document(text, from_ref(&(0..text.len())), warnings)
     }
 
     /// Encodes a row.
     pub fn row(&self, row: &Row, warnings: &mut Warnings) -> Result<Encoded> {
         match row {
-            Row::Text(text) => self.document(text.as_bytes()),
-            Row::Pair(prompt, completion) => self.pair(prompt, completion),
+            Row::Text(text) => self.document(text.as_bytes(), warnings),
+            Row::Pair(prompt, completion) => self.pair(prompt, completion, warnings),
             Row::Chat(conversation) => self.chat(conversation, warnings),
-            Row::Instruction(_, Some((prompt, output))) if self.template.is_none() => {
-                self.pair(prompt, output)
+            Row::Instruction(_, Some((prompt, output))) if self.optional_template()?.is_none() => {
+                self.pair(prompt, output, warnings)
             }
             Row::Instruction(conversation, _) => self.chat(conversation, warnings),
             Row::Tokens(tokens, supervised) => {
-                if let Some(at) = tokens.iter().position(|&token| token as usize >= self.vocabulary) {
+                let vocabulary = self.source.tokenizer.vocabulary;
+                if let Some(at) = tokens.iter().position(|&token| token as usize >= vocabulary) {
                     return Err(Error::new(
                         Status::BadFormat,
                         format!(
-                            "`tokens`[{at}] is {}, outside the model's vocabulary of {} tokens (0 … {}); \
+                            "`tokens`[{at}] is {}, outside the model's vocabulary of {vocabulary} tokens (0 … {}); \
                              tokenize the data with this model's tokenizer",
                             tokens[at],
-                            self.vocabulary,
-                            self.vocabulary - 1
+                            vocabulary - 1
                         ),
                     ));
                 }
@@ -100,13 +113,14 @@ impl Encoder {
     }
 
     /// Tokenizes prompt and completion as one text; a token that spans their border is supervised.
-    fn pair(&self, prompt: &str, completion: &str) -> Result<Encoded> {
+    fn pair(&self, prompt: &str, completion: &str, warnings: &mut Warnings) -> Result<Encoded> {
         let text = format!("{prompt}{completion}");
-        self.tokenizer.encode_document(text.as_bytes(), from_ref(&(prompt.len()..text.len())))
+        let completion = prompt.len()..text.len();
+        self.tokenizer()?.encode_document(text.as_bytes(), from_ref(&completion), warnings)
     }
 
     fn chat(&self, conversation: &Conversation, warnings: &mut Warnings) -> Result<Encoded> {
         let rendered = self.template()?.render(conversation, warnings)?;
-        self.tokenizer.encode(rendered.text.as_bytes(), &rendered.turns)
+        self.tokenizer()?.encode(rendered.text.as_bytes(), &rendered.turns)
     }
 }

@@ -88,7 +88,10 @@ pub fn read_documents(
         });
     }
     read_texts(path, |file, text| {
-        sink.take(encoder.document(&text).map_err(|error| error.within(file.display()))?, false)
+        let mut found = Warnings::default();
+        let document = encoder.document(&text, &mut found).map_err(|error| error.within(file.display()))?;
+        warnings.extend(file.display(), found);
+        sink.take(document, false)
     })
 }
 
@@ -177,7 +180,7 @@ fn check_fingerprint(file: &TokenFile, path: &Path, encoder: &EncoderSource) -> 
         return Ok(());
     }
     let expected = encoder.tokenizer.fingerprint()?;
-    if file.fingerprint() == expected {
+    if expected == 0 || file.fingerprint() == expected {
         return Ok(());
     }
     Err(Error::new(

@@ -6,7 +6,9 @@ use crate::data::tokenizer::TokenizerSource;
 
 fn text(documents: &[&str]) -> Documents {
     let mut text = Documents::default();
-    documents.iter().for_each(|document| text.push(&Encoder::bytes().document(document.as_bytes()).unwrap()));
+    documents.iter().for_each(|document| {
+        text.push(&Encoder::bytes().document(document.as_bytes(), &mut Warnings::default()).unwrap())
+    });
     text
 }
 
@@ -314,7 +316,7 @@ fn tokens_of_another_tokenizer_are_refused() {
     let path = dir.path().join("tokens.bin");
     for (fingerprint, fits) in [(0, true), (1, true), (2, false)] {
         let mut writer = TokenWriter::create(&path, 256, fingerprint).unwrap();
-        writer.push(&Encoder::bytes().document(b"abcdefgh").unwrap()).unwrap();
+        writer.push(&Encoder::bytes().document(b"abcdefgh", &mut Warnings::default()).unwrap()).unwrap();
         writer.finish().unwrap();
         let opened = open(std::slice::from_ref(&path), 4);
         assert_eq!(opened.is_ok(), fits);

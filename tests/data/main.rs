@@ -2,6 +2,7 @@
 //! `tokenizers` and `transformers`, written by `chat/generate.py`.
 
 mod jinja;
+mod tokenizers;
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -55,14 +56,14 @@ fn conversation(case: &Value) -> Conversation {
 fn tokens_equal_those_of_hugging_face() {
     for (folder, cases) in expected() {
         let encoder = encoder(&folder, &cases, None);
-        let tokenizer: &Tokenizer = encoder.tokenizer();
+        let tokenizer: &Tokenizer = encoder.tokenizer().unwrap();
         assert_eq!(tokenizer.vocabulary() as u64, cases["vocabulary"].as_u64().unwrap());
         for case in list(&cases["texts"]) {
             let text = case["text"].as_str().unwrap();
             assert_eq!(tokenizer.encode(text.as_bytes(), &[]).unwrap().tokens, ids(&case["ids"]), "{text:?}");
             assert_eq!(tokenizer.encode_prompt(text.as_bytes()).unwrap(), ids(&case["document"]), "{text:?}");
             // A document ends with one EOS token.
-            let document = encoder.document(text.as_bytes()).unwrap();
+            let document = encoder.document(text.as_bytes(), &mut Warnings::default()).unwrap();
             let bare = ids(&case["document"]);
             assert_eq!(document.tokens[..bare.len()], bare, "{text:?}");
             assert_eq!(document.tokens.len(), bare.len() + 1);
@@ -165,7 +166,7 @@ fn conversations_that_a_template_cannot_render_are_refused() {
 fn a_completion_is_supervised_to_its_end() {
     for (folder, cases) in expected() {
         let encoder = encoder(&folder, &cases, None);
-        let tokenizer = encoder.tokenizer();
+        let tokenizer = encoder.tokenizer().unwrap();
         for (prompt, completion) in [("What is", " the capital"), ("The capi", "tal of France"), ("🙂", "🙂")]
         {
             let row = Row::Pair(prompt.into(), completion.into());
@@ -197,7 +198,7 @@ fn instructions_use_the_template_if_there_is_one() {
     let line = br#"{"instruction": "add", "input": "1 and 2", "output": "three"}"#;
     let row = Row::parse(line, &mut Warnings::default()).unwrap().remove(0);
     let text = |encoder: &Encoder| {
-        let mut decoder = encoder.tokenizer().decoder();
+        let mut decoder = encoder.tokenizer().unwrap().decoder();
         let encoded = encoder.row(&row, &mut Warnings::default()).unwrap();
         let bytes: Vec<u8> =
             encoded.tokens.iter().flat_map(|&id| decoder.push(id as usize).unwrap()).collect();
@@ -214,8 +215,9 @@ fn tokens_outside_the_vocabulary_are_refused() {
     for (folder, cases) in expected() {
         let vocabulary = cases["vocabulary"].as_u64().unwrap() as usize;
         let error = source(&folder, vocabulary / 2, None).open();
-        let error =
-            error.and_then(|encoder| encoder.document("the capital of France".as_bytes())).unwrap_err();
+        let error = error
+            .and_then(|encoder| encoder.document(b"the capital of France", &mut Warnings::default()))
+            .unwrap_err();
         assert!(error.message().contains("outside the model's vocabulary"), "{error}");
         let line = format!("{{\"tokens\": [1, {vocabulary}]}}");
         let row = Row::parse(line.as_bytes(), &mut Warnings::default()).unwrap().remove(0);
@@ -227,6 +229,6 @@ fn tokens_outside_the_vocabulary_are_refused() {
 #[test]
 fn text_that_is_not_utf8_is_refused_with_the_byte_offset() {
     let (folder, cases) = expected().remove(0);
-    let error = encoder(&folder, &cases, None).document(b"abc\xff").unwrap_err();
+    let error = encoder(&folder, &cases, None).document(b"abc\xff", &mut Warnings::default()).unwrap_err();
     assert!(error.message().contains("byte 3 is not valid UTF-8"), "{error}");
 }

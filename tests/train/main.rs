@@ -7,7 +7,7 @@ use std::path::Path;
 use std::sync::atomic::AtomicBool;
 
 use horizon::base::{DType, Message, Shape, Status, unwatched};
-use horizon::data::{Data, Documents, Encoder};
+use horizon::data::{Data, Documents, Encoder, Warnings};
 use horizon::engine::{Trainer, TrainerOptions};
 use horizon::hf::{ExportTarget, SHARD_BYTES, export};
 use horizon::train::metrics::StepRecord;
@@ -20,7 +20,7 @@ fn data() -> Data {
     let mut documents = Documents::default();
     for k in 0..40 {
         let text = format!("document {k} is {} times as long as it could be\n", k % 3 + 1).repeat(k % 3 + 1);
-        documents.push(&Encoder::bytes().document(text.as_bytes()).unwrap());
+        documents.push(&Encoder::bytes().document(text.as_bytes(), &mut Warnings::default()).unwrap());
     }
     Data::from_documents(documents, SEQ_LEN).unwrap()
 }

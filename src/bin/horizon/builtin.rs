@@ -1,7 +1,7 @@
 //! The default data of `horizon train`: the sources of this program, which the binary contains.
 
 use horizon::base::Result;
-use horizon::data::{Documents, Encoder};
+use horizon::data::{Documents, Encoder, Warnings};
 use include_dir::{Dir, include_dir};
 
 static SOURCES: Dir = include_dir!("$CARGO_MANIFEST_DIR/src");
@@ -22,7 +22,7 @@ pub fn sources() -> Result<(Documents, Documents)> {
     let encoder = Encoder::bytes();
     let mut documents = Documents::default();
     for (_, contents) in files {
-        documents.push(&encoder.document(contents)?);
+        documents.push(&encoder.document(contents, &mut Warnings::default())?);
     }
     Ok(documents.hold_out(HELD_OUT))
 }

@@ -32,7 +32,7 @@ pub fn sample(options: &SampleOptions) -> Result<()> {
         time: None,
     };
     let encoder = source.open()?;
-    let tokenizer = encoder.tokenizer();
+    let tokenizer = encoder.tokenizer()?;
     let prompt = if options.chat {
         let text = encoder.template()?.prompt(&[json!({"role": "user", "content": options.prompt})])?;
         tokenizer.encode(text.as_bytes(), &[])?.tokens
@@ -66,7 +66,7 @@ pub fn sample(options: &SampleOptions) -> Result<()> {
         print(&if terminal { printable(&text).into_bytes() } else { text })
     };
     show(&mut unprinted, false)?;
-    let mut decoder = tokenizer.decoder();
+    let mut decoder = tokenizer.decoder_after(&prompt)?;
     continue_text(&mut trainer, &prompt, options.tokens, tokenizer.vocabulary(), &mut sampler, |token| {
         if tokenizer.is_end(token) {
             return Ok(ControlFlow::Break(()));

@@ -35,8 +35,9 @@ pub fn tokenize(options: &TokenizeOptions) -> Result<()> {
     }
     let tokenizer = model::open(&options.model, true)?.tokenizer();
     let vocabulary = tokenizer.vocabulary;
+    let fingerprint = tokenizer.fingerprint()?;
     let encoder = options.encoding.encoder(tokenizer).open()?;
-    let mut writer = TokenWriter::create(&options.out, vocabulary, encoder.tokenizer().fingerprint())?;
+    let mut writer = TokenWriter::create(&options.out, vocabulary, fingerprint)?;
     let threads = options.threads.unwrap_or(DataOptions::new(1).threads);
     let mut warnings = Warnings::default();
     let mut sink = Counted { writer: &mut writer, targets: 0 };

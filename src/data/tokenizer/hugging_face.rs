@@ -2,9 +2,10 @@
 
 use std::ops::Range;
 
-use tokenizers::{PostProcessorWrapper, Tokenizer as Inner};
+use tokenizers::{AddedToken, PostProcessorWrapper, Tokenizer as Inner};
 
 use super::Encoded;
+use super::special::FolderTokens;
 use crate::base::{Error, Result, Status};
 
 /// A tokenizer. Its post-processor is replaced by the tokens that it adds before and after a text,
@@ -16,16 +17,31 @@ pub struct HuggingFace {
     after: Vec<i32>,
     /// V of the model; all tokens are below it.
     vocabulary_max: usize,
+    /// One more than the largest token id of `tokenizer.json`.
+    json_vocabulary: usize,
 }
 
 impl HuggingFace {
-    /// Parses a `tokenizer.json` for a model with a vocabulary of `vocabulary_max` tokens.
-    pub fn new(json: &[u8], vocabulary_max: usize) -> Result<HuggingFace> {
+    /// Parses a `tokenizer.json` and adds the tokens of the folder's other files, for a model with a
+    /// vocabulary of `vocabulary_max` tokens.
+    pub fn new(json: &[u8], tokens: &FolderTokens, vocabulary_max: usize) -> Result<HuggingFace> {
         let bad = |error: tokenizers::Error| {
             Error::new(Status::BadFormat, format!("not a Hugging Face tokenizer: {error}"))
         };
         let mut inner = Inner::from_bytes(json).map_err(bad)?;
         inner.with_truncation(None).map_err(bad)?.with_padding(None);
+        let json_vocabulary = vocabulary(&inner);
+        inner
+            .add_tokens(tokens.missing().into_iter().map(|token| AddedToken {
+                single_word: token.single_word,
+                lstrip: token.lstrip,
+                rstrip: token.rstrip,
+                normalized: token.normalized(),
+                special: token.special,
+                content: token.content,
+            }))
+            .map_err(bad)?;
+        inner.set_encode_special_tokens(tokens.split_special);
         let probe = inner.encode_fast("a", true).map_err(bad)?;
         let ids: Vec<i32> = probe.get_ids().iter().map(|&id| id as i32).collect();
         let is_text = |&mask: &u32| mask == 0;
@@ -34,7 +50,7 @@ impl HuggingFace {
         let end = mask.iter().rposition(is_text).map_or(ids.len(), |last| last + 1);
         let (before, after) = (ids[..start].to_vec(), ids[end..].to_vec());
         inner.with_post_processor(None::<PostProcessorWrapper>);
-        let tokenizer = HuggingFace { inner, before, after, vocabulary_max };
+        let tokenizer = HuggingFace { inner, before, after, vocabulary_max, json_vocabulary };
         for &token in tokenizer.before.iter().chain(&tokenizer.after) {
             tokenizer.check_vocabulary(token as u32)?;
         }
@@ -46,9 +62,15 @@ impl HuggingFace {
         self.inner.token_to_id(token)
     }
 
+    /// Returns true for a token that decoding leaves out.
+    pub fn is_special(&self, id: u32) -> bool {
+        let added = self.inner.get_added_vocabulary();
+        added.simple_id_to_token(id).is_some_and(|text| added.is_special_token(&text))
+    }
+
     /// One more than the largest token id, added tokens included.
     pub fn vocabulary(&self) -> usize {
-        self.inner.get_vocab(true).into_values().max().map_or(0, |largest| largest as usize + 1)
+        vocabulary(&self.inner)
     }
 
     /// Special tokens added before and after a text.
@@ -79,18 +101,29 @@ impl HuggingFace {
         })
     }
 
-    fn check_vocabulary(&self, id: u32) -> Result<()> {
+    /// Errors: the token is outside the model's vocabulary.
+    pub fn check_vocabulary(&self, id: u32) -> Result<()> {
         if (id as usize) < self.vocabulary_max {
             return Ok(());
         }
         let text = self.inner.id_to_token(id).unwrap_or_default();
+        let why = if (id as usize) < self.json_vocabulary {
+            "tokenizer.json belongs to another model"
+        } else {
+            "tokenizer_config.json, special_tokens_map.json or added_tokens.json adds it to those of \
+             tokenizer.json; remove it there, or resize the model's embedding"
+        };
         Err(Error::new(
             Status::BadFormat,
             format!(
-                "token {id} ({text:?}) is outside the model's vocabulary of {} tokens; tokenizer.json belongs to \
-                 another model",
+                "token {id} ({text:?}) is outside the model's vocabulary of {} tokens; {why}",
                 self.vocabulary_max
             ),
         ))
     }
+}
+
+/// One more than the largest token id, added tokens included.
+fn vocabulary(inner: &Inner) -> usize {
+    inner.get_vocab(true).into_values().max().map_or(0, |largest| largest as usize + 1)
 }

@@ -1,0 +1,123 @@
+//! Reads the JSON files of a model folder.
+
+use std::fs;
+use std::path::Path;
+
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+
+use crate::base::{Error, Result, Status};
+
+/// Reads a JSON file; `None` if it does not exist.
+pub(crate) fn read_json<T: DeserializeOwned>(path: &Path) -> Result<Option<T>> {
+    if !path.exists() {
+        return Ok(None);
+    }
+    serde_json::from_slice(&read_json_bytes(path)?)
+        .map(Some)
+        .map_err(|error| Error::new(Status::BadFormat, format!("{}: {error}", path.display())))
+}
+
+/// Reads the text of a JSON file, without a byte order mark. Errors name a file that something else
+/// has taken the place of.
+pub(super) fn read_json_bytes(path: &Path) -> Result<Vec<u8>> {
+    let mut bytes = read(path)?;
+    if bytes.starts_with(b"\xef\xbb\xbf") {
+        bytes.drain(..3);
+    }
+    let what = match bytes.trim_ascii_start() {
+        [] => "is empty; copy it again",
+        [b'<', ..] => "is an HTML page, not JSON; download the file itself",
+        text if text.starts_with(b"version https://git-lfs") => {
+            "is a Git LFS pointer, not the file itself; get it (git lfs pull)"
+        }
+        _ => return Ok(bytes),
+    };
+    Err(Error::new(Status::BadFormat, format!("{} {what}", path.display())))
+}
+
+pub(crate) fn read(path: &Path) -> Result<Vec<u8>> {
+    fs::read(path).map_err(|error| Error::reading(path, &error))
+}
+
+/// Reads `eos_token_id` of `generation_config.json`, else of `config.json`: an id below
+/// `vocabulary`, or a list of them. −1 is no token, as in transformers.
+pub(super) fn end_tokens(folder: &Path, vocabulary: usize) -> Result<Vec<u32>> {
+    for name in ["generation_config.json", "config.json"] {
+        let path = folder.join(name);
+        let Some(config) = read_json::<Value>(&path)? else { continue };
+        let ids = match &config["eos_token_id"] {
+            Value::Null => &[],
+            Value::Array(ids) => &ids[..],
+            id => std::slice::from_ref(id),
+        };
+        let ids = ids.iter().filter(|id| **id != -1).map(|id| {
+            let token = id.as_u64().filter(|&token| token < vocabulary as u64);
+            token.map(|token| token as u32).ok_or_else(|| {
+                let message = format!(
+                    "{}: `eos_token_id` has {id}; it must be a token of the model's vocabulary (0 … {}), or a list \
+                     of them",
+                    path.display(),
+                    vocabulary.saturating_sub(1)
+                );
+                Error::new(Status::BadFormat, message)
+            })
+        });
+        let ids = ids.collect::<Result<Vec<u32>>>()?;
+        if !ids.is_empty() {
+            return Ok(ids);
+        }
+    }
+    Ok(Vec::new())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn end_tokens_are_one_id_or_a_list_below_the_vocabulary() {
+        let dir = tempfile::tempdir().unwrap();
+        let put = |name: &str, text: &str| fs::write(dir.path().join(name), text).unwrap();
+        let ends = || end_tokens(dir.path(), 10).map_err(|error| error.to_string());
+        assert!(ends().unwrap().is_empty());
+        put("config.json", r#"{"eos_token_id": 7}"#);
+        assert_eq!(ends().unwrap(), [7]);
+        for none in ["null", "-1", "[]", "[-1]"] {
+            put("generation_config.json", &format!(r#"{{"eos_token_id": {none}}}"#));
+            assert_eq!(ends().unwrap(), [7], "{none}");
+        }
+        put("generation_config.json", r#"{"eos_token_id": [9, -1, 8]}"#);
+        assert_eq!(ends().unwrap(), [9, 8]);
+        for bad in ["10", "-2", "2.5", "\"2\""] {
+            put("generation_config.json", &format!(r#"{{"eos_token_id": [3, {bad}]}}"#));
+            let words = format!(
+                "generation_config.json: `eos_token_id` has {bad}; it must be a token of the model's"
+            );
+            assert!(ends().unwrap_err().contains(&words), "{bad}");
+        }
+        put("config.json", "{");
+        put("generation_config.json", "{}");
+        assert!(ends().unwrap_err().contains("config.json"));
+    }
+
+    #[test]
+    fn a_file_that_is_not_json_is_named_for_what_it_is() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("tokenizer.json");
+        let read = |text: &str| {
+            fs::write(&path, text).unwrap();
+            read_json::<Value>(&path).map_err(|error| error.to_string())
+        };
+        assert_eq!(read("\u{feff}{}").unwrap().unwrap(), serde_json::json!({}));
+        for (text, words) in [
+            ("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n", "is a Git LFS pointer"),
+            ("\n<!doctype html>", "is an HTML page"),
+            (" \n", "is empty"),
+            ("\u{feff}", "is empty"),
+        ] {
+            let error = read(text).unwrap_err();
+            assert!(error.contains("tokenizer.json") && error.contains(words), "{error}");
+        }
+    }
+}
