@@ -67,6 +67,20 @@ pub fn several(number: usize, what: &str) -> String {
     format!("{number} {what}{ending}")
 }
 
+/// A text whose control characters, which a terminal could obey, are escaped, except those of
+/// `kept`: `\u{1b}[2J`.
+pub fn escaped(text: &str, kept: &str) -> String {
+    let mut shown = String::with_capacity(text.len());
+    for character in text.chars() {
+        if character.is_control() && !kept.contains(character) {
+            shown.extend(character.escape_default());
+        } else {
+            shown.push(character);
+        }
+    }
+    shown
+}
+
 /// A count with three significant digits: `950`, `12.3k`, `1.20M`.
 pub fn count(number: f64) -> String {
     let (scaled, unit) = match number {

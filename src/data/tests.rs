@@ -166,11 +166,13 @@ fn whole_documents_are_packed_and_losses_are_counted() {
     assert_eq!(micro.starts.as_deref(), Some(&[0, 0, 0, 3, 3, 5, 0, 0, 0, 0, 0, 0][..]));
     assert_eq!((micro.rows, micro.attention_pairs), (11, 6 + 3 + 21));
     let report = data.report();
-    assert_eq!(report.left_out, LeftOut { truncated: 1, cut_tokens: 3, targetless: 1 });
+    assert_eq!(report.left_out, LeftOut { truncated: 1, cut_tokens: 3, targetless: 1, targetless_windows: 0 });
     assert_eq!((report.documents, report.packed_rows), (4, (12, 1)));
     let text = report.to_string();
-    assert!(text.contains("1 of 4 documents are longer") && text.contains("3 tokens are cut off"), "{text}");
-    assert!(text.contains("8.3 %") && text.contains("1 documents have no supervised tokens"), "{text}");
+    let expected = "packing: 8.3 % of the tokens are padding\n\
+                    truncated: 1 document is longer than a window, of 4 in all; 3 tokens are cut off\n\
+                    left out: 1 document has no supervised tokens within a window\n";
+    assert_eq!(text, expected);
 }
 
 #[test]
@@ -188,6 +190,29 @@ fn packing_follows_the_option() {
     assert_eq!(first(&pairs, Packing::Stream), (6, "abcdxy".into(), "·cd·yz".into()));
     assert_eq!(first(&words, Packing::Auto), (1, "abcdef".into(), "bcdefg".into()));
     assert_eq!(first(&words, Packing::Documents), (1, "abcdef".into(), "bcdefg".into()));
+}
+
+#[test]
+fn windows_of_a_stream_without_a_target_are_skipped() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("pairs.jsonl");
+    // Windows of 4, by their targets: ···c, d···, ····, ···e; f and g are the remainder.
+    let rows = "{\"prompt\": \"0123\", \"completion\": \"cd\"}\n\
+                {\"prompt\": \"0123456789\", \"completion\": \"efg\"}\n";
+    std::fs::write(&path, rows).unwrap();
+    let paths = [DataPath { path: path.clone(), weight: 1.0 }];
+    let stream = |seq_len| {
+        Data::open(&paths, &bytes(), &DataOptions { packing: Packing::Stream, ..DataOptions::new(seq_len) })
+    };
+    let data = stream(4).unwrap();
+    assert_eq!(data.report().left_out, LeftOut { targetless_windows: 1, ..LeftOut::default() });
+    assert_eq!(data.report().to_string(), "left out: 1 window has no supervised tokens\n");
+    let mut loader = Loader::new(&data, 1, None);
+    let mut next = || letters(&loader.next(&data).unwrap().targets);
+    assert_eq!([next(), next(), next(), next()], ["···c", "d···", "···e", "···c"]);
+    std::fs::write(&path, "{\"prompt\": \"0123456789\", \"completion\": \"\"}\n").unwrap();
+    let error = stream(4).unwrap_err();
+    assert!(error.message().contains("nothing of 1 document is supervised"), "{error}");
 }
 
 /// Returns the letters of every window of the given number of epochs.

@@ -46,6 +46,12 @@ impl HuggingFace {
         self.inner.token_to_id(token)
     }
 
+    /// Returns the text of a special token; `None` for others.
+    pub fn special(&self, id: u32) -> Option<String> {
+        let text = self.inner.id_to_token(id)?;
+        self.inner.get_added_vocabulary().is_special_token(&text).then_some(text)
+    }
+
     /// One more than the largest token id, added tokens included.
     pub fn vocabulary(&self) -> usize {
         self.inner.get_vocab(true).into_values().max().map_or(0, |largest| largest as usize + 1)

@@ -179,6 +179,19 @@ impl Tokenizer {
         self.ends.iter().any(|&end| end as usize == token)
     }
 
+    /// Returns true if a token is special: it has no text of its own.
+    pub fn is_special(&self, token: usize) -> bool {
+        self.special(token).is_some()
+    }
+
+    /// Returns the name of a special token, e.g. `<|im_end|>`; `None` for others.
+    pub fn special(&self, token: usize) -> Option<String> {
+        match &self.kind {
+            Kind::Bytes => None,
+            Kind::HuggingFace(tokenizer) => tokenizer.special(u32::try_from(token).ok()?),
+        }
+    }
+
     /// Encodes a text without adding special tokens; those written in the text are recognized. A
     /// token is supervised if it has a byte in one of the `spans` (byte ranges of the text,
     /// increasing).
@@ -395,6 +408,9 @@ mod without {
             ))
         }
         pub fn id(&self, _: &str) -> Option<u32> {
+            match *self {}
+        }
+        pub fn special(&self, _: u32) -> Option<String> {
             match *self {}
         }
         pub fn vocabulary(&self) -> usize {
