@@ -10,6 +10,10 @@
 //!   longer than S + 1 tokens is truncated; one without a supervised token in its window is
 //!   skipped. Both are counted ([`LeftOut`]).
 //!
+//! Of a conversation the assistant's turns are supervised: each from behind its header to the token
+//! that ends it, not the newline that templates write behind ([`chat`]). TRL supervises that
+//! newline, too, where a row is a prompt with a completion.
+//!
 //! At a document's end there is no target (−100); attention does not cross the border, and
 //! positions restart at 0.
 //!
@@ -172,10 +176,9 @@ pub struct Data {
 }
 
 impl Data {
-    /// Opens token files (`.bin`, `.u16`, `.u32`), JSONL (`.jsonl`, `.json`), text files and
-    /// folders of text.
+    /// Opens token files, files of rows, text files and folders of them.
     ///
-    /// The encoder is opened only if there is text or JSONL. Errors name the path and the line:
+    /// The encoder is opened only if there are rows or text. Errors name the path and the line:
     /// file not found, format not supported, line invalid, token outside the vocabulary, or too few
     /// tokens for one window.
     pub fn open(paths: &[DataPath], encoder: &EncoderSource, options: &DataOptions) -> Result<Data> {

@@ -166,7 +166,10 @@ fn whole_documents_are_packed_and_losses_are_counted() {
     assert_eq!(micro.starts.as_deref(), Some(&[0, 0, 0, 3, 3, 5, 0, 0, 0, 0, 0, 0][..]));
     assert_eq!((micro.rows, micro.attention_pairs), (11, 6 + 3 + 21));
     let report = data.report();
-    assert_eq!(report.left_out, LeftOut { truncated: 1, cut_tokens: 3, targetless: 1, targetless_windows: 0 });
+    assert_eq!(
+        report.left_out,
+        LeftOut { truncated: 1, cut_tokens: 3, targetless: 1, targetless_windows: 0 }
+    );
     assert_eq!((report.documents, report.packed_rows), (4, (12, 1)));
     let text = report.to_string();
     let expected = "packing: 8.3 % of the tokens are padding\n\

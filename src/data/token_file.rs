@@ -370,7 +370,9 @@ fn own_layout(bytes: &[u8]) -> Result<Layout> {
     };
     let ends = TURN_ENDS.step_by(4).map(word).filter(|&end| end != 0);
     let Ok(turn_ends) = ends.map(|end| i32::try_from(end - 1)).collect::<std::result::Result<_, _>>() else {
-        return bad("bytes 44 … 63 of the header (ends of trained turns) are no tokens; the file is damaged".into());
+        return bad(
+            "bytes 44 … 63 of the header (ends of trained turns) are no tokens; the file is damaged".into()
+        );
     };
     let (tokens, documents) = (long(16), long(24));
     let Some((starts_at, bits_at)) = own_offsets(width, tokens, documents, bytes.len()) else {

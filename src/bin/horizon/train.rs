@@ -153,7 +153,7 @@ pub fn train(options: TrainOptions, matches: &ArgMatches) -> Result<ExitCode> {
         progress.say(&format!("exported to {}", folder.display()));
         if !outcome.end_tokens.is_empty() {
             progress.say(&format!(
-                "generation_config.json: eos_token_id now has {}, too, with which trained turns end",
+                "added to eos_token_id in generation_config.json, since trained turns end with it: {}",
                 outcome.end_tokens.join(", ")
             ));
         }
