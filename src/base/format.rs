@@ -157,6 +157,11 @@ mod tests {
     }
 
     #[test]
+    fn control_characters_are_escaped() {
+        assert_eq!(escaped("a\t\n\x1b[2J\u{9b}é\\", "\n"), "a\\t\n\\u{1b}[2J\\u{9b}é\\");
+    }
+
+    #[test]
     fn nouns_agree_with_their_number() {
         for (number, what, text) in
             [(0, "row", "0 rows"), (1, "micro-batch", "1 micro-batch"), (2, "micro-batch", "2 micro-batches")]

@@ -99,7 +99,7 @@ pub struct DataReport {
     pub left_out: LeftOut,
     /// Special tokens that end trained turns.
     pub turn_ends: TurnEnds,
-    /// What is not as the user may mean it.
+    /// Data that may not be as the user means it.
     pub warnings: Warnings,
     /// Token rows in windows of whole documents: (all, padding).
     pub packed_rows: (u64, u64),

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use clap::ArgMatches;
+use horizon::base::format::escaped;
 use horizon::base::{Error, Result, Shape, Status};
 use horizon::checkpoint::{Changes, Checkpoint, open};
 use horizon::data::{Data, DataOptions, DataPath, EncoderSource};
@@ -154,7 +155,7 @@ pub fn train(options: TrainOptions, matches: &ArgMatches) -> Result<ExitCode> {
         if !outcome.end_tokens.is_empty() {
             progress.say(&format!(
                 "added to eos_token_id in generation_config.json, since trained turns end with it: {}",
-                outcome.end_tokens.join(", ")
+                escaped(&outcome.end_tokens.join(", "), "")
             ));
         }
     }
