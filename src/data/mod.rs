@@ -147,8 +147,8 @@ fn without_targets(tokens: &Tokens, seq_len: usize) -> Error {
         )
     } else {
         format!(
-            "nothing of {documents} is supervised, so there is nothing to train on; see what is masked: \
-             horizon tokenize --show 3"
+            "no token of {documents} is a target (supervised, and behind another of its document), so there is \
+             nothing to learn from; see what is masked: horizon tokenize --show 3"
         )
     })
 }

@@ -215,7 +215,7 @@ fn windows_of_a_stream_without_a_target_are_skipped() {
     assert_eq!([next(), next(), next(), next()], ["···c", "d···", "···e", "···c"]);
     std::fs::write(&path, "{\"prompt\": \"0123456789\", \"completion\": \"\"}\n").unwrap();
     let error = stream(4).unwrap_err();
-    assert!(error.message().contains("nothing of 1 document is supervised"), "{error}");
+    assert!(error.message().contains("no token of 1 document is a target"), "{error}");
 }
 
 /// Returns the letters of every window of the given number of epochs.
