@@ -125,7 +125,7 @@ fn unusable_data_is_refused_with_its_path() {
     let chat = refused(put("chat.jsonl", b"{\"messages\": [{\"role\": \"assistant\", \"content\": \"a\"}]}"));
     assert!(chat.message().contains("chat.jsonl, line 1: the model has no chat template"), "{chat}");
     let long = put("long.jsonl", b"{\"prompt\": \"more than a window\", \"completion\": \"a\"}");
-    assert!(refused(long).message().contains("none of 1 documents"), "no supervised token in a window");
+    assert!(refused(long).message().contains("none of 1 document has"), "no supervised token in a window");
     assert_eq!(refused(dir.path().join("none.txt")).status(), Status::NotFound);
     assert_eq!(refused(dir.path().join("none.bin")).status(), Status::NotFound);
     assert_eq!(refused(dir.path().join("none.jsonl")).status(), Status::NotFound);
@@ -190,7 +190,7 @@ fn packing_follows_the_option() {
         let micro = Loader::new(&data, 1, None).next(&data).unwrap();
         (data.windows(), letters(&micro.tokens), letters(&micro.targets))
     };
-    assert_eq!(first(&pairs, Packing::Stream), (6, "abcdxy".into(), "·cd·yz".into()));
+    assert_eq!(first(&pairs, Packing::Stream), (3, "abcdxy".into(), "·cd·yz".into()));
     assert_eq!(first(&words, Packing::Auto), (1, "abcdef".into(), "bcdefg".into()));
     assert_eq!(first(&words, Packing::Documents), (1, "abcdef".into(), "bcdefg".into()));
 }

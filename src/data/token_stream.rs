@@ -135,7 +135,8 @@ enum Windows {
 }
 
 impl TokenStream {
-    /// Cuts consecutive windows of S tokens, across documents. Windows without a target are skipped.
+    /// Cuts consecutive windows of S tokens, across documents. Windows without a target are
+    /// skipped.
     pub fn cut(tokens: Tokens, seq_len: usize) -> (TokenStream, LeftOut) {
         let s = seq_len as u64;
         let windows = tokens.count().saturating_sub(1) / s;

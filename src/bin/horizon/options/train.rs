@@ -33,11 +33,11 @@ pub struct TrainOptions {
 
     /// Training data: JSONL, Parquet, CSV, text, folders, token files
     ///
-    /// Rows: JSON objects, one per line or in one array, Parquet, or CSV and TSV with a header; also
+    /// Rows: JSON objects, one per line or in one array, Parquet, CSV or TSV with a header; also
     /// compressed (.gz, .zst). They have `messages`, `conversations` (ShareGPT), `prompt` and
-    /// `completion`, `instruction` and `output` (Alpaca), `text`, or `tokens` with optional `labels`
-    /// or `loss_mask`. Only the assistant's turns, completions and outputs are trained on, each to
-    /// the token that ends it and not the newline behind; prompts are masked from the loss.
+    /// `completion`, `instruction` and `output` (Alpaca), `text`, or `tokens` with optional
+    /// `labels` or `loss_mask`. Only the assistant's turns, completions and outputs are trained on,
+    /// each to the token that ends it and not the newline behind; prompts are masked from the loss.
     ///
     /// Text: each file is a document. Folders: all their files.
     ///
@@ -176,8 +176,9 @@ pub struct TrainOptions {
     pub keep: Option<usize>,
     /// Resume from a checkpoint, or the latest in a folder of them
     ///
-    /// Options, data and log are those of the checkpoint, unless given again; it has the chat
-    /// template, and the date that this printed. Paths, devices and placement may differ; an option that would change the result is refused by name.
+    /// Options, data and log are those of the checkpoint, unless given again; so are the chat
+    /// template and the date that it prints. Paths, devices and placement may differ; an option
+    /// that would change the result is refused by name.
     #[arg(long, help_heading = CHECKPOINTS, value_name = "DIR")]
     pub resume: Option<PathBuf>,
     /// Options allowed to differ from the checkpoint, e.g. mode,lr
