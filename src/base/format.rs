@@ -67,6 +67,20 @@ pub fn several(number: usize, what: &str) -> String {
     format!("{number} {what}{ending}")
 }
 
+/// A text whose control characters, which a terminal could obey, are escaped, except those of
+/// `kept`: `\u{1b}[2J`.
+pub fn escaped(text: &str, kept: &str) -> String {
+    let mut shown = String::with_capacity(text.len());
+    for character in text.chars() {
+        if character.is_control() && !kept.contains(character) {
+            shown.extend(character.escape_default());
+        } else {
+            shown.push(character);
+        }
+    }
+    shown
+}
+
 /// A count with three significant digits: `950`, `12.3k`, `1.20M`.
 pub fn count(number: f64) -> String {
     let (scaled, unit) = match number {
@@ -140,6 +154,11 @@ mod tests {
         for text in ["", "G", "8X", "-1G", "1..5G", "8GiBs", "nan", "1e3", "9000000T", "8ib"] {
             assert!(parse_size(text).is_err(), "{text}");
         }
+    }
+
+    #[test]
+    fn control_characters_are_escaped() {
+        assert_eq!(escaped("a\t\n\x1b[2J\u{9b}é\\", "\n"), "a\\t\n\\u{1b}[2J\\u{9b}é\\");
     }
 
     #[test]

@@ -7,7 +7,7 @@
 //!   step-00000042/              a checkpoint; it appears under this name completely or not at all
 //!     manifest.json             step, model, options; sizes and checksums of all other files
 //!     unit-00000.state …        one file per unit: weights, residual, m, v, as in the store
-//!     config.json, …            model config and tokenizer, so that a checkpoint needs no other folder
+//!     config.json, …            model config, tokenizer, chat template: no other folder is needed
 //! ```
 //!
 //! - **Writing**: [`Checkpoints::writer`] makes a [`Sink`](crate::engine::Sink) for

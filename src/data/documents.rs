@@ -1,6 +1,7 @@
 //! Tokenized documents in memory.
 
 use crate::data::tokenizer::Encoded;
+use crate::data::turn_ends::TurnEnds;
 
 /// Documents, concatenated.
 #[derive(Clone, Debug, Default)]
@@ -10,6 +11,7 @@ pub struct Documents {
     supervised: Vec<u8>,
     /// Index of each document's first token; increasing, the first 0.
     starts: Vec<u64>,
+    turn_ends: TurnEnds,
 }
 
 impl Documents {
@@ -42,6 +44,16 @@ impl Documents {
     /// Index of each document's first token; increasing, the first 0.
     pub fn starts(&self) -> &[u64] {
         &self.starts
+    }
+
+    /// Special tokens that end trained turns.
+    pub fn turn_ends(&self) -> &TurnEnds {
+        &self.turn_ends
+    }
+
+    /// Notes a special token that ends a trained turn.
+    pub fn ends_turn(&mut self, token: i32) {
+        self.turn_ends.insert(token);
     }
 
     /// Splits into training and validation documents; every `nth` document (the nth, the 2nth, …)

@@ -5,10 +5,14 @@
 //! token). There are two ways to cut windows:
 //!
 //! - **Token stream**: window k is tokens [k·S, k·S + S]; a remainder shorter than a window is
-//!   unused.
+//!   unused, and a window without a supervised target is skipped.
 //! - **Whole documents**: as many documents as fit share a window, the rest is padding. A document
 //!   longer than S + 1 tokens is truncated; one without a supervised token in its window is
 //!   skipped. Both are counted ([`LeftOut`]).
+//!
+//! Of a conversation the assistant's turns are supervised: each from behind its header to the token
+//! that ends it, not the newline that templates write behind ([`chat`]). TRL supervises that
+//! newline, too, where a row is a prompt with a completion.
 //!
 //! At a document's end there is no target (−100); attention does not cross the border, and
 //! positions restart at 0.
@@ -35,11 +39,13 @@ mod token_file;
 mod token_stream;
 mod token_writer;
 pub mod tokenizer;
+mod turn_ends;
 mod warning;
 
 use std::fmt;
 use std::sync::Arc;
 
+use crate::base::format::several;
 use crate::base::{Error, Result};
 
 pub use documents::Documents;
@@ -53,6 +59,7 @@ pub use source::{DataPath, Packing, Sink, read_documents};
 pub use token_file::{TokenFile, TokenFormat};
 pub use token_stream::{Cells, Filled, LeftOut};
 pub use token_writer::TokenWriter;
+pub use turn_ends::TurnEnds;
 pub use warning::{Warning, Warnings};
 
 use source::{Opened, open_sources};
@@ -88,33 +95,62 @@ pub struct DataReport {
     pub tokens: u64,
     /// Documents of all sources; a token file without document starts counts as 0.
     pub documents: u64,
-    /// Documents truncated or skipped by packing.
+    /// Documents truncated or skipped by packing, and windows skipped.
     pub left_out: LeftOut,
-    /// What is not as the user may mean it.
+    /// Special tokens that end trained turns.
+    pub turn_ends: TurnEnds,
+    /// Data that may not be as the user means it.
     pub warnings: Warnings,
     /// Token rows in windows of whole documents: (all, padding).
     pub packed_rows: (u64, u64),
 }
 
 impl fmt::Display for DataReport {
-    /// Writes one line per kind of unused data and per warning; nothing if there is none.
+    /// Writes one line per kind of unused data, without the [warnings](DataReport::warnings);
+    /// nothing if there is none.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let LeftOut { truncated, cut_tokens, targetless } = self.left_out;
+        let LeftOut { truncated, cut_tokens, targetless, targetless_windows } = self.left_out;
+        let some = |number: u64, noun: &str, [one, more]: [&str; 2]| {
+            format!("{} {}", several(number as usize, noun), if number == 1 { one } else { more })
+        };
+        let (are, have) = (["is", "are"], ["has", "have"]);
         if let (rows @ 1.., padding) = self.packed_rows {
             writeln!(f, "packing: {:.1} % of the tokens are padding", 100.0 * padding as f64 / rows as f64)?;
         }
         if truncated > 0 {
             writeln!(
                 f,
-                "truncated: {truncated} of {} documents are longer than a window; {cut_tokens} tokens are cut off",
-                self.documents
+                "truncated: {} longer than a window, of {} in all; {} cut off",
+                some(truncated, "document", are),
+                self.documents,
+                some(cut_tokens, "token", are)
             )?;
         }
         if targetless > 0 {
-            writeln!(f, "left out: {targetless} documents have no supervised tokens within a window")?;
+            let documents = some(targetless, "document", have);
+            writeln!(f, "left out: {documents} no supervised tokens within a window")?;
         }
-        self.warnings.fmt(f)
+        if targetless_windows > 0 {
+            writeln!(f, "left out: {} no supervised tokens", some(targetless_windows, "window", have))?;
+        }
+        Ok(())
     }
+}
+
+/// The error for a source of which nothing can be trained on.
+fn without_targets(tokens: &Tokens, seq_len: usize) -> Error {
+    let documents = several(tokens.starts().len(), "document");
+    Error::argument(if tokens.have_target() {
+        format!(
+            "none of {documents} has supervised tokens within a window of {seq_len} tokens; give a longer sequence \
+             length"
+        )
+    } else {
+        format!(
+            "no token of {documents} is a target (supervised, and behind another of its document), so there is \
+             nothing to learn from; see what is masked: horizon tokenize --show 3"
+        )
+    })
 }
 
 /// A token stream and the windows taken from it.
@@ -140,10 +176,9 @@ pub struct Data {
 }
 
 impl Data {
-    /// Opens token files (`.bin`, `.u16`, `.u32`), JSONL (`.jsonl`, `.json`), text files and
-    /// folders of text.
+    /// Opens token files, files of rows, text files and folders of them.
     ///
-    /// The encoder is opened only if there is text or JSONL. Errors name the path and the line:
+    /// The encoder is opened only if there are rows or text. Errors name the path and the line:
     /// file not found, format not supported, line invalid, token outside the vocabulary, or too few
     /// tokens for one window.
     pub fn open(paths: &[DataPath], encoder: &EncoderSource, options: &DataOptions) -> Result<Data> {
@@ -176,34 +211,31 @@ impl Data {
         for Opened { tokens, keeps_documents, weight } in sources {
             report.tokens += tokens.count();
             report.documents += tokens.starts().len() as u64;
+            report.turn_ends.extend(tokens.turn_ends());
             let whole = match options.packing {
                 Packing::Auto => keeps_documents,
                 Packing::Stream => false,
                 // A file without document starts can only be cut as a token stream.
                 Packing::Documents => !tokens.starts().is_empty(),
             };
-            let stream = if whole {
-                let (stream, left_out) = TokenStream::packed(tokens, seq_len);
-                report.left_out += left_out;
+            let (stream, left_out) = match whole {
+                true => TokenStream::packed(tokens, seq_len),
+                false => TokenStream::cut(tokens, seq_len),
+            };
+            report.left_out += left_out;
+            if stream.windows() == 0 && left_out != LeftOut::default() {
+                return Err(without_targets(stream.tokens(), seq_len));
+            }
+            if whole {
                 let rows = stream.windows() * seq_len as u64;
                 report.packed_rows.0 += rows;
                 report.packed_rows.1 += rows - stream.filled_rows();
-                stream
-            } else {
-                TokenStream::cut(tokens, seq_len)
-            };
+            }
             let split = Split::All { windows: stream.windows() };
             streams.push((Arc::new(stream), split, weight));
         }
         let data = Data::of_streams(streams, seq_len, report)?;
         match data.windows {
-            0 if data.report.packed_rows.0 > 0 || data.report.left_out.targetless > 0 => {
-                Err(Error::argument(format!(
-                    "none of {} documents has supervised tokens within a window of {seq_len} tokens; give a longer \
-                     sequence length",
-                    data.report.documents
-                )))
-            }
             0 => Err(Error::argument(format!(
                 "{} tokens are too few: one window of {seq_len} tokens takes {} from one source; give more data or a \
                  shorter sequence length",

@@ -71,6 +71,8 @@ pub struct Opened {
 pub trait Sink {
     /// Takes a document; `keep` asks that [`Packing::Auto`] keep it whole.
     fn take(&mut self, document: crate::data::tokenizer::Encoded, keep: bool) -> Result<()>;
+    /// Takes a special token that ends trained turns of the next document.
+    fn ends_turn(&mut self, token: i32) -> Result<()>;
 }
 
 /// Reads a text file, a folder of text files or a JSONL file into a sink.
@@ -84,6 +86,7 @@ pub fn read_documents(
 ) -> Result<()> {
     if is_rows(path) {
         return read_rows(path, encoder, bad_lines, threads, warnings, |row, encoded| {
+            encoder.turn_ends(row, &encoded).into_iter().try_for_each(|token| sink.ends_turn(token))?;
             sink.take(encoded, !matches!(row, Row::Text(_)))
         });
     }
@@ -135,6 +138,13 @@ impl Sink for Opened {
         self.keeps_documents |= keep;
         if let Tokens::Memory(documents) = &mut self.tokens {
             documents.push(&document);
+        }
+        Ok(())
+    }
+
+    fn ends_turn(&mut self, token: i32) -> Result<()> {
+        if let Tokens::Memory(documents) = &mut self.tokens {
+            documents.ends_turn(token);
         }
         Ok(())
     }

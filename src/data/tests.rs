@@ -127,7 +127,7 @@ fn unusable_data_is_refused_with_its_path() {
     let chat = refused(put("chat.jsonl", b"{\"messages\": [{\"role\": \"assistant\", \"content\": \"a\"}]}"));
     assert!(chat.message().contains("chat.jsonl, line 1: the model has no chat template"), "{chat}");
     let long = put("long.jsonl", b"{\"prompt\": \"more than a window\", \"completion\": \"a\"}");
-    assert!(refused(long).message().contains("none of 1 documents"), "no supervised token in a window");
+    assert!(refused(long).message().contains("none of 1 document has"), "no supervised token in a window");
     assert_eq!(refused(dir.path().join("none.txt")).status(), Status::NotFound);
     assert_eq!(refused(dir.path().join("none.bin")).status(), Status::NotFound);
     assert_eq!(refused(dir.path().join("none.jsonl")).status(), Status::NotFound);
@@ -168,11 +168,16 @@ fn whole_documents_are_packed_and_losses_are_counted() {
     assert_eq!(micro.starts.as_deref(), Some(&[0, 0, 0, 3, 3, 5, 0, 0, 0, 0, 0, 0][..]));
     assert_eq!((micro.rows, micro.attention_pairs), (11, 6 + 3 + 21));
     let report = data.report();
-    assert_eq!(report.left_out, LeftOut { truncated: 1, cut_tokens: 3, targetless: 1 });
+    assert_eq!(
+        report.left_out,
+        LeftOut { truncated: 1, cut_tokens: 3, targetless: 1, targetless_windows: 0 }
+    );
     assert_eq!((report.documents, report.packed_rows), (4, (12, 1)));
     let text = report.to_string();
-    assert!(text.contains("1 of 4 documents are longer") && text.contains("3 tokens are cut off"), "{text}");
-    assert!(text.contains("8.3 %") && text.contains("1 documents have no supervised tokens"), "{text}");
+    let expected = "packing: 8.3 % of the tokens are padding\n\
+                    truncated: 1 document is longer than a window, of 4 in all; 3 tokens are cut off\n\
+                    left out: 1 document has no supervised tokens within a window\n";
+    assert_eq!(text, expected);
 }
 
 #[test]
@@ -187,9 +192,32 @@ fn packing_follows_the_option() {
         let micro = Loader::new(&data, 1, None).next(&data).unwrap();
         (data.windows(), letters(&micro.tokens), letters(&micro.targets))
     };
-    assert_eq!(first(&pairs, Packing::Stream), (6, "abcdxy".into(), "·cd·yz".into()));
+    assert_eq!(first(&pairs, Packing::Stream), (3, "abcdxy".into(), "·cd·yz".into()));
     assert_eq!(first(&words, Packing::Auto), (1, "abcdef".into(), "bcdefg".into()));
     assert_eq!(first(&words, Packing::Documents), (1, "abcdef".into(), "bcdefg".into()));
+}
+
+#[test]
+fn windows_of_a_stream_without_a_target_are_skipped() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("pairs.jsonl");
+    // Windows of 4, by their targets: ···c, d···, ····, ···e; f and g are the remainder.
+    let rows = "{\"prompt\": \"0123\", \"completion\": \"cd\"}\n\
+                {\"prompt\": \"0123456789\", \"completion\": \"efg\"}\n";
+    std::fs::write(&path, rows).unwrap();
+    let paths = [DataPath { path: path.clone(), weight: 1.0 }];
+    let stream = |seq_len| {
+        Data::open(&paths, &bytes(), &DataOptions { packing: Packing::Stream, ..DataOptions::new(seq_len) })
+    };
+    let data = stream(4).unwrap();
+    assert_eq!(data.report().left_out, LeftOut { targetless_windows: 1, ..LeftOut::default() });
+    assert_eq!(data.report().to_string(), "left out: 1 window has no supervised tokens\n");
+    let mut loader = Loader::new(&data, 1, None);
+    let mut next = || letters(&loader.next(&data).unwrap().targets);
+    assert_eq!([next(), next(), next(), next()], ["···c", "d···", "···e", "···c"]);
+    std::fs::write(&path, "{\"prompt\": \"0123456789\", \"completion\": \"\"}\n").unwrap();
+    let error = stream(4).unwrap_err();
+    assert!(error.message().contains("no token of 1 document is a target"), "{error}");
 }
 
 /// Returns the letters of every window of the given number of epochs.

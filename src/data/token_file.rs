@@ -25,7 +25,7 @@
 //! | 24 … 31 | number of documents, d |
 //! | 32 … 39 | fingerprint of the tokenizer: FNV-1a (64 bits) of `tokenizer.json`; 1 for bytes, 0 if unknown |
 //! | 40 … 43 | 1 if documents should be kept whole in a window, else 0 |
-//! | 44 … 63 | 0 |
+//! | 44 … 63 | up to 5 uint32: 1 + the id of a special token that ends trained turns, then 0 |
 //! | from 64 | n tokens, uint16 or uint32, then zeros to a multiple of 8 |
 //! | then | d uint64: index of each document's first token; increasing, the first 0 |
 //! | then | loss mask: bit t % 8 of byte t / 8 is 1 if token t is supervised; the rest of the last byte is 0 |
@@ -36,6 +36,7 @@ use std::path::{Path, PathBuf};
 
 use crate::base::{Error, Result, Status};
 use crate::data::documents::bit;
+use crate::data::turn_ends::TurnEnds;
 use crate::host::files::MappedFile;
 
 const LLMC_HEADER_BYTES: usize = 256 * 4;
@@ -45,6 +46,8 @@ const LLAMA3: (i32, i32) = (20_240_801, 7);
 pub(super) const MAGIC: &[u8; 8] = b"HZTOKENS";
 pub(super) const VERSION: u32 = 1;
 pub(super) const HEADER_BYTES: usize = 64;
+/// The bytes of the header that name the tokens that end trained turns.
+pub(super) const TURN_ENDS: Range<usize> = 44..HEADER_BYTES;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Width {
@@ -96,6 +99,7 @@ struct Layout {
     starts: Vec<u64>,
     fingerprint: u64,
     keeps_documents: bool,
+    turn_ends: TurnEnds,
 }
 
 /// The bytes of a file, mapped or in memory.
@@ -142,6 +146,13 @@ impl TokenFile {
         let layout = layout.map_err(|error| error.within(path.display()))?;
         // Tokens are i32, even for a larger vocabulary.
         let vocabulary = vocabulary.min(1 << 31);
+        if let Some(token) = layout.turn_ends.iter().find(|&&token| token as usize >= vocabulary) {
+            return bad(format!(
+                "{}: bytes 44 … 63 of the header (ends of trained turns) name token {token}, outside the model's \
+                 vocabulary of {vocabulary} tokens; tokenize the data again with this model's tokenizer",
+                path.display()
+            ));
+        }
         let file = TokenFile { path: path.to_owned(), bytes, layout, vocabulary };
         let narrow = file.layout.width == Width::U16 && vocabulary > usize::from(u16::MAX);
         if !narrow {
@@ -168,6 +179,11 @@ impl TokenFile {
     /// Fingerprint of the tokenizer that made the file; 0 if unknown.
     pub fn fingerprint(&self) -> u64 {
         self.layout.fingerprint
+    }
+
+    /// Special tokens that end trained turns.
+    pub fn turn_ends(&self) -> &TurnEnds {
+        &self.layout.turn_ends
     }
 
     /// Returns true if token `at` is supervised.
@@ -282,6 +298,7 @@ fn bare(width: Width, tokens: u64, body: usize) -> Layout {
         starts: Vec::new(),
         fingerprint: 0,
         keeps_documents: false,
+        turn_ends: TurnEnds::default(),
     }
 }
 
@@ -351,11 +368,12 @@ fn own_layout(bytes: &[u8]) -> Result<Layout> {
             ));
         }
     };
-    if bytes[44..HEADER_BYTES].iter().any(|&byte| byte != 0) {
+    let ends = TURN_ENDS.step_by(4).map(word).filter(|&end| end != 0);
+    let Ok(turn_ends) = ends.map(|end| i32::try_from(end - 1)).collect::<std::result::Result<_, _>>() else {
         return bad(
-            "bytes 44 … 63 of the header are not 0; a later version may have written the file".to_owned()
+            "bytes 44 … 63 of the header (ends of trained turns) are no tokens; the file is damaged".into()
         );
-    }
+    };
     let (tokens, documents) = (long(16), long(24));
     let Some((starts_at, bits_at)) = own_offsets(width, tokens, documents, bytes.len()) else {
         return bad(format!(
@@ -391,6 +409,7 @@ fn own_layout(bytes: &[u8]) -> Result<Layout> {
         starts,
         fingerprint: long(32),
         keeps_documents,
+        turn_ends,
     })
 }
 
@@ -540,7 +559,8 @@ mod tests {
             (24, 3, "3 documents"),
             (31, 32, "documents"),
             (40, 2, "(whole documents) are 2"),
-            (50, 1, "not 0"),
+            (47, 129, "are no tokens"),
+            (45, 2, "name token 511, outside"),
             (HEADER_BYTES + 8, 1, "must start at token 0"),
             (HEADER_BYTES + 16, 0, "document 1 starts at token 0"),
             (HEADER_BYTES + 16, 4, "all before token 4"),

@@ -4,6 +4,7 @@ use crate::base::{IGNORED_TARGET, Result};
 use crate::data::documents::{Documents, bit};
 use crate::data::pack::Packed;
 use crate::data::token_file::TokenFile;
+use crate::data::turn_ends::TurnEnds;
 
 /// Tokens in memory or in a file.
 #[derive(Debug)]
@@ -31,6 +32,24 @@ impl Tokens {
         }
     }
 
+    /// Special tokens that end trained turns.
+    pub fn turn_ends(&self) -> &TurnEnds {
+        match self {
+            Tokens::Memory(documents) => documents.turn_ends(),
+            Tokens::File(file) => file.turn_ends(),
+        }
+    }
+
+    /// Returns true if token `at` is the target of the token before it.
+    fn is_target(&self, at: u64) -> bool {
+        self.is_supervised(at) && self.starts().binary_search(&at).is_err()
+    }
+
+    /// Returns true if any token is a target.
+    pub fn have_target(&self) -> bool {
+        (0..self.count()).any(|at| self.is_target(at))
+    }
+
     fn is_supervised(&self, at: u64) -> bool {
         match self {
             Tokens::Memory(documents) => bit(documents.supervised(), at),
@@ -56,7 +75,7 @@ impl Tokens {
     }
 }
 
-/// Documents truncated or skipped by packing.
+/// Documents truncated or skipped by packing, and windows of a token stream that are skipped.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct LeftOut {
     /// Documents longer than a window; their first S + 1 tokens are used.
@@ -65,6 +84,8 @@ pub struct LeftOut {
     pub cut_tokens: u64,
     /// Documents without a supervised token in their window; they are skipped.
     pub targetless: u64,
+    /// Windows of a token stream without a target; they are skipped.
+    pub targetless_windows: u64,
 }
 
 impl std::ops::AddAssign for LeftOut {
@@ -72,6 +93,7 @@ impl std::ops::AddAssign for LeftOut {
         self.truncated += other.truncated;
         self.cut_tokens += other.cut_tokens;
         self.targetless += other.targetless;
+        self.targetless_windows += other.targetless_windows;
     }
 }
 
@@ -99,14 +121,32 @@ pub struct Filled {
 pub struct TokenStream {
     tokens: Tokens,
     seq_len: usize,
-    /// Windows of whole documents; `None` if documents are cut at window ends.
-    packed: Option<Packed>,
+    windows: Windows,
+}
+
+#[derive(Debug)]
+enum Windows {
+    /// Window k of this number starts at token k · S.
+    All(u64),
+    /// Window k starts at token `kept[k]` · S: all windows except those without a target.
+    Kept(Vec<u64>),
+    /// Windows of whole documents.
+    Packed(Packed),
 }
 
 impl TokenStream {
-    /// Cuts consecutive windows of S tokens, across documents.
-    pub fn cut(tokens: Tokens, seq_len: usize) -> TokenStream {
-        TokenStream { tokens, seq_len, packed: None }
+    /// Cuts consecutive windows of S tokens, across documents. Windows without a target are
+    /// skipped.
+    pub fn cut(tokens: Tokens, seq_len: usize) -> (TokenStream, LeftOut) {
+        let s = seq_len as u64;
+        let windows = tokens.count().saturating_sub(1) / s;
+        let has_target = |&window: &u64| (window * s + 1..=(window + 1) * s).any(|at| tokens.is_target(at));
+        let targetless_windows = windows - (0..windows).filter(has_target).count() as u64;
+        let windows = match targetless_windows {
+            0 => Windows::All(windows),
+            _ => Windows::Kept((0..windows).filter(has_target).collect()),
+        };
+        (TokenStream { tokens, seq_len, windows }, LeftOut { targetless_windows, ..LeftOut::default() })
     }
 
     /// Packs whole documents into windows; a document longer than S + 1 tokens is truncated.
@@ -126,8 +166,8 @@ impl TokenStream {
                 rows as u32
             })
             .collect();
-        let packed = Some(Packed::new(&rows, seq_len));
-        (TokenStream { tokens, seq_len, packed }, left_out)
+        let windows = Windows::Packed(Packed::new(&rows, seq_len));
+        (TokenStream { tokens, seq_len, windows }, left_out)
     }
 
     /// The tokens.
@@ -137,7 +177,7 @@ impl TokenStream {
 
     /// Number of rows in all windows that are not padding.
     pub fn filled_rows(&self) -> u64 {
-        let Some(packed) = &self.packed else { return self.windows() * self.seq_len as u64 };
+        let Windows::Packed(packed) = &self.windows else { return self.windows() * self.seq_len as u64 };
         let documents = (0..packed.windows()).flat_map(|window| packed.window(window));
         documents.map(|&document| self.document_rows(document)).sum()
     }
@@ -151,17 +191,20 @@ impl TokenStream {
 
     /// Number of windows.
     pub fn windows(&self) -> u64 {
-        match &self.packed {
-            Some(packed) => packed.windows(),
-            None => self.tokens.count().saturating_sub(1) / self.seq_len as u64,
+        match &self.windows {
+            Windows::All(windows) => *windows,
+            Windows::Kept(kept) => kept.len() as u64,
+            Windows::Packed(packed) => packed.windows(),
         }
     }
 
     /// Reads window `index`.
     pub fn window(&self, index: u64, cells: &mut Cells) -> Result<Filled> {
-        match &self.packed {
-            Some(packed) => self.packed_window(packed.window(index), cells),
-            None => self.cut_window(index * self.seq_len as u64, cells),
+        let s = self.seq_len as u64;
+        match &self.windows {
+            Windows::All(_) => self.cut_window(index * s, cells),
+            Windows::Kept(kept) => self.cut_window(kept[index as usize] * s, cells),
+            Windows::Packed(packed) => self.packed_window(packed.window(index), cells),
         }
     }
 

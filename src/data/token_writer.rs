@@ -6,8 +6,9 @@ use std::path::{Path, PathBuf};
 
 use crate::base::{Error, Result, Status};
 use crate::data::documents::push_bit;
-use crate::data::token_file::{HEADER_BYTES, MAGIC, VERSION, Width};
+use crate::data::token_file::{HEADER_BYTES, MAGIC, TURN_ENDS, VERSION, Width};
 use crate::data::tokenizer::Encoded;
+use crate::data::turn_ends::TurnEnds;
 use crate::host::folder::replaced_path;
 
 /// Writes a token file under a hidden name. If it is dropped before [`TokenWriter::finish`], that
@@ -23,6 +24,7 @@ pub struct TokenWriter {
     starts: Vec<u64>,
     fingerprint: u64,
     keeps_documents: bool,
+    turn_ends: TurnEnds,
 }
 
 impl TokenWriter {
@@ -45,12 +47,30 @@ impl TokenWriter {
             starts: Vec::new(),
             fingerprint,
             keeps_documents: false,
+            turn_ends: TurnEnds::new(),
         })
     }
 
     /// Marks the file so that its documents are kept whole in a window.
     pub fn keep_documents(&mut self) {
         self.keeps_documents = true;
+    }
+
+    /// Notes a special token that ends a trained turn. Errors: the header has no space for it.
+    pub fn ends_turn(&mut self, token: i32) -> Result<()> {
+        self.turn_ends.insert(token);
+        let most = TURN_ENDS.len() / 4;
+        if self.turn_ends.len() <= most {
+            return Ok(());
+        }
+        Err(Error::new(
+            Status::Unsupported,
+            format!(
+                "trained turns end with more than {most} different special tokens, which a token file cannot name: \
+                 {:?}; train on the data itself",
+                self.turn_ends
+            ),
+        ))
     }
 
     /// Appends a document; an empty one is ignored.
@@ -116,6 +136,7 @@ impl TokenWriter {
         header.extend((self.starts.len() as u64).to_le_bytes());
         header.extend(self.fingerprint.to_le_bytes());
         header.extend(u32::from(self.keeps_documents).to_le_bytes());
+        self.turn_ends.iter().for_each(|&token| header.extend((token as u32 + 1).to_le_bytes()));
         header.resize(HEADER_BYTES, 0);
         header
     }
@@ -157,11 +178,13 @@ mod tests {
             writer.push(&document(&[], &[])).unwrap();
             writer.push(&document(&[4, 5, 6, 7, 8, 9, 10, 11], &[false; 8])).unwrap();
             writer.keep_documents();
+            [4, 1, 4].iter().for_each(|&token| writer.ends_turn(token).unwrap());
             assert_eq!((writer.tokens(), writer.documents()), (11, 2));
             writer.finish().unwrap();
             let file = TokenFile::open(&path, TokenFormat::Headed, vocabulary).unwrap();
             assert_eq!((file.tokens(), file.starts(), file.fingerprint()), (11, &[0, 3][..], 77));
             assert!(file.keeps_documents());
+            assert!(file.turn_ends().iter().eq(&[1, 4]));
             let mut tokens = [0; 11];
             file.copy(0, &mut tokens).unwrap();
             assert_eq!(tokens, [1, 2, large, 4, 5, 6, 7, 8, 9, 10, 11]);

@@ -3,6 +3,8 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
+use crate::base::format::escaped;
+
 /// A kind of warning. Its text is for rows, turns, texts, lines or files, as many as are counted.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Warning {
@@ -120,16 +122,13 @@ impl Warning {
 }
 
 impl fmt::Display for Warnings {
-    /// Writes one line per kind; nothing without warnings.
+    /// Writes one line per kind, safe for a terminal; nothing without warnings.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for (warning, count, first) in self.iter() {
             let text = warning.text(count);
-            if first.is_empty() {
-                writeln!(f, "warning: {text}")?;
-            } else {
-                let which = if count == 1 { "" } else { "the first: " };
-                writeln!(f, "warning: {text} ({which}{first})")?;
-            }
+            let which = if count == 1 { "" } else { "the first: " };
+            let example = if first.is_empty() { String::new() } else { format!(" ({which}{first})") };
+            writeln!(f, "warning: {}", escaped(&format!("{text}{example}"), ""))?;
         }
         Ok(())
     }
@@ -168,6 +167,10 @@ mod tests {
                         not learn to stop (a.jsonl, line 7: … Paris.)\n";
         assert_eq!(all.to_string(), expected);
         assert_eq!(all.count(&Warning::NoEndToken), 1);
+        let mut odd = Warnings::default();
+        odd.add(Warning::UnusedField("\x1b[2J".into()), "two\nlines");
+        let expected = "warning: 1 row has a field `\\u{1b}[2J` that is not used (two\\nlines)\n";
+        assert_eq!(odd.to_string(), expected);
         assert_eq!(all.count(&Warning::EmptyTurn), 0);
         assert_eq!([0, 12, 999, 1000, 1_234_567].map(thousands), ["0", "12", "999", "1,000", "1,234,567"]);
     }

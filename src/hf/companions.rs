@@ -8,12 +8,18 @@ use std::path::Path;
 use crate::base::format::Size;
 use crate::base::{Error, Result, Status};
 
+/// Name of the file with the chat template. transformers 4 and 5 prefer it to `chat_template` of
+/// `tokenizer_config.json`.
+pub const CHAT_TEMPLATE: &str = "chat_template.jinja";
+/// Name of the file with the options of generation.
+pub const GENERATION: &str = "generation_config.json";
+
 /// Names of the copied files.
 const NAMES: [&str; 11] = [
     "added_tokens.json",
-    "chat_template.jinja",
+    CHAT_TEMPLATE,
     "chat_template.json",
-    "generation_config.json",
+    GENERATION,
     "merges.txt",
     "special_tokens_map.json",
     "tokenizer.json",
@@ -64,6 +70,17 @@ impl Companions {
     /// Names and contents.
     pub fn files(&self) -> impl Iterator<Item = (&'static str, &[u8])> {
         self.0.iter().map(|(name, content)| (*name, &content[..]))
+    }
+
+    /// Returns the contents of a file.
+    pub fn get(&self, name: &str) -> Option<&[u8]> {
+        self.files().find(|(found, _)| *found == name).map(|(_, content)| content)
+    }
+
+    /// Adds a file, or replaces the one of this name.
+    pub fn put(&mut self, name: &'static str, content: Vec<u8>) {
+        self.0.retain(|(found, _)| *found != name);
+        self.0.push((name, content));
     }
 
     /// Returns true if there is a file of this name.

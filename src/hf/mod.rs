@@ -9,6 +9,7 @@
 
 mod companions;
 mod config;
+mod end_tokens;
 mod export;
 mod family;
 mod index;

@@ -14,7 +14,8 @@
 //! | `wsd`, q = (k − (N − D))/D | min + (lr − min) · (1 − √q) |
 //!
 //! D = min(⌈N/5⌉, N − W) is the number of updates in which `wsd` decays.
-//! These are the conventions of llm.c and, except for the warmup's + 1, of transformers: `min`
+//! These are the conventions of llm.c and, except for the warmup's + 1, of transformers, whose
+//! warmup is lr · k/W: its first update changes nothing, and the peak comes one update later. `min`
 //! would be reached by update N, one after the last. The decay of `wsd` is "1 − sqrt" of Hägele et
 //! al. 2024 (arXiv 2405.18392).
 

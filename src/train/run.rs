@@ -88,6 +88,9 @@ pub struct Outcome {
     pub stopped: bool,
     /// Folder of the export.
     pub exported: Option<PathBuf>,
+    /// Tokens that end trained turns and that the export adds to `eos_token_id`; see
+    /// [`FolderConfig::add_end_tokens`](crate::hf::FolderConfig::add_end_tokens).
+    pub end_tokens: Vec<String>,
     /// Folder of checkpoints from which the run can be resumed.
     pub saved: Option<PathBuf>,
 }
@@ -102,6 +105,8 @@ pub struct Run {
     lr_schedule: LrSchedule,
     work: UsefulWork,
     target: Option<ExportTarget>,
+    /// See [`Outcome::end_tokens`].
+    end_tokens: Vec<String>,
     trace: Option<(PathBuf, File)>,
     saving: Option<Saving>,
     options: RunOptions,
@@ -111,7 +116,7 @@ impl Run {
     /// Checks all options and paths, allocates the memory and loads the weights; `loading` counts
     /// the bytes read. Invalid options and paths are reported here, before the first step.
     pub fn open(
-        model: ModelSource,
+        mut model: ModelSource,
         data: Data,
         val: Option<Data>,
         mut options: RunOptions,
@@ -151,6 +156,12 @@ impl Run {
             Some(save) => Some(Saving::open(save, &model, &options, numeric)?),
             None => None,
         };
+        // After the checkpoints have taken the files of the model as they are: a resumed run finds
+        // these tokens again.
+        let end_tokens = match &target {
+            Some(_) => model.config.add_end_tokens(data.report().turn_ends.iter().copied())?,
+            None => Vec::new(),
+        };
         options.trainer.tracing = options.trace.is_some();
         options.trainer.measuring = true;
         let mut trainer = Trainer::open(&model.config.model, &options.trainer)?;
@@ -179,6 +190,7 @@ impl Run {
             lr_schedule,
             work,
             target,
+            end_tokens,
             trace,
             saving,
             options,
@@ -238,7 +250,10 @@ impl Run {
         }
         let exported = self.export(observer)?;
         match ended {
-            Ok(stopped) => Ok(Outcome { steps, times: times.mean(), stopped, exported, saved }),
+            Ok(stopped) => {
+                let (times, end_tokens) = (times.mean(), self.end_tokens.clone());
+                Ok(Outcome { steps, times, stopped, exported, end_tokens, saved })
+            }
             Err(error) => Err(match exported {
                 Some(folder) => error.map(|message| {
                     format!("{message}; the weights after step {steps} are in {}", folder.display())

@@ -1,5 +1,6 @@
 //! Opens a model: a built-in shape, or a Hugging Face folder.
 
+use std::fs;
 use std::path::{Path, PathBuf};
 
 use crate::base::{Error, Progress, Result, Status};
@@ -63,6 +64,13 @@ impl ModelSource {
         let layout = Layout::new(&config.model);
         let weights = if fresh { None } else { Some(Weights::open(folder, &layout).map_err(no_model)?) };
         Ok(ModelSource { config, layout, folder: Some(folder.to_owned()), weights })
+    }
+
+    /// Replaces the model's chat template, so that exports and checkpoints have that of `file`.
+    pub fn use_chat_template(&mut self, file: &Path) -> Result<()> {
+        let template = fs::read(file).map_err(|error| Error::reading(file, &error))?;
+        self.config.set_chat_template(template);
+        Ok(())
     }
 
     /// True if training starts from fresh weights.

@@ -23,6 +23,16 @@ pub fn chat_model(here: &Path) {
     fs::write(path, config.to_string()).unwrap();
 }
 
+/// Makes it a base model: without a template, which is in `chat.jinja`; text ends with `<|end|>`,
+/// but turns end with `<|im_end|>`.
+fn base_model(here: &Path) {
+    chat_model(here);
+    fs::rename(here.join("model/chat_template.jinja"), here.join("chat.jinja")).unwrap();
+    let special = json!({"bos_token": "<|begin|>", "eos_token": "<|end|>"});
+    fs::write(here.join("model/tokenizer_config.json"), special.to_string()).unwrap();
+    fs::write(here.join("model/generation_config.json"), r#"{"eos_token_id": 423, "top_p": 0.80}"#).unwrap();
+}
+
 /// Writes questions with one common answer, in every form of JSONL.
 pub fn write_chats(path: &Path) {
     let lines: String = (0..60)
@@ -60,12 +70,13 @@ const TRAIN: [&str; 12] = [
 fn a_model_learns_to_answer_by_one_command() {
     let dir = tempfile::tempdir().unwrap();
     let here = dir.path();
-    chat_model(here);
+    base_model(here);
     write_chats(&here.join("chats.jsonl"));
-    let more =
-        ["--steps", "60", "--lr", "3e-3", "--out", "out", "--log", "log.jsonl", "--val-fraction", "0.1"];
-    let ran = horizon_in(here, &[&TRAIN[..], &more].concat()).well();
-    for word in ["windows of 96", "held out", "of the tokens are padding", "validation loss"] {
+    let more = ["--steps", "60", "--lr", "3e-3", "--log", "log.jsonl", "--val-fraction", "0.1"];
+    let chat = ["--out", "out", "--checkpoint-dir", "run", "--chat-template", "chat.jinja"];
+    let ran = horizon_in(here, &[&TRAIN[..], &more, &chat].concat()).well();
+    let ends = "in generation_config.json, since trained turns end with it: 422 (<|im_end|>)\n";
+    for word in ["windows of 96", "held out", "of the tokens are padding", "validation loss", ends] {
         assert!(ran.err.contains(word), "no {word:?} in {}", ran.err);
     }
     let log = fs::read_to_string(here.join("log.jsonl")).unwrap();
@@ -83,10 +94,17 @@ fn a_model_learns_to_answer_by_one_command() {
     let loss = |k: usize| records[k]["loss"].as_f64().unwrap();
     assert!(loss(0) > 5.0 && loss(59) < 0.2, "from {} to {}", loss(0), loss(59));
 
-    // The trained model answers in its template's format and stops by itself.
-    for file in ["tokenizer.json", "tokenizer_config.json", "chat_template.jinja"] {
-        fs::copy(here.join("model").join(file), here.join("out").join(file)).unwrap();
+    // The template and the end of its turns go with the model, also from a checkpoint.
+    let template = fs::read(here.join("chat.jinja")).unwrap();
+    fs::remove_file(here.join("chat.jinja")).unwrap();
+    horizon_in(here, &["train", "--quiet", "--resume", "run", "--out", "resumed"]).well();
+    for folder in ["out", "resumed"] {
+        let read = |name: &str| fs::read(here.join(folder).join(name)).unwrap();
+        assert_eq!(read("chat_template.jinja"), template);
+        assert_eq!(read("generation_config.json"), b"{\"eos_token_id\": [423,422], \"top_p\": 0.80}");
     }
+
+    // The trained model answers in its template's format and stops by itself.
     let ask = [
         "sample",
         "--model",
@@ -117,6 +135,7 @@ fn a_token_file_is_the_same_data() {
     let once = fs::read(here.join("chats.bin")).unwrap();
     tokenize(&["--threads", "1", "--quiet"]).well();
     assert!(fs::read(here.join("chats.bin")).unwrap() == once, "the number of threads changes nothing");
+    assert_eq!(once[44..52], [423u32.to_le_bytes(), [0; 4]].concat(), "turns end with token 422");
 
     let losses = |data: &str| {
         let more = ["--data", data, "--seq-len", "64", "--steps", "4", "--log", "log.jsonl", "--init"];
@@ -126,6 +145,11 @@ fn a_token_file_is_the_same_data() {
         log.lines().map(loss).collect::<Vec<_>>()
     };
     assert_eq!(losses("chats.bin"), losses("chats.jsonl"));
+    let out = ["--model", "model", "--init", "--data", "chats.bin", "--steps", "1", "--out", "out"];
+    horizon_in(here, &short(&out)).well();
+    let generation: Value =
+        serde_json::from_slice(&fs::read(here.join("out/generation_config.json")).unwrap()).unwrap();
+    assert_eq!(generation["eos_token_id"], json!([422]));
 
     // A token file of another tokenizer is refused.
     let path = here.join("model/tokenizer.json");
@@ -148,9 +172,37 @@ fn bad_lines_end_the_run_or_are_counted() {
     horizon_in(here, &tokenize).badly(1, &["lines.jsonl, line 2", "`text` is 7"]);
     assert_eq!(names(here), ["lines.jsonl"], "nothing half-written is left");
     let ran = horizon_in(here, &[&tokenize[..], &["--skip-bad-lines"]].concat()).well();
-    assert!(ran.err.contains("skipped 2 invalid lines") && ran.err.contains("line 2"), "{}", ran.err);
+    let skipped = "2 lines are skipped (the first: lines.jsonl, line 2: `text` is 7; it must be a string)\n";
+    assert_eq!(ran.err.matches(&format!("warning: {skipped}")).count(), 1, "{}", ran.err);
     assert!(ran.err.contains("in 2 documents"), "{}", ran.err);
     assert_eq!(names(here), ["lines.bin", "lines.jsonl"]);
+    // In quiet mode, too.
+    let more = ["--data", "lines.jsonl", "--val", "lines.jsonl", "--steps", "1", "--skip-bad-lines"];
+    let ran = horizon_in(here, &short(&more)).well();
+    assert_eq!(ran.err, format!("warning: {skipped}warning: validation data: {skipped}"));
+}
+
+/// The counts are those of `apply_chat_template(return_assistant_tokens_mask=True)` of transformers
+/// 5.24, for the template with `{% generation %}` around the assistant's turns.
+#[test]
+fn documents_are_shown_with_their_trained_tokens_marked() {
+    let dir = tempfile::tempdir().unwrap();
+    let here = dir.path();
+    chat_model(here);
+    write_chats(&here.join("chats.jsonl"));
+    let show = ["tokenize", "--model", "model", "--data", "chats.jsonl", "--show", "2"];
+    let ran = horizon_in(here, &show).well();
+    let document = |number: u64| {
+        format!(
+            "document {}: 25 tokens, 8 trained on\n<|begin|><|im_start|>user\nWhat is {number}?<|im_end|>\n\
+             <|im_start|>assistant\n⟦The capital of France is Paris.<|im_end|>⟧\n\n\n",
+            number + 1
+        )
+    };
+    assert_eq!(ran.out, document(0) + &document(1));
+    assert!(ran.err.ends_with("trained on, in 60 documents\n"), "{}", ran.err);
+    assert_eq!(names(here), ["chats.jsonl", "model", "text.txt"], "nothing is written");
+    horizon_in(here, &show[..5]).badly(2, &["--out <FILE.bin>"]);
 }
 
 #[test]

@@ -9,9 +9,10 @@ use std::time::{Duration, Instant};
 use horizon::checkpoint::open;
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
-use serde_json::Value;
+use serde_json::{Value, json};
 use support::folder::states;
 
+use super::data::{chat_model, write_chats};
 use super::{Ran, SHORT, horizon_in, interrupt, names, short, write_text};
 
 fn furnished() -> tempfile::TempDir {
@@ -119,6 +120,46 @@ fn resume_without_options_uses_the_options_of_the_run() {
         .badly(1, &["third", "another run"]);
     let note = fs::read_to_string(here("third/step-00000006/manifest.json")).unwrap();
     assert!(note.contains(here("text.txt").to_str().unwrap()));
+}
+
+/// The template prints the date, and the model has a name.
+#[test]
+fn a_resumed_run_has_the_date_and_the_name_of_the_first() {
+    let dir = tempfile::tempdir().unwrap();
+    chat_model(dir.path());
+    write_chats(&dir.path().join("chats.jsonl"));
+    let template = fs::read_to_string(dir.path().join("model/chat_template.jinja")).unwrap();
+    fs::write(dir.path().join("dated.jinja"), "{{ strftime_now('%d %b %Y') }}".to_owned() + &template)
+        .unwrap();
+    let on_day = |day: u64, more: &[&str]| -> Ran {
+        Command::new(env!("CARGO_BIN_EXE_horizon"))
+            .args([&["train", "--threads", "1"], more].concat())
+            .current_dir(dir.path())
+            .env("SOURCE_DATE_EPOCH", (86_400 * day).to_string())
+            .output()
+            .unwrap()
+            .into()
+    };
+    let data =
+        ["--data", "chats.jsonl", "--seq-len", "96", "--micro-batch", "2", "--chat-template", "dated.jinja"];
+    let run = ["--model", "model", "--init", "--steps", "1", "--checkpoint-dir", "run"];
+    on_day(20_000, &[&data[..], &run].concat()).well();
+    fs::remove_file(dir.path().join("dated.jinja")).unwrap();
+    let more = ["--resume", "run", "--steps", "2", "--resume-change", "steps,warmup", "--verbose"];
+    // With the date of this day, the data would be other data, which is refused.
+    let ran = on_day(20_001, &more).well();
+    assert_eq!(
+        ran.err.matches("model      model: ").count(),
+        2,
+        "in the opening and in the plan: {}",
+        ran.err
+    );
+    let note = |step: u64| {
+        let text = fs::read_to_string(dir.path().join(format!("run/step-0000000{step}/manifest.json")));
+        serde_json::from_str::<Value>(&text.unwrap()).unwrap()["manifest"]["note"].clone()
+    };
+    assert_eq!((&note(1)["time"], &note(2)["time"]), (&json!(1_728_000_000), &json!(1_728_000_000)));
+    assert!(note(2)["options"].get("chat-template").is_none(), "the checkpoint has the template");
 }
 
 #[test]

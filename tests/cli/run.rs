@@ -74,6 +74,21 @@ fn a_model_is_trained_exported_trained_on_and_sampled() {
     let greedy = sample(&["--temperature", "0"]);
     assert!(greedy.starts_with("line 3 ") && greedy.len() >= 19, "{greedy:?}");
     assert_eq!(sample(&["--seed", "5"]), sample(&["--seed", "5"]));
+
+    // A prompt from a file, as long as the model's 1024 positions and longer.
+    for (tokens, warning) in [
+        (1017, ""),
+        (1020, "prompt and new text exceed the model's 1024 positions: it wrote the last 3 tokens without"),
+        (1100, "the prompt has 1100 tokens, the model 1024 positions: the first 76 are dropped\n"),
+    ] {
+        let prompt: String = "line 3 ".chars().cycle().take(tokens).collect();
+        fs::write(here("prompt.txt"), &prompt).unwrap();
+        let long = ["sample", "--model", "again", "--prompt-file", "prompt.txt", "--tokens", "8"];
+        let ran = horizon_in(dir.path(), &long).well();
+        assert!(ran.out.starts_with(&prompt) && ran.out.len() > tokens, "{}", ran.out);
+        assert_eq!(ran.err.is_empty(), warning.is_empty(), "{}", ran.err);
+        assert!(ran.err.contains(warning), "{}", ran.err);
+    }
 }
 
 #[test]

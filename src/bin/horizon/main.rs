@@ -19,6 +19,7 @@ mod plot;
 mod progress;
 mod resume;
 mod sample;
+mod show;
 mod tokenize;
 mod train;
 
@@ -26,6 +27,7 @@ use std::io::{self, Write};
 use std::process::ExitCode;
 
 use horizon::base::{Error, Front, Result};
+use horizon::data::Warnings;
 use horizon::plan::MemoryLimits;
 
 use crate::options::Command;
@@ -61,6 +63,13 @@ fn print(bytes: &[u8]) -> Result<()> {
     out.write_all(bytes)
         .and_then(|()| out.flush())
         .map_err(|error| Error::io("cannot write to standard output", &error))
+}
+
+/// Prints warnings about data, also in quiet mode. `which` names data other than `--data`.
+fn warn_of_data(which: &str, warnings: &Warnings) {
+    for line in warnings.to_string().lines() {
+        eprintln!("{}", line.replacen("warning: ", &format!("warning: {which}"), 1));
+    }
 }
 
 /// Warns if `--host-mem` states more memory than the system reports.

@@ -18,6 +18,8 @@ pub struct Opening {
     /// Windows held out for validation, with `--val-fraction`.
     pub held_out: Option<u64>,
     pub report: DataReport,
+    /// Report of the validation data.
+    pub val_report: String,
     pub gemm_table: Option<PathBuf>,
     /// The commands that autotune, for a CUDA device without a table.
     pub autotune: String,
@@ -45,6 +47,7 @@ impl Opening {
             shape.t
         );
         self.report.to_string().lines().for_each(|line| text += &format!("           {line}\n"));
+        self.val_report.lines().for_each(|line| text += &format!("           validation data: {line}\n"));
         text += &format!(
             "training   {} of {} tokens (gradient accumulation {} × {} × {}), {}\n",
             several(schedule.steps as usize, "step"),

@@ -1,7 +1,8 @@
 //! `--resume`: a run continues with the options it was started with.
 //!
 //! Checkpoints note the options of their run under the options' names. A resumed run gets all of
-//! them again, except those given anew. The library refuses, by name, what may not differ.
+//! them again, except those given anew. The library refuses, by name, what may not differ. The
+//! chat template is not noted: a checkpoint has it among the model's files.
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -12,13 +13,15 @@ use clap::parser::ValueSource;
 use horizon::base::{Error, Result, Status};
 use horizon::checkpoint::{Changes, Checkpoint, open};
 use horizon::data::DataPath;
+use horizon::data::chat::now;
 use serde_json::{Map, Value, json};
 
 use crate::model;
 use crate::options::{self, Command, TrainOptions};
 
-/// Options with values that checkpoints note. The others depend on the machine.
-const NOTED: &str = "data val val-fraction chat-template pack val-every val-batches steps seq-len micro-batch \
+/// Options with values that checkpoints note. The others depend on the machine. `chat-template` was
+/// noted by earlier versions.
+const NOTED: &str = "model data val val-fraction chat-template pack val-every val-batches steps seq-len micro-batch \
                      grad-accum lr min-lr warmup schedule weight-decay beta1 beta2 eps clip mode grad-dtype \
                      grad-place seed out export-dtype log checkpoint-every keep";
 /// Options without values that checkpoints note.
@@ -32,6 +35,8 @@ pub struct Effective {
     pub options: TrainOptions,
     /// The options noted in the run's checkpoints.
     pub given: Given,
+    /// The time that chat templates print: when the run was started.
+    pub time: i64,
     /// The checkpoint to resume from.
     pub checkpoint: Option<Checkpoint>,
 }
@@ -39,7 +44,7 @@ pub struct Effective {
 /// Opens the checkpoint of `--resume`, if it is given, and adds the options noted there.
 pub fn effective(options: TrainOptions, matches: &ArgMatches) -> Result<Effective> {
     let Some(resume) = &options.resume else {
-        return Ok(Effective { given: given(matches)?, options, checkpoint: None });
+        return Ok(Effective { given: given(matches)?, options, time: now()?, checkpoint: None });
     };
     let checkpoint = open(&absolute(resume)?)?;
     check_changes(&options.resume_change, &checkpoint)?;
@@ -48,7 +53,10 @@ pub fn effective(options: TrainOptions, matches: &ArgMatches) -> Result<Effectiv
         checkpoint.agrees(&model.config.model, &Map::new(), &Changes::none())?;
     }
     let mut arguments: Vec<OsString> = vec!["horizon".into(), "train".into()];
-    for (name, values) in noted(&checkpoint)? {
+    let mut noted = noted(&checkpoint)?;
+    // Only its name is needed; the checkpoint has the model.
+    noted.entry("model".to_owned()).or_insert_with(|| vec![checkpoint.folder().display().to_string()]);
+    for (name, values) in noted {
         // Mutually exclusive options: a new value of one replaces both.
         let other = match &name[..] {
             "val" => "val-fraction",
@@ -68,12 +76,13 @@ pub fn effective(options: TrainOptions, matches: &ArgMatches) -> Result<Effectiv
     let (Command::Train(options), Some(matches)) = (cli.command, matches.subcommand_matches("train")) else {
         return Err(Error::internal("`train` was parsed as another subcommand"));
     };
-    Ok(Effective { options: *options, given: given(matches)?, checkpoint: Some(checkpoint) })
+    let time = checkpoint.manifest().note["time"].as_i64().map_or_else(now, Ok)?;
+    Ok(Effective { options: *options, given: given(matches)?, time, checkpoint: Some(checkpoint) })
 }
 
 /// The note of a checkpoint.
-pub fn note(given: &Given) -> Value {
-    json!({ "options": given })
+pub fn note(given: &Given, time: i64) -> Value {
+    json!({ "options": given, "time": time })
 }
 
 /// The options noted in a checkpoint.

@@ -1,8 +1,10 @@
 //! `horizon sample`.
 
-use std::io::{IsTerminal, stderr, stdout};
+use std::fs;
+use std::io::{IsTerminal, Read, stderr, stdin, stdout};
 use std::ops::ControlFlow;
 
+use horizon::base::format::several;
 use horizon::base::{Error, Result, Shape};
 use horizon::data::EncoderSource;
 use horizon::engine::{Trainer, TrainerOptions};
@@ -12,9 +14,6 @@ use serde_json::json;
 use crate::options::SampleOptions;
 use crate::progress::Bytes;
 use crate::{model, print};
-
-/// Tokens of context, at most.
-const CONTEXT: usize = 512;
 
 /// Continues a prompt, or answers it: raw bytes into a pipe, printable text onto a terminal.
 pub fn sample(options: &SampleOptions) -> Result<()> {
@@ -33,11 +32,14 @@ pub fn sample(options: &SampleOptions) -> Result<()> {
     };
     let encoder = source.open()?;
     let tokenizer = encoder.tokenizer()?;
+    let asked = asked(options)?;
     let prompt = if options.chat {
-        let text = encoder.template()?.prompt(&[json!({"role": "user", "content": options.prompt})])?;
+        let content = std::str::from_utf8(&asked)
+            .map_err(|error| Error::argument(format!("the prompt is not UTF-8: {error}")))?;
+        let text = encoder.template()?.prompt(&[json!({"role": "user", "content": content})])?;
         tokenizer.encode(text.as_bytes(), &[])?.tokens
     } else {
-        tokenizer.encode_prompt(options.prompt.as_bytes())?
+        tokenizer.encode_prompt(&asked)?
     };
     if prompt.is_empty() {
         return Err(Error::argument(
@@ -45,9 +47,18 @@ pub fn sample(options: &SampleOptions) -> Result<()> {
         ));
     }
     let config = &model.config.model;
+    let positions = config.positions_max;
+    if prompt.len() > positions {
+        eprintln!(
+            "warning: the prompt has {} tokens, the model {positions} positions: the first {} are dropped",
+            prompt.len(),
+            prompt.len() - positions
+        );
+    }
     let trainer_options = TrainerOptions {
         device: options.compute.device,
-        shape: Shape { b: 1, t: CONTEXT.min(config.positions_max) },
+        // The last new token is not read.
+        shape: Shape { b: 1, t: positions.min(prompt.len() + options.tokens.saturating_sub(1)) },
         threads: options.compute.threads,
         ..TrainerOptions::default()
     };
@@ -58,7 +69,7 @@ pub fn sample(options: &SampleOptions) -> Result<()> {
         Ok(())
     })?;
     let terminal = stdout().is_terminal();
-    let mut unprinted = if options.chat { Vec::new() } else { options.prompt.as_bytes().to_vec() };
+    let mut unprinted = if options.chat { Vec::new() } else { asked };
     let show = |bytes: &mut Vec<u8>, all: bool| {
         // On a terminal, a character is printed once its last byte is there.
         let ready = if terminal && !all { whole_characters(bytes) } else { bytes.len() };
@@ -67,7 +78,9 @@ pub fn sample(options: &SampleOptions) -> Result<()> {
     };
     show(&mut unprinted, false)?;
     let mut decoder = tokenizer.decoder_after(&prompt)?;
+    let mut context = prompt.len() - 1;
     continue_text(&mut trainer, &prompt, options.tokens, tokenizer.vocabulary(), &mut sampler, |token| {
+        context += 1;
         if tokenizer.is_end(token) {
             return Ok(ControlFlow::Break(()));
         }
@@ -75,7 +88,27 @@ pub fn sample(options: &SampleOptions) -> Result<()> {
         show(&mut unprinted, false).map(ControlFlow::Continue)
     })?;
     unprinted.push(b'\n');
-    show(&mut unprinted, true)
+    show(&mut unprinted, true)?;
+    if prompt.len() <= positions && context > positions {
+        eprintln!(
+            "warning: prompt and new text exceed the model's {positions} positions: it wrote the last {} without \
+             seeing the beginning of the prompt",
+            several(context - positions, "token")
+        );
+    }
+    Ok(())
+}
+
+/// The prompt, or the user's message.
+fn asked(options: &SampleOptions) -> Result<Vec<u8>> {
+    let Some(file) = &options.prompt_file else { return Ok(options.prompt.clone().into_bytes()) };
+    let read = if file.as_os_str() == "-" {
+        let mut bytes = Vec::new();
+        stdin().lock().read_to_end(&mut bytes).map(|_| bytes)
+    } else {
+        fs::read(file)
+    };
+    read.map_err(|error| Error::reading(file, &error))
 }
 
 /// The number of bytes before a last character that is incomplete.

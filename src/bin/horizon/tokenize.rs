@@ -3,28 +3,48 @@
 use horizon::base::format::{count, several};
 use horizon::base::{Error, Result};
 use horizon::data::tokenizer::Encoded;
-use horizon::data::{DataOptions, Sink, TokenFormat, TokenWriter, Warnings, read_documents};
+use horizon::data::{DataOptions, Encoder, Sink, TokenFormat, TokenWriter, Warnings, read_documents};
 
-use crate::model;
 use crate::options::TokenizeOptions;
+use crate::show::Marks;
+use crate::{model, print, warn_of_data};
 
-/// Writes documents to a file and counts the tokens that are trained on.
+/// Counts documents, prints the first, and writes all to a file if there is one.
 struct Counted<'a> {
-    writer: &'a mut TokenWriter,
-    targets: u64,
+    writer: Option<TokenWriter>,
+    encoder: &'a Encoder,
+    /// Number of documents to print.
+    shown: u64,
+    marks: Marks,
+    documents: u64,
+    tokens: usize,
+    targets: usize,
 }
 
 impl Sink for Counted<'_> {
     fn take(&mut self, document: Encoded, keep: bool) -> Result<()> {
-        self.targets += document.supervised.iter().filter(|supervised| **supervised).count() as u64;
-        if keep {
-            self.writer.keep_documents();
+        if document.tokens.is_empty() {
+            return Ok(());
         }
-        self.writer.push(&document)
+        self.documents += 1;
+        self.tokens += document.tokens.len();
+        self.targets += document.supervised.iter().filter(|supervised| **supervised).count();
+        if self.documents <= self.shown {
+            print(self.marks.document(self.documents, &document, self.encoder.tokenizer()?)?.as_bytes())?;
+        }
+        let Some(writer) = &mut self.writer else { return Ok(()) };
+        if keep {
+            writer.keep_documents();
+        }
+        writer.push(&document)
+    }
+
+    fn ends_turn(&mut self, token: i32) -> Result<()> {
+        self.writer.as_mut().map_or(Ok(()), |writer| writer.ends_turn(token))
     }
 }
 
-/// Writes a token file.
+/// Writes a token file, or only shows documents.
 pub fn tokenize(options: &TokenizeOptions) -> Result<()> {
     let tokens = options.data.iter().find(|path| !path.is_dir() && TokenFormat::of(path).is_some());
     if let Some(path) = tokens {
@@ -33,31 +53,36 @@ pub fn tokenize(options: &TokenizeOptions) -> Result<()> {
             path.display()
         )));
     }
-    let tokenizer = model::open(&options.model, true)?.tokenizer();
-    let vocabulary = tokenizer.vocabulary;
-    let fingerprint = tokenizer.fingerprint()?;
-    let encoder = options.encoding.encoder(tokenizer).open()?;
-    let mut writer = TokenWriter::create(&options.out, vocabulary, fingerprint)?;
+    let source = model::open(&options.model, true)?.tokenizer();
+    let (vocabulary, fingerprint) = (source.vocabulary, source.fingerprint()?);
+    let encoder = options.encoding.encoder(source).open()?;
+    let create = |path| TokenWriter::create(path, vocabulary, fingerprint);
+    let mut sink = Counted {
+        writer: options.out.as_deref().map(create).transpose()?,
+        encoder: &encoder,
+        shown: options.show.unwrap_or(0),
+        marks: Marks::here(),
+        documents: 0,
+        tokens: 0,
+        targets: 0,
+    };
     let threads = options.threads.unwrap_or(DataOptions::new(1).threads);
     let mut warnings = Warnings::default();
-    let mut sink = Counted { writer: &mut writer, targets: 0 };
     for path in &options.data {
         read_documents(path, &encoder, options.encoding.bad_lines(), threads, &mut warnings, &mut sink)?;
     }
-    let targets = sink.targets;
-    let (tokens, documents) = (writer.tokens(), writer.documents());
-    if tokens == 0 {
+    if sink.tokens == 0 {
         return Err(Error::argument("the data has no tokens"));
     }
-    writer.finish()?;
+    let wrote = options.out.as_ref().map_or(String::new(), |out| format!("wrote {}: ", out.display()));
+    sink.writer.map_or(Ok(()), TokenWriter::finish)?;
+    warn_of_data("", &warnings);
     if !options.quiet {
-        eprint!("{warnings}");
         eprintln!(
-            "wrote {}: {} tokens, {} of them trained on, in {}",
-            options.out.display(),
-            count(tokens as f64),
-            count(targets as f64),
-            several(documents as usize, "document")
+            "{wrote}{} tokens, {} of them trained on, in {}",
+            count(sink.tokens as f64),
+            count(sink.targets as f64),
+            several(sink.documents as usize, "document")
         );
     }
     Ok(())

@@ -10,9 +10,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use clap::ArgMatches;
+use horizon::base::format::escaped;
 use horizon::base::{Error, Result, Shape, Status};
 use horizon::checkpoint::{Changes, Checkpoint, open};
-use horizon::data::{Data, DataOptions, DataPath};
+use horizon::data::{Data, DataOptions, DataPath, EncoderSource};
 use horizon::engine::{AdamOptions, DeviceChoice, TrainerOptions};
 use horizon::model::preset;
 use horizon::ops::cuda::table::Table;
@@ -25,7 +26,7 @@ use crate::options::TrainOptions;
 use crate::progress::{Bytes, Progress};
 use crate::resume::{Effective, Given, absolute, effective, note};
 use crate::sample::printable;
-use crate::{INTERRUPTED, builtin, model, print, warn_of_memory};
+use crate::{INTERRUPTED, builtin, model, print, warn_of_data, warn_of_memory};
 
 /// Steps on the built-in data: a falling loss within a minute on two cores.
 const BUILTIN_STEPS: u64 = 500;
@@ -34,12 +35,16 @@ const SAMPLE_TOKENS: usize = 120;
 
 /// Trains a model, with the options of a checkpoint if one is resumed.
 pub fn train(options: TrainOptions, matches: &ArgMatches) -> Result<ExitCode> {
-    let Effective { options, given, checkpoint } = effective(options, matches)?;
+    let Effective { options, mut given, time, checkpoint } = effective(options, matches)?;
     check_folders(&options, checkpoint.as_ref())?;
-    let model = match &checkpoint {
+    let mut model = match &checkpoint {
         Some(checkpoint) => ModelSource::folder(checkpoint.folder(), true)?,
         None => model::open(&options.model, options.init)?,
     };
+    if let Some(file) = &options.encoding.chat_template {
+        model.use_chat_template(file)?;
+        given.remove("chat-template");
+    }
     let config = &model.config.model;
     let is_preset = model.is_preset();
     let seq_len = options.seq_len.unwrap_or(if is_preset { 128 } else { 1024 }.min(config.positions_max));
@@ -53,31 +58,32 @@ pub fn train(options: TrainOptions, matches: &ArgMatches) -> Result<ExitCode> {
         threads: options.compute.threads.unwrap_or(DataOptions::new(seq_len).threads),
         seq_len,
     };
-    let encoder = options.encoding.encoder(model.tokenizer());
-    let open = |paths: &[_]| Data::open(paths, &encoder, &data_options);
+    let encoder = EncoderSource { time: Some(time), ..options.encoding.encoder(model.tokenizer()) };
+    let open = |paths: &[_], which: &str| {
+        let data = Data::open(paths, &encoder, &data_options)?;
+        warn_of_data(which, &data.report().warnings);
+        Ok::<_, Error>(data)
+    };
     let (mut data, mut val) = if builtin {
         let (training, held_out) = builtin::sources()?;
         (Data::from_documents(training, seq_len)?, Some(Data::from_documents(held_out, seq_len)?))
     } else {
-        (open(&options.data)?, None)
+        (open(&options.data, "")?, None)
     };
     if !options.val.is_empty() {
-        val = Some(open(&options.val)?);
+        val = Some(open(&options.val, "validation data: ")?);
     } else if let Some(fraction) = options.val_fraction {
         let (training, held_out) = data.hold_out(fraction)?;
         (data, val) = (training, Some(held_out));
     }
     let mut run_options = run_options(&options, &model, seq_len, builtin);
-    run_options.save = save_options(&options, given, &run_options, checkpoint.as_ref())?;
+    run_options.save = save_options(&options, given, time, &run_options, checkpoint.as_ref())?;
     let checkpoints = run_options.save.as_ref().map(|save| save.folder.clone());
     let planned = place(&options, &model, &mut run_options.trainer)?;
     run_options.predicted = Some(planned.predicted());
     run_options.simulated = Some(planned.rates.clone());
     let opening = Opening {
-        model: match &checkpoint {
-            Some(checkpoint) => checkpoint.folder().display().to_string(),
-            None => options.model.clone(),
-        },
+        model: options.model.clone(),
         weights: match &checkpoint {
             Some(checkpoint) => format!("resumed at step {}", checkpoint.manifest().step),
             None if model.is_fresh() => "fresh weights".to_owned(),
@@ -91,8 +97,9 @@ pub fn train(options: TrainOptions, matches: &ArgMatches) -> Result<ExitCode> {
         windows: data.windows(),
         held_out: val.as_ref().filter(|_| options.val_fraction.is_some()).map(Data::windows),
         report: data.report().clone(),
+        val_report: val.as_ref().map_or(String::new(), |val| val.report().to_string()),
         gemm_table: run_options.trainer.gemm_table.clone(),
-        autotune: autotune_hint(&options, checkpoint.as_ref(), seq_len),
+        autotune: autotune_hint(&options, seq_len),
     };
     let changes = Changes::of(&options.resume_change);
     run_options.resume = checkpoint.map(|checkpoint| Resume { checkpoint, changes });
@@ -145,6 +152,12 @@ pub fn train(options: TrainOptions, matches: &ArgMatches) -> Result<ExitCode> {
     }
     if let Some(folder) = &outcome.exported {
         progress.say(&format!("exported to {}", folder.display()));
+        if !outcome.end_tokens.is_empty() {
+            progress.say(&format!(
+                "added to eos_token_id in generation_config.json, since trained turns end with it: {}",
+                escaped(&outcome.end_tokens.join(", "), "")
+            ));
+        }
     }
     if outcome.stopped {
         return Ok(ExitCode::from(INTERRUPTED));
@@ -156,13 +169,11 @@ pub fn train(options: TrainOptions, matches: &ArgMatches) -> Result<ExitCode> {
 }
 
 /// The commands that autotune the GEMMs of a run without a table.
-fn autotune_hint(options: &TrainOptions, checkpoint: Option<&Checkpoint>, seq_len: usize) -> String {
-    let model = checkpoint
-        .map_or_else(|| options.model.clone(), |checkpoint| checkpoint.folder().display().to_string());
+fn autotune_hint(options: &TrainOptions, seq_len: usize) -> String {
     format!(
-        "GEMMs use cuBLASLt's first choices; to autotune them, once: horizon calibrate --device {} --autotune {model} \
+        "GEMMs use cuBLASLt's first choices; to autotune them, once: horizon calibrate --device {} --autotune {} \
          --autotune-only --micro-batch {} --seq-len {seq_len} --out gemm.json, then train with --gemm-table gemm.json",
-        options.compute.device, options.micro_batch
+        options.compute.device, options.model, options.micro_batch
     )
 }
 
@@ -286,6 +297,7 @@ fn with_advice(error: Error, checkpoints: Option<&Path>) -> Error {
 fn save_options(
     options: &TrainOptions,
     mut given: Given,
+    time: i64,
     run: &RunOptions,
     resumed: Option<&Checkpoint>,
 ) -> Result<Option<SaveOptions>> {
@@ -298,6 +310,7 @@ fn save_options(
         }
         return Ok(None);
     };
+    given.insert("model".to_owned(), vec![options.model.clone()]);
     given.insert("seq-len".to_owned(), vec![run.trainer.shape.t.to_string()]);
     given.insert("lr".to_owned(), vec![run.lr.to_string()]);
     given.extend(run.steps.map(|steps| ("steps".to_owned(), vec![steps.to_string()])));
@@ -305,7 +318,7 @@ fn save_options(
         folder: folder.to_owned(),
         every: options.checkpoint_every.unwrap_or(0),
         keep: options.keep.and_then(NonZeroUsize::new),
-        note: note(&given),
+        note: note(&given, time),
     }))
 }
 

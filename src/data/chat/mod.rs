@@ -65,6 +65,8 @@ use serde_json::{Map, Value};
 
 #[cfg(feature = "text")]
 pub use template::ChatTemplate;
+#[cfg(feature = "text")]
+pub use time::now;
 #[cfg(not(feature = "text"))]
 pub use without::ChatTemplate;
 

@@ -7,18 +7,21 @@ use minijinja::{Error as JinjaError, ErrorKind};
 
 use crate::base::{Error, Result};
 
-/// Returns the time `seconds` after 1970. `None`: `SOURCE_DATE_EPOCH` (seconds since 1970, see
+/// Returns the time that chat templates print, in seconds since 1970: `SOURCE_DATE_EPOCH` (see
 /// reproducible-builds.org) if set, else the clock's time.
-pub fn at(seconds: Option<i64>) -> Result<DateTime<Utc>> {
-    if let Some(seconds) = seconds {
-        return DateTime::from_timestamp(seconds, 0)
-            .ok_or_else(|| Error::argument(format!("{seconds} seconds since 1970 is not a time")));
-    }
-    let Ok(text) = std::env::var("SOURCE_DATE_EPOCH") else { return Ok(Utc::now()) };
-    let time = text.parse().ok().and_then(|seconds| DateTime::from_timestamp(seconds, 0));
-    time.ok_or_else(|| {
+pub fn now() -> Result<i64> {
+    let Ok(text) = std::env::var("SOURCE_DATE_EPOCH") else { return Ok(Utc::now().timestamp()) };
+    let is_time = |seconds: &i64| DateTime::from_timestamp(*seconds, 0).is_some();
+    text.parse().ok().filter(is_time).ok_or_else(|| {
         Error::argument(format!("SOURCE_DATE_EPOCH is {text:?}; it must be seconds since 1970"))
     })
+}
+
+/// Returns the time `seconds` after 1970; `None`: [`now`].
+pub fn at(seconds: Option<i64>) -> Result<DateTime<Utc>> {
+    let seconds = seconds.map_or_else(now, Ok)?;
+    DateTime::from_timestamp(seconds, 0)
+        .ok_or_else(|| Error::argument(format!("{seconds} seconds since 1970 is not a time")))
 }
 
 /// Formats as `strftime` in the C locale.

@@ -62,10 +62,10 @@ impl HuggingFace {
         self.inner.token_to_id(token)
     }
 
-    /// Returns true for a token that decoding leaves out.
-    pub fn is_special(&self, id: u32) -> bool {
-        let added = self.inner.get_added_vocabulary();
-        added.simple_id_to_token(id).is_some_and(|text| added.is_special_token(&text))
+    /// Returns the text of a special token; `None` for others.
+    pub fn special(&self, id: u32) -> Option<String> {
+        let text = self.inner.id_to_token(id)?;
+        self.inner.get_added_vocabulary().is_special_token(&text).then_some(text)
     }
 
     /// One more than the largest token id, added tokens included.

@@ -118,19 +118,16 @@ impl Tokenizer {
         self.ends.iter().any(|&end| end as usize == token)
     }
 
-    /// Returns the id of a token by its text; a byte-level tokenizer names no tokens.
-    pub fn id(&self, text: &str) -> Option<u32> {
-        match &self.kind {
-            Kind::Bytes => None,
-            Kind::HuggingFace(tokenizer) => tokenizer.id(text),
-        }
+    /// Returns true if a token is special: it has no text of its own.
+    pub fn is_special(&self, token: usize) -> bool {
+        self.special(token).is_some()
     }
 
-    /// Returns true for a special token: one that text does not show.
-    pub fn is_special(&self, token: usize) -> bool {
+    /// Returns the name of a special token, e.g. `<|im_end|>`; `None` for others.
+    pub fn special(&self, token: usize) -> Option<String> {
         match &self.kind {
-            Kind::Bytes => token >= Tokenizer::BYTES,
-            Kind::HuggingFace(tokenizer) => u32::try_from(token).is_ok_and(|id| tokenizer.is_special(id)),
+            Kind::Bytes => None,
+            Kind::HuggingFace(tokenizer) => tokenizer.special(u32::try_from(token).ok()?),
         }
     }
 
@@ -256,7 +253,7 @@ mod without {
         pub fn id(&self, _: &str) -> Option<u32> {
             match *self {}
         }
-        pub fn is_special(&self, _: u32) -> bool {
+        pub fn special(&self, _: u32) -> Option<String> {
             match *self {}
         }
         pub fn check_vocabulary(&self, _: u32) -> Result<()> {

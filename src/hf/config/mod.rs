@@ -15,7 +15,7 @@ use serde_json::{Map, Value, json};
 
 use crate::base::format::shortest;
 use crate::base::{DType, Dims, Error, Result, Status, check_f32};
-use crate::hf::companions::Companions;
+use crate::hf::companions::{CHAT_TEMPLATE, Companions, GENERATION};
 use crate::hf::family::{AttentionBias, Family, WINDOW_DEFAULT, WINDOW_LAYERS_DEFAULT, Windows, unsupported};
 use crate::hf::file_text;
 use crate::model::{Biases, LAYERS_MAX, ModelConfig, Window};
@@ -149,10 +149,14 @@ impl FolderConfig {
         }
     }
 
+    /// Replaces the chat template of the folder.
+    pub fn set_chat_template(&mut self, template: Vec<u8>) {
+        self.companions.put(CHAT_TEMPLATE, template);
+    }
+
     /// Returns names and contents of all files of the model folder except weights, for weights
     /// stored as `dtype`.
     pub fn files(&self, dtype: DType) -> Vec<(&'static str, Vec<u8>)> {
-        const GENERATION: &str = "generation_config.json";
         let mut files = vec![("config.json", file_text(&self.json(dtype)))];
         if !self.companions.has(GENERATION) {
             files.push((GENERATION, file_text(&self.generation_json())));

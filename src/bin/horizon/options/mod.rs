@@ -74,7 +74,7 @@ pub enum Command {
     /// Generate text with a model, or answer a question
     #[command(allow_negative_numbers = true)]
     Sample(SampleOptions),
-    /// Tokenize text or JSONL into a token file with document bounds and loss masks
+    /// Tokenize data into a token file with document bounds and loss masks, or show it
     #[command(args_override_self = true, allow_negative_numbers = true)]
     Tokenize(TokenizeOptions),
     /// Plot logs (loss, throughput, memory) or traces (a timeline of each lane) as SVG

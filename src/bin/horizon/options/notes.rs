@@ -114,13 +114,15 @@ const CALIBRATE: [Line; 5] = [
     Command("horizon calibrate --autotune DIR --autotune-only --seq-len 4096 --out gemm.json"),
 ];
 
-const SAMPLE: [Line; 3] = [
+const SAMPLE: [Line; 4] = [
     Command("horizon sample --model tuned --prompt \"Once upon a time\""),
     Command("horizon sample --model tuned --chat --prompt \"What is the capital of France?\""),
     Command("horizon sample --model tuned --prompt \"def main():\" --temperature 0 --tokens 64"),
+    Command("horizon sample --model tuned --chat --prompt-file question.txt"),
 ];
 
-const TOKENIZE: [Line; 3] = [
+const TOKENIZE: [Line; 4] = [
+    Command("horizon tokenize --model DIR --data chats.jsonl --show 3"),
     Command("horizon tokenize --model DIR --data chats.jsonl --out chats.bin"),
     Command("horizon tokenize --model DIR --data books/ articles.txt --out text.bin --threads 8"),
     Command("horizon train --model DIR --data chats.bin text.bin:0.5"),

@@ -110,8 +110,14 @@ pub struct SampleOptions {
     pub model: String,
 
     /// Text to continue; with --chat the user's message
+    ///
+    /// The model sees all of it, up to its number of positions; if it is longer, its beginning is
+    /// dropped, with a warning.
     #[arg(long, help_heading = DATA, value_name = "TEXT", default_value = "\n", allow_hyphen_values = true)]
     pub prompt: String,
+    /// File with the prompt, as it is; -: standard input
+    #[arg(long, help_heading = DATA, value_name = "FILE", conflicts_with = "prompt")]
+    pub prompt_file: Option<PathBuf>,
     /// Apply the chat template to --prompt and print the answer
     #[arg(long, help_heading = DATA)]
     pub chat: bool,
@@ -141,7 +147,7 @@ pub struct TokenizeOptions {
     #[arg(long, help_heading = MODEL, value_name = "DIR|NAME")]
     pub model: String,
 
-    /// JSONL, text files, folders of text
+    /// JSONL, Parquet, CSV, text, folders of them; see `train --data`
     #[arg(long, help_heading = DATA, value_name = "PATH", num_args = 1.., required = true)]
     pub data: Vec<PathBuf>,
     #[command(flatten)]
@@ -149,10 +155,20 @@ pub struct TokenizeOptions {
 
     /// Token file to write, for `train --data`
     ///
-    /// An existing file is replaced once the new one is complete.
-    #[arg(long, help_heading = OUTPUT, value_name = "FILE.bin", value_parser = values::token_file)]
-    pub out: PathBuf,
-    /// Print nothing but errors
+    /// An existing file is replaced once the new one is complete. With --show it may be left out.
+    #[arg(
+        long, help_heading = OUTPUT, value_name = "FILE.bin", required_unless_present = "show",
+        value_parser = values::token_file
+    )]
+    pub out: Option<PathBuf>,
+    /// Print the first N documents, with the tokens marked that are trained on
+    ///
+    /// As text, on standard output: trained tokens are green on a terminal and in ⟦brackets⟧
+    /// elsewhere, special tokens appear by name, control characters are escaped. All data is still
+    /// read, counted and checked.
+    #[arg(long, help_heading = OUTPUT, value_name = "N", value_parser = values::positive_steps)]
+    pub show: Option<u64>,
+    /// Print nothing but warnings, errors and --show
     #[arg(long, short, help_heading = OUTPUT)]
     pub quiet: bool,
 

@@ -31,14 +31,15 @@ pub struct TrainOptions {
     #[arg(long, help_heading = MODEL, conflicts_with = "resume")]
     pub init: bool,
 
-    /// Training data: JSONL, text, folders of text, token files
+    /// Training data: JSONL, Parquet, CSV, text, folders, token files
     ///
-    /// JSONL (.jsonl, .json): an object per line, or one JSON array of objects, with `messages`,
-    /// `conversations` (ShareGPT), `prompt` and `completion`, `instruction` and `output` (Alpaca),
-    /// `text`, or `tokens` with optional `labels` or `loss_mask`. Only the assistant's turns,
-    /// completions and outputs are trained on; prompts are masked from the loss.
+    /// Rows: JSON objects, one per line or in one array, Parquet, CSV or TSV with a header; also
+    /// compressed (.gz, .zst). They have `messages`, `conversations` (ShareGPT), `prompt` and
+    /// `completion`, `instruction` and `output` (Alpaca), `text`, or `tokens` with optional
+    /// `labels` or `loss_mask`. Only the assistant's turns, completions and outputs are trained on,
+    /// each to the token that ends it and not the newline behind; prompts are masked from the loss.
     ///
-    /// Text: each file is a document, also in folders.
+    /// Text: each file is a document. Folders: all their files.
     ///
     /// Token files: .bin of llm.c or of `horizon tokenize`, .u16, .u32.
     ///
@@ -72,7 +73,7 @@ pub struct TrainOptions {
     /// Packing: `auto`, `stream` or `documents`
     ///
     /// `stream`: documents are concatenated and cut into windows of --seq-len tokens; a remainder
-    /// shorter than a window is left out.
+    /// shorter than a window is left out, and so are windows in which nothing is trained on.
     ///
     /// `documents`: each window holds whole documents, with attention and positions of their own;
     /// longer documents are truncated, and their number is reported.
@@ -106,6 +107,9 @@ pub struct TrainOptions {
     #[arg(long, help_heading = OPTIMIZATION, value_name = "X", value_parser = values::number)]
     pub min_lr: Option<f64>,
     /// Steps of linear warmup [default: 5 % of all steps]
+    ///
+    /// Step k of W, counted from 0, has lr · (k + 1)/W, as in llm.c. transformers has lr · k/W, so
+    /// that its first step trains nothing.
     #[arg(long, help_heading = OPTIMIZATION, value_name = "N", value_parser = values::whole::<u64>)]
     pub warmup: Option<u64>,
     /// Decay after warmup: constant, linear, cosine or wsd
@@ -172,8 +176,9 @@ pub struct TrainOptions {
     pub keep: Option<usize>,
     /// Resume from a checkpoint, or the latest in a folder of them
     ///
-    /// Options, data and log are those of the checkpoint, unless given again. Paths, devices and
-    /// placement may differ; an option that would change the result is refused by name.
+    /// Options, data and log are those of the checkpoint, unless given again; so are the chat
+    /// template and the date that it prints. Paths, devices and placement may differ; an option
+    /// that would change the result is refused by name.
     #[arg(long, help_heading = CHECKPOINTS, value_name = "DIR")]
     pub resume: Option<PathBuf>,
     /// Options allowed to differ from the checkpoint, e.g. mode,lr
@@ -282,6 +287,9 @@ pub struct ComputeOptions {
 #[derive(Args, Debug)]
 pub struct EncodingOptions {
     /// Jinja chat template [default: the model's]
+    ///
+    /// `train` exports it with the model and keeps it in checkpoints, also if the data are token
+    /// files.
     #[arg(long, help_heading = DATA, value_name = "FILE")]
     pub chat_template: Option<PathBuf>,
     /// Skip and count invalid lines of JSONL instead of failing

@@ -119,7 +119,7 @@ pub fn positive(text: &str) -> Result<usize, String> {
     at_least(1, text)
 }
 
-/// A number of steps.
+/// A number of steps or documents.
 pub fn positive_steps(text: &str) -> Result<u64, String> {
     at_least(1, text)
 }
