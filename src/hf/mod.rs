@@ -9,9 +9,11 @@
 
 mod companions;
 mod config;
+mod contents;
 mod export;
 mod family;
 mod index;
+mod names;
 mod shards;
 mod weights;
 

@@ -6,11 +6,17 @@ use horizon::base::{Error, Result, Status};
 use horizon::model::{preset, shape};
 use horizon::train::ModelSource;
 
-/// Opens a folder or a built-in model; see [`ModelSource::open`].
+/// Opens a folder or a built-in model; see [`ModelSource::open`]. Prints remarks about it.
 ///
 /// Errors: also a name that only `plan` and `calibrate` know, and an id of the Hugging Face Hub;
 /// both say how to get the folder.
 pub fn open(name: &str, fresh: bool) -> Result<ModelSource> {
+    let model = open_quietly(name, fresh)?;
+    model.notes().for_each(|note| eprintln!("warning: {name}: {note}"));
+    Ok(model)
+}
+
+fn open_quietly(name: &str, fresh: bool) -> Result<ModelSource> {
     if preset(name).is_some() || Path::new(name).is_dir() {
         return ModelSource::open(name, fresh);
     }
