@@ -21,8 +21,8 @@ const MISTRAL: &str = "download the model's files for transformers, too (config.
                        these with transformers' convert_mistral_weights_to_hf.py";
 const GGUF: &str = "take the model's folder with safetensors, or load this one in transformers (from_pretrained with \
                     gguf_file) and save it with save_pretrained";
-const ZERO: &str = "run `python zero_to_fp32.py . OUT --safe_serialization` in it, and copy config.json and the \
-                    tokenizer to OUT";
+const ZERO: &str = "run that script with its option safe_serialization, and copy config.json and the tokenizer to \
+                    the new folder";
 const FSDP: &str = "merge it with `accelerate merge-weights`";
 const OTHER: &str = "take the model's folder for transformers";
 
@@ -105,12 +105,11 @@ pub fn no_weights(folder: &Path) -> Error {
 fn another_format(folder: &Path) -> Option<Error> {
     if let Ok(text) = fs::read(folder.join(ADAPTER)) {
         let keys: Value = serde_json::from_slice(&text).unwrap_or_default();
-        let base = keys["base_model_name_or_path"].as_str().filter(|base| !base.is_empty());
+        let base = keys["base_model_name_or_path"].as_str().unwrap_or("a model that is not named");
         return Some(unsupported(format!(
-            "{} is an adapter (LoRA) of {}, not a model: merge it first, with merge_and_unload() of peft and then \
-             save_pretrained",
-            folder.display(),
-            base.unwrap_or("a model that it does not name")
+            "{} is an adapter (LoRA) of {base}, not a model: merge it first, with merge_and_unload() of peft and \
+             then save_pretrained",
+            folder.display()
         )));
     }
     let (file, format, remedy) =
@@ -160,3 +159,6 @@ fn matches(name: &str, pattern: &str) -> bool {
         }),
     }
 }
+
+#[cfg(test)]
+mod tests;

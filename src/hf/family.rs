@@ -110,9 +110,9 @@ pub static FAMILIES: [Family; 4] = [
 ];
 
 impl Family {
-    /// Returns the family of `model_type` or, without it, of `architectures`; if both are present they
-    /// must agree. transformers reads `model_type` alone: a name in `architectures` that ends with
-    /// the family's is accepted, and added to `notes`.
+    /// Returns the family of `model_type` or, without it, of `architectures`; if both are present
+    /// they must agree. transformers reads `model_type` alone: a name in `architectures` that ends
+    /// with the family's is accepted, and added to `notes`.
     pub(super) fn named(keys: &Map<String, Value>, notes: &mut Vec<String>) -> Result<&'static Family> {
         let given = |key| keys.get(key).filter(|value: &&Value| !value.is_null());
         let names = given("architectures").and_then(Value::as_array).map_or(&[][..], Vec::as_slice);

@@ -28,7 +28,7 @@ const LEFT_OUT: [(&str, &str); 7] = [
     ("rotary_emb.cos_cached", "rotary frequencies are computed from config.json"),
     ("rotary_emb.sin_cached", "rotary frequencies are computed from config.json"),
     ("masked_bias", "a constant of attention"),
-    ("v_head.", "a value head; an export has none"),
+    ("v_head.", "part of a value head; an export has none"),
     ("score.weight", "the head of a classifier; an export has none"),
 ];
 
@@ -73,44 +73,47 @@ impl<F: Fn(&str) -> bool> Names<F> {
         if (self.is_known)(name) {
             return name.to_owned();
         }
-        let (mut clean, mut found) = (name.to_owned(), BTreeSet::new());
-        for (inner, origin) in INNER_WRAPPERS {
-            if clean.contains(&format!(".{inner}")) {
-                clean = clean.replace(&format!(".{inner}"), ".");
-                found.insert((inner, origin));
-            }
-        }
-        while let Some((wrapper, origin)) = WRAPPERS.iter().find(|(wrapper, _)| clean.starts_with(wrapper)) {
-            clean.drain(..wrapper.len());
-            found.insert((wrapper, origin));
-        }
-        let known = |name: &str| (self.is_known)(name).then(|| name.to_owned());
+        let (clean, mut notes) = unwrapped(name);
         let longer = format!("model.{clean}");
-        let spelling = if known(&clean).is_some() {
-            None
-        } else if let Some(shorter) = clean.strip_prefix("model.").and_then(known) {
-            Some((shorter, "`model.` in front of names is left out"))
-        } else {
-            known(&longer).map(|longer| (longer, "names without `model.` are read as those with it"))
+        let spellings = [
+            (&clean[..], None),
+            (clean.strip_prefix("model.").unwrap_or(""), Some("`model.` in front of names is left out")),
+            (&longer, Some("names without `model.` are read as those with it")),
+        ];
+        let Some((known, note)) = spellings.into_iter().find(|(name, _)| (self.is_known)(name)) else {
+            return clean;
         };
-        let note = spelling.map(|(known, note)| {
-            clean = known;
-            note.to_owned()
-        });
-        if (self.is_known)(&clean) {
-            let note = note.filter(|_| found.is_empty());
-            let left_out = |(wrapper, origin)| {
-                format!("`{wrapper}` in names of tensors is left out (saved from {origin})")
-            };
-            self.notes.extend(found.into_iter().map(left_out).chain(note));
+        if notes.is_empty() {
+            notes.extend(note.map(str::to_owned));
         }
-        clean
+        self.notes.extend(notes);
+        known.to_owned()
     }
 
     /// Remarks about other spellings, one of each kind.
     pub fn into_notes(self) -> impl Iterator<Item = String> {
         self.notes.into_iter()
     }
+}
+
+/// Returns a name without its wrappers, and a remark about each of them.
+fn unwrapped(name: &str) -> (String, Vec<String>) {
+    let (mut clean, mut notes) = (name.to_owned(), Vec::new());
+    let mut note = |wrapper, origin| {
+        notes.push(format!("`{wrapper}` in names of tensors is left out (saved from {origin})"));
+    };
+    for (wrapper, origin) in INNER_WRAPPERS {
+        let inner = format!(".{wrapper}");
+        if clean.contains(&inner) {
+            clean = clean.replace(&inner, ".");
+            note(wrapper, origin);
+        }
+    }
+    while let Some((wrapper, origin)) = WRAPPERS.iter().find(|(wrapper, _)| clean.starts_with(wrapper)) {
+        clean.drain(..wrapper.len());
+        note(wrapper, origin);
+    }
+    (clean, notes)
 }
 
 /// Returns mark and reason of a tensor that is left out, by its clean name.

@@ -5,7 +5,7 @@
 //! the mappings into the store. Pages that have been read are released, so the additional memory is
 //! a few slices for a model of any size.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
@@ -85,9 +85,9 @@ impl Header {
         Ok(Header { metadata, data: header + 8 })
     }
 
-    /// Names of the tensors.
+    /// Names of the tensors, sorted.
     pub fn names(&self) -> impl Iterator<Item = String> {
-        self.metadata.tensors().into_keys()
+        self.metadata.tensors().into_keys().collect::<BTreeSet<_>>().into_iter()
     }
 
     /// Returns the byte range, dtype and shape of a tensor; `None` if there is no such tensor.
@@ -108,13 +108,13 @@ fn stated_bytes(bytes: &[u8]) -> Option<u64> {
 }
 
 impl Weights {
-    /// Opens `model.safetensors`, the shards of `model.safetensors.index.json`, or, without an index,
-    /// a complete set of shards.
+    /// Opens `model.safetensors`, the shards of `model.safetensors.index.json`, or, without an
+    /// index, a complete set of shards.
     ///
     /// Names may begin with the names of wrappers (`_orig_mod.`, `module.`, …), and `model.` may be
     /// missing, as transformers allows. Tensors that belong to training or to another head are left
     /// out, as is a copy of the embedding named `lm_head.weight` in a tied model.
-    /// [`Weights::notes`] reports all this.
+    /// [`Weights::notes`] reports all but this copy.
     ///
     /// Errors name file and tensor: the file is missing or truncated; the dtype is not bf16, f16 or
     /// f32; the shape differs from the model's; a tensor of the model is missing, or a tensor does
@@ -140,14 +140,16 @@ impl Weights {
                 let clean = names.clean(&name);
                 file.refuse_unfinished(&name, &clean, &known)?;
                 if let Some((other, first)) = found.insert(clean, (number, name.clone())) {
-                    let twice = if first == name { "also".to_owned() } else { format!("the tensor {first}") };
-                    return Err(
-                        file.bad(format!("tensor {name} is {twice} in {}", files[other].path.display()))
-                    );
+                    let other = files[other].path.display();
+                    return Err(file.bad(if first == name {
+                        format!("tensor {name} is also in {other}")
+                    } else {
+                        format!("tensor {name} is {first} in {other} under another name; remove one of them")
+                    }));
                 }
             }
         }
-        refuse_missing(folder, layout, &found)?;
+        refuse_missing(folder, layout, &known, &found)?;
         let mut tensors = Vec::new();
         for (_, tensor) in layout.tensors() {
             let (number, name) = found.remove(&tensor.name).expect("no tensor is missing");
@@ -218,8 +220,9 @@ impl Weights {
                 )));
             }
         }
-        self.notes.extend(left_out.into_iter().map(|((mark, reason), (count, first))| {
-            format!("{} `{mark}` ({first}): left out: {reason}", several(count, "tensor"))
+        self.notes.extend(left_out.into_iter().map(|((_, reason), (count, first))| match count {
+            1 => format!("1 tensor is left out: {first} ({reason})"),
+            _ => format!("{count} tensors are left out, e.g. {first} ({reason})"),
         }));
         Ok(())
     }
@@ -235,10 +238,10 @@ impl Weights {
 }
 
 /// Refuses weights without all tensors of the model, and says what is there instead.
-fn refuse_missing(folder: &Path, layout: &Layout, found: &Found) -> Result<()> {
+fn refuse_missing(folder: &Path, layout: &Layout, known: &HashSet<&str>, found: &Found) -> Result<()> {
     let names: Vec<&str> = layout.tensors().map(|(_, tensor)| &tensor.name[..]).collect();
     let layers = |names: &mut dyn Iterator<Item = &str>| {
-        names.filter_map(names::layer).max().map_or(0, |last| last + 1)
+        names.filter_map(names::layer).max().map_or(0, |last| last.saturating_add(1))
     };
     let expected = layers(&mut names.iter().copied());
     let stored = layers(&mut found.keys().map(String::as_str));
@@ -256,7 +259,7 @@ fn refuse_missing(folder: &Path, layout: &Layout, found: &Found) -> Result<()> {
         ),
         [name] => format!("tensor {name} is missing from the weights"),
         [first, ..] => {
-            let other = found.keys().find(|name| !names.contains(&&name[..]) && *name != HEAD);
+            let other = found.keys().find(|name| !known.contains(&name[..]));
             let instead = other
                 .map_or(String::new(), |other| format!("; they have {other}, which is not of the model"));
             format!(
@@ -281,18 +284,18 @@ impl Values<'_> {
     /// read.
     fn equal(&self, other: &Values) -> bool {
         const BLOCK: usize = 1 << 20;
-        let [size, other_size] = [self, other].map(|values| values.dtype.bitsize() / 8);
+        let (Some(size), Some(other_size)) = (bytes_of(self.dtype), bytes_of(other.dtype)) else {
+            return false;
+        };
         let elements = self.bytes.len() / size;
-        other.bytes.len() / other_size == elements
+        elements == other.bytes.len() / other_size
             && (0..elements).step_by(BLOCK).all(|at| {
                 let count = BLOCK.min(elements - at);
-                let (a, b) =
-                    (self.block(at * size, count * size), other.block(at * other_size, count * other_size));
+                let (a, b) = (self.block(at, count, size), other.block(at, count, other_size));
                 let (one, two) = (&self.file[a.clone()], &other.file[b.clone()]);
-                let same = if self.dtype == other.dtype {
-                    one == two
-                } else {
-                    widened(one, self.dtype).is_some_and(|one| widened(two, other.dtype) == Some(one))
+                let same = match self.dtype == other.dtype {
+                    true => one == two,
+                    false => widened(one, self.dtype) == widened(two, other.dtype),
                 };
                 self.file.release(a);
                 other.file.release(b);
@@ -300,19 +303,28 @@ impl Values<'_> {
             })
     }
 
-    fn block(&self, from: usize, count: usize) -> Range<usize> {
-        self.bytes.start + from..self.bytes.start + from + count
+    fn block(&self, at: usize, count: usize, size: usize) -> Range<usize> {
+        let start = self.bytes.start + at * size;
+        start..start + count * size
     }
 }
 
-/// Returns values as f32; `None` for another dtype than those of weights.
-fn widened(bytes: &[u8], dtype: Dtype) -> Option<Vec<f32>> {
+/// Bytes per value of the supported dtypes.
+fn bytes_of(dtype: Dtype) -> Option<usize> {
+    match dtype {
+        Dtype::BF16 | Dtype::F16 => Some(2),
+        Dtype::F32 => Some(4),
+        _ => None,
+    }
+}
+
+/// Returns values of a supported dtype as f32.
+fn widened(bytes: &[u8], dtype: Dtype) -> Vec<f32> {
     let halves = || bytes.as_chunks().0.iter().map(|half| u16::from_le_bytes(*half));
     match dtype {
-        Dtype::BF16 => Some(halves().map(master::widen).collect()),
-        Dtype::F16 => Some(halves().map(|half| f16::from_bits(half).to_f32()).collect()),
-        Dtype::F32 => Some(bytes.as_chunks().0.iter().map(|value| f32::from_le_bytes(*value)).collect()),
-        _ => None,
+        Dtype::BF16 => halves().map(master::widen).collect(),
+        Dtype::F16 => halves().map(|half| f16::from_bits(half).to_f32()).collect(),
+        _ => bytes.as_chunks().0.iter().map(|value| f32::from_le_bytes(*value)).collect(),
     }
 }
 
@@ -392,17 +404,18 @@ impl WeightFile {
     /// or an unsupported dtype.
     fn locate(&self, file: usize, name: &str, model_shape: &[usize]) -> Result<TensorLocation> {
         let (bytes, dtype, shape) = self.header.tensor(name).expect("the name came from this file");
-        match dtype {
-            Dtype::BF16 | Dtype::F16 | Dtype::F32 if shape == model_shape => {
-                Ok(TensorLocation { name: name.to_owned(), file, bytes, dtype })
-            }
-            Dtype::BF16 | Dtype::F16 | Dtype::F32 => Err(self
-                .bad(format!("{name} has shape {shape:?}, but by config.json it must be {model_shape:?}"))),
-            other => {
-                let remedy = if other == Dtype::F64 { "supported are bf16, f16 and f32" } else { QUANTIZED };
-                Err(unsupported(format!("{}: {name} has dtype {other:?}; {remedy}", self.path.display())))
-            }
+        if bytes_of(dtype).is_none() {
+            let remedy = if dtype == Dtype::F64 { "supported are bf16, f16 and f32" } else { QUANTIZED };
+            return Err(unsupported(format!(
+                "{}: {name} has dtype {dtype:?}; {remedy}",
+                self.path.display()
+            )));
         }
+        if shape != model_shape {
+            return Err(self
+                .bad(format!("{name} has shape {shape:?}, but by config.json it must be {model_shape:?}")));
+        }
+        Ok(TensorLocation { name: name.to_owned(), file, bytes, dtype })
     }
 }
 

@@ -2,8 +2,8 @@
 //! [`FAMILIES`](super::FAMILIES).
 //!
 //! Every key must be known: it describes the model, has a supported value, or does not affect the
-//! arithmetic. Any other key is refused unless it is null, false or empty, since an ignored key might
-//! be a soft-cap, a scale or an expert.
+//! arithmetic. Any other key is refused unless it is null, false or empty, since an ignored key
+//! might be a soft-cap, a scale or an expert.
 
 mod json;
 mod keys;
