@@ -21,7 +21,9 @@ fn open_quietly(name: &str, fresh: bool) -> Result<ModelSource> {
         return ModelSource::open(name, fresh);
     }
     let get = |id: &str| format!("download it, e.g. `hf download {id} --local-dir DIR`, then --model DIR");
-    let missing = if shape(name).is_some() {
+    let missing = if Path::new(name).is_file() {
+        format!("model {name} is a file; give --model the folder of the model, with config.json and weights")
+    } else if shape(name).is_some() {
         let get = hub_id(name).map_or("give --model a Hugging Face folder".to_owned(), |id| get(&id));
         format!(
             "model {name} is a name for `plan` and `calibrate`; here a folder with the model is needed: {get}"
