@@ -91,7 +91,7 @@ fn git_lfs_pointers_are_called_so() {
 #[test]
 fn folders_above_a_model_name_it() {
     let snapshot = "snapshots/0a1b/config.json";
-    let cached = format!("models--org--name/{snapshot}");
+    let cached = format!("{}/{snapshot}", ["models", "org", "name"].join("--"));
     for (files, words) in [
         (&["model/config.json"][..], "the model is in "),
         (
