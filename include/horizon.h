@@ -824,14 +824,16 @@ HZ_CHECKED hz_status_t hz_trainer_tensor(const hz_trainer_t *trainer, size_t ind
  * Blocks until the work in progress on each unit is done. */
 HZ_CHECKED hz_status_t hz_trainer_init_weights(hz_trainer_t *trainer, uint64_t seed);
 
-/* Loads the weights of a Hugging Face folder: model.safetensors, or shards with their index; f32, bf16 or f16. Its
- * config.json must describe the trainer's model, and every tensor must be there with its shape. Moments and step number
- * do not change.
+/* Loads the weights of a Hugging Face folder: model.safetensors, or its shards; f32, bf16 or f16. Its config.json must
+ * describe the trainer's model, and every tensor must be there with its shape. Names of tensors may have the prefixes
+ * of wrappers, as `module.`, and tensors of other heads are left out: HZ_LOG_WARNING has a message about each kind.
+ * Moments and step number do not change.
  * Blocks until the lanes are done, and for the disk.
  * Errors: HZ_STATUS_INVALID_ARGUMENT (another model), HZ_STATUS_NOT_FOUND, HZ_STATUS_IO, HZ_STATUS_BAD_FORMAT (a
- * truncated file, or a tensor that is missing or has another shape, by name). These are checked before the first
- * tensor is read. Values that are not finite (HZ_STATUS_BAD_FORMAT), and HZ_STATUS_CANCELLED by the progress callback,
- * come later and leave the weights partly loaded: load or initialize them again. */
+ * truncated file, or a tensor that is missing or has another shape, by name), HZ_STATUS_UNSUPPORTED (another format,
+ * quantized weights, or an adapter, by name). These are checked before the first tensor is read. Values that are not
+ * finite (HZ_STATUS_BAD_FORMAT), and HZ_STATUS_CANCELLED by the progress callback, come later and leave the weights
+ * partly loaded: load or initialize them again. */
 HZ_CHECKED hz_status_t hz_trainer_load_hf(hz_trainer_t *trainer, const char *folder);
 
 /* Writes a Hugging Face folder: config.json and model.safetensors, or above 5 GB shards with an index, as

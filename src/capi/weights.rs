@@ -5,6 +5,7 @@ use crate::base::{Error, Result};
 use crate::capi::argument::{Array, ArrayOut, LentText, OutPointer, Text};
 use crate::capi::guard::guard;
 use crate::capi::handle::Handle;
+use crate::capi::log;
 use crate::capi::options::DTYPES;
 use crate::capi::progress::Work;
 use crate::capi::sized::{In, Out, SizedStruct, sized_struct};
@@ -110,6 +111,9 @@ pub extern "C" fn hz_trainer_load_hf(trainer: Handle<hz_trainer_t>, folder: Text
             })
         })?;
         let weights = Weights::open(folder, state.trainer.layout())?;
+        for note in config.notes.iter().chain(weights.notes()) {
+            log::warning(format!("{}: {note}", folder.display()));
+        }
         weights.load(&mut state.trainer, &state.watcher.of(Work::Load))?;
         state.folder = config;
         state.has_weights = true;

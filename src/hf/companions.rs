@@ -7,6 +7,7 @@ use std::path::Path;
 
 use crate::base::format::Size;
 use crate::base::{Error, Result, Status};
+use crate::hf::contents;
 
 /// Name of the file with the chat template. transformers 4 and 5 prefer it to `chat_template` of
 /// `tokenizer_config.json`.
@@ -48,7 +49,10 @@ impl Companions {
                 Ok((bytes, if bytes > BYTES_MAX { None } else { Some(fs::read(&path)?) }))
             };
             match read() {
-                Ok((_, Some(content))) => files.push((name, content)),
+                Ok((_, Some(content))) => {
+                    contents::refuse_pointer(&path, &content)?;
+                    files.push((name, content));
+                }
                 Ok((bytes, None)) => {
                     return Err(Error::new(
                         Status::BadFormat,

@@ -110,38 +110,44 @@ pub static FAMILIES: [Family; 4] = [
 ];
 
 impl Family {
-    /// Returns the family named by `architectures` or `model_type`; if both are present they must
-    /// agree.
-    pub(super) fn named(keys: &Map<String, Value>) -> Result<&'static Family> {
-        let missing = || {
-            Error::new(Status::BadFormat, "architectures and model_type are both missing; give one of them")
+    /// Returns the family of `model_type` or, without it, of `architectures`; if both are present
+    /// they must agree. transformers reads `model_type` alone: a name in `architectures` that ends
+    /// with the family's is accepted, and added to `notes`.
+    pub(super) fn named(keys: &Map<String, Value>, notes: &mut Vec<String>) -> Result<&'static Family> {
+        let given = |key| keys.get(key).filter(|value: &&Value| !value.is_null());
+        let names = given("architectures").and_then(Value::as_array).map_or(&[][..], Vec::as_slice);
+        if let Some(name) = names.iter().find(|name| **name != names[0]) {
+            return Err(unsupported(format!(
+                "architectures names {} and {name}; it must name one architecture",
+                names[0]
+            )));
+        }
+        let (name, kind) = (names.first(), given("model_type"));
+        name.and_then(Value::as_str).map_or(Ok(()), refuse_other_heads)?;
+        let Some(kind) = kind else {
+            let missing = || {
+                Error::new(
+                    Status::BadFormat,
+                    "architectures and model_type are both missing; give one of them",
+                )
+            };
+            return find("architecture", name.ok_or_else(missing)?, |family| family.architecture);
         };
-        let mut named = None;
-        if let Some(architectures) = keys.get("architectures").filter(|value| !value.is_null()) {
-            let names = architectures.as_array().map_or(&[][..], Vec::as_slice);
-            for name in names {
-                let family = find("architecture", name, |family| family.architecture)?;
-                if named.is_some_and(|named| named != family) {
-                    return Err(unsupported(format!(
-                        "architectures is {architectures}; it must name one architecture"
-                    )));
-                }
-                named = Some(family);
-            }
+        let family = find("model_type", kind, |family| family.model_type)?;
+        let Some(name) = name.filter(|name| *name != family.architecture) else { return Ok(family) };
+        let ending = |name: &str| name.to_lowercase().ends_with(&family.architecture.to_lowercase());
+        if !name.as_str().is_some_and(ending) {
+            return Err(unsupported(format!(
+                "architectures is {name} and model_type is {kind}; they must agree: if the model is a {kind}, \
+                 set architectures to [\"{}\"]",
+                family.architecture
+            )));
         }
-        match keys.get("model_type") {
-            None | Some(Value::Null) => named.ok_or_else(missing),
-            Some(kind) => {
-                let family = find("model_type", kind, |family| family.model_type)?;
-                match named {
-                    Some(named) if named != family => Err(Error::argument(format!(
-                        "architectures is {} and model_type is {kind}; they must agree",
-                        named.architecture
-                    ))),
-                    _ => Ok(family),
-                }
-            }
-        }
+        notes.push(format!(
+            "the architecture {name} is read as {}, since model_type is {kind}",
+            family.architecture
+        ));
+        Ok(family)
     }
 
     /// Returns the simplest family whose configs can describe the model.
@@ -192,6 +198,23 @@ impl Family {
         };
         biases && (self.mlp_bias || !mlp) && self.qk_norm == *qk_norm && window
     }
+}
+
+/// Refuses architectures without a language model's head.
+fn refuse_other_heads(architecture: &str) -> Result<()> {
+    let other = if architecture.ends_with("ForConditionalGeneration") {
+        "a model of images or sound: extract its language model, with a config.json of its own"
+    } else if architecture.contains("Classification") || architecture.ends_with("RewardModel") {
+        "a classifier, without an LM head: take the model that it was made from"
+    } else if architecture.ends_with("ForQuestionAnswering") {
+        "a model that marks answers in a text, without an LM head: take the model that it was made from"
+    } else if architecture.ends_with("Model") && !architecture.ends_with("LMHeadModel") {
+        "the model without its LM head: load it with AutoModelForCausalLM and save it with save_pretrained, or, if \
+         the embedding is its head, set architectures to the name that ends with ForCausalLM"
+    } else {
+        return Ok(());
+    };
+    Err(unsupported(format!("architecture {architecture} is {other}")))
 }
 
 fn find(key: &str, name: &Value, of: fn(&Family) -> &'static str) -> Result<&'static Family> {

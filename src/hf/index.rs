@@ -6,8 +6,8 @@ use std::path::{Component, Path, PathBuf};
 
 use serde::Deserialize;
 
-use crate::base::{Error, Name, Result, Status};
-use crate::hf::{INDEX, SINGLE};
+use crate::base::{Error, Result, Status};
+use crate::hf::{INDEX, SINGLE, contents, shards};
 
 /// A parsed `model.safetensors.index.json` with checked file names.
 #[derive(Debug, Deserialize)]
@@ -50,47 +50,69 @@ fn is_plain(name: &str) -> bool {
     only && !name.contains('\0')
 }
 
-/// Returns the weight files of a folder; a single file takes precedence over an index, as in
-/// transformers.
-pub(super) fn sources(folder: &Path) -> Result<(Vec<PathBuf>, Option<Index>)> {
-    let (single, index) = (folder.join(SINGLE), folder.join(INDEX));
-    if single.exists() {
-        return Ok((vec![single], None));
-    }
-    if !index.exists() {
-        return Err(no_weights(folder));
-    }
-    let text = fs::read(&index).map_err(|error| Error::reading(&index, &error))?;
-    let listed = Index::parse(&text).map_err(|error| error.within(index.display()))?;
-    let paths: Vec<_> = listed.files().into_iter().map(|name| folder.join(name)).collect();
-    match paths.iter().find(|path| !path.exists()) {
-        Some(path) => Err(Error::new(
-            Status::NotFound,
-            format!("{} does not exist, but is listed in {INDEX}; download it", path.display()),
-        )),
-        None => Ok((paths, Some(listed))),
-    }
+/// The weight files of a folder.
+pub(super) struct Sources {
+    pub paths: Vec<PathBuf>,
+    pub index: Option<Index>,
+    /// Remarks for the user.
+    pub notes: Vec<String>,
 }
 
-fn no_weights(folder: &Path) -> Error {
-    let legacy = ["pytorch_model.bin", "pytorch_model.bin.index.json", "tf_model.h5", "flax_model.msgpack"]
-        .into_iter()
-        .find(|name| folder.join(name).exists());
-    match legacy {
-        Some(name) => Error::new(
-            Status::Unsupported,
-            format!(
-                "{} has its weights in {name}, but only safetensors are supported; convert them first",
-                folder.display()
-            ),
-        ),
-        None => Error::new(
+/// Returns the weight files of a folder; a single file takes precedence over an index, as in
+/// transformers. Without both, all shards of one set.
+pub(super) fn sources(folder: &Path) -> Result<Sources> {
+    let mut notes = Vec::new();
+    let index = folder.join(INDEX);
+    let (paths, index) = if folder.join(SINGLE).exists() {
+        (vec![folder.join(SINGLE)], None)
+    } else if index.exists() {
+        let text = fs::read(&index).map_err(|error| Error::reading(&index, &error))?;
+        contents::refuse_pointer(&index, &text)?;
+        let listed = Index::parse(&text).map_err(|error| error.within(index.display()))?;
+        (listed.files().into_iter().map(|name| folder.join(name)).collect(), Some(listed))
+    } else {
+        let names = shards_without_index(folder)?;
+        notes.push(format!("{INDEX} is missing; the {} weight files, a complete set, are read", names.len()));
+        (names.into_iter().map(|name| folder.join(name)).collect(), None)
+    };
+    if let (Some(path), Some(_)) = (paths.iter().find(|path| !path.exists()), &index) {
+        return Err(Error::new(
             Status::NotFound,
-            format!(
-                "{} has neither {SINGLE} nor {INDEX}; to start from random weights, use {}",
-                folder.display(),
-                Name::Fresh
-            ),
-        ),
+            format!("{} does not exist, but is listed in {INDEX}; download it", path.display()),
+        ));
     }
+    if folder.join(contents::ADAPTER).exists() {
+        notes.push(format!(
+            "{} describes an adapter, which is not applied: only the folder's own weights are read",
+            contents::ADAPTER
+        ));
+    }
+    Ok(Sources { paths, index, notes })
+}
+
+/// Returns the names `model-00001-of-00003.safetensors` and so on of a folder without an index.
+/// Errors: there are none, one is missing, or they are of several sets.
+fn shards_without_index(folder: &Path) -> Result<Vec<String>> {
+    const LISTED: usize = 8;
+    let names = contents::names(folder);
+    let count_of = |name: &String| {
+        let (number, count) =
+            name.strip_prefix("model-")?.strip_suffix(".safetensors")?.split_once("-of-")?;
+        [number, count].iter().all(|digits| digits.len() == 5).then(|| count.parse::<usize>().ok())?
+    };
+    let counts: BTreeSet<usize> = names.iter().filter_map(count_of).collect();
+    let Some(&count) = counts.first() else { return Err(contents::no_weights(folder)) };
+    let shards: Vec<_> = (0..count).map(|number| shards::file_name(number, count)).collect();
+    let missing: Vec<_> = shards.iter().filter(|shard| !names.contains(shard)).collect();
+    let problem = if counts.len() > 1 {
+        "and has weight files of several sets".to_owned()
+    } else if !missing.is_empty() {
+        let listed: Vec<_> = missing.iter().take(LISTED).map(|name| &name[..]).collect();
+        let more = if missing.len() > LISTED { ", …" } else { "" };
+        format!("and {} of {count} weight files are missing: {}{more}", missing.len(), listed.join(", "))
+    } else {
+        return Ok(shards);
+    };
+    let folder = folder.display();
+    Err(Error::new(Status::NotFound, format!("{folder} has no {INDEX}, {problem}; download the files again")))
 }

@@ -2,17 +2,35 @@
 //!
 //! - A model family is a row of [`FAMILIES`]. A config key whose value is not supported is an error
 //!   that names the key.
+//! - Folders as other tools leave them are read where their meaning is certain, by the table below.
+//!   [`FolderConfig::notes`] and [`Weights::notes`] report what was ignored. The command prints them
+//!   as warnings, and `hz_trainer_load_hf` logs them.
 //! - A weight file is checked against its own length and against the model before the first tensor
 //!   is read.
 //! - An export appears under its final name completely or not at all.
+//!
+//! | in the folder | effect |
+//! |---|---|
+//! | config keys without arithmetic (`auto_map`, `*_token_id`, …) | ignored in silence |
+//! | `architectures` that ends as the family's, e.g. `FSDPQwen2ForCausalLM` | read, with a note |
+//! | RoPE of type `default` with keys of other types | the keys are ignored, with a note |
+//! | RoPE of type `dynamic` | unscaled up to `max_position_embeddings`; exported as it was |
+//! | names of tensors with `_orig_mod.`, `module.`, … | read without it, with a note |
+//! | names of tensors without `model.`, or with one more | read as in transformers, with a note |
+//! | `_extra_state`, `v_head.*`, `score.weight`, `inv_freq`, … | left out, with a note |
+//! | `lm_head.weight` with the values of a tied embedding, in any dtype | left out |
+//! | all shards without an index | read, with a note |
+//! | quantized weights, LoRA, GGUF, Git LFS pointers, … | refused, with the remedy |
 #![forbid(unsafe_code)]
 
 mod companions;
 mod config;
+mod contents;
 mod end_tokens;
 mod export;
 mod family;
 mod index;
+mod names;
 mod shards;
 mod weights;
 

@@ -40,7 +40,8 @@ pub fn cut(layout: &Layout, dtype: DType, shard_bytes: u64) -> Vec<Shard> {
     named.map(|(number, indices)| shard(&file_name(number, count), indices, &tensors, dtype)).collect()
 }
 
-fn file_name(number: usize, count: usize) -> String {
+/// Returns the name of a weight file.
+pub fn file_name(number: usize, count: usize) -> String {
     match count {
         1 => super::SINGLE.to_owned(),
         _ => format!("model-{:05}-of-{count:05}.safetensors", number + 1),

@@ -5,7 +5,7 @@
 //! the mappings into the store. Pages that have been read are released, so the additional memory is
 //! a few slices for a model of any size.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
@@ -13,10 +13,14 @@ use half::f16;
 use half::slice::HalfFloatSliceExt;
 use safetensors::tensor::{Dtype, Metadata, SafeTensors};
 
+use crate::base::format::several;
 use crate::base::{Error, Meter, Progress, Result, Status, find_non_finite, master};
 use crate::engine::{TensorSlice, Trainer};
-use crate::hf::INDEX;
-use crate::hf::index::sources;
+use crate::hf::config::QUANTIZED;
+use crate::hf::family::unsupported;
+use crate::hf::index::{Sources, sources};
+use crate::hf::names::{self, Names};
+use crate::hf::{INDEX, contents};
 use crate::host::files::MappedFile;
 use crate::model::Layout;
 
@@ -26,11 +30,19 @@ pub struct Weights {
     files: Vec<WeightFile>,
     /// Every tensor of the model, in the layout's order.
     tensors: Vec<TensorLocation>,
+    notes: Vec<String>,
 }
+
+/// Name of the LM head.
+const HEAD: &str = "lm_head.weight";
+
+/// The tensors of all files by their names in the model: file, and name there.
+type Found = BTreeMap<String, (usize, String)>;
 
 /// Location of a tensor.
 #[derive(Debug)]
 struct TensorLocation {
+    /// Name in the file.
     name: String,
     file: usize,
     /// Byte range in that file.
@@ -73,9 +85,9 @@ impl Header {
         Ok(Header { metadata, data: header + 8 })
     }
 
-    /// Names of the tensors.
+    /// Names of the tensors, sorted.
     pub fn names(&self) -> impl Iterator<Item = String> {
-        self.metadata.tensors().into_keys()
+        self.metadata.tensors().into_keys().collect::<BTreeSet<_>>().into_iter()
     }
 
     /// Returns the byte range, dtype and shape of a tensor; `None` if there is no such tensor.
@@ -96,43 +108,63 @@ fn stated_bytes(bytes: &[u8]) -> Option<u64> {
 }
 
 impl Weights {
-    /// Opens `model.safetensors`, or the shards of `model.safetensors.index.json`.
+    /// Opens `model.safetensors`, the shards of `model.safetensors.index.json`, or, without an
+    /// index, a complete set of shards.
+    ///
+    /// Names may begin with the names of wrappers (`_orig_mod.`, `module.`, …), and `model.` may be
+    /// missing, as transformers allows. Tensors that belong to training or to another head are left
+    /// out, as is a copy of the embedding named `lm_head.weight` in a tied model.
+    /// [`Weights::notes`] reports all but this copy.
     ///
     /// Errors name file and tensor: the file is missing or truncated; the dtype is not bf16, f16 or
     /// f32; the shape differs from the model's; a tensor of the model is missing, or a tensor does
-    /// not belong to it. Two kinds of additional tensors are ignored: a copy of the embedding named
-    /// `lm_head.weight` in a tied model, and the rotary frequencies in old checkpoints.
+    /// not belong to it; weights are quantized, or have LoRA tensors that are not merged.
     pub fn open(folder: &Path, layout: &Layout) -> Result<Weights> {
-        let (paths, index) = sources(folder)?;
+        let Sources { paths, index, mut notes } = sources(folder)?;
         let files = paths.into_iter().map(WeightFile::open).collect::<Result<Vec<_>>>()?;
-        let mut found = BTreeMap::new();
-        for (number, file) in files.iter().enumerate() {
-            for name in file.header.names() {
-                if let Some(other) = found.insert(name.clone(), number) {
-                    let other: &WeightFile = &files[other];
-                    return Err(file.bad(format!("tensor {name} is also in {}", other.path.display())));
-                }
-            }
-        }
         if let Some(index) = index {
-            let missing = index.names().find(|name| !found.contains_key(*name));
-            if let Some(name) = missing {
+            let is_there = |name: &String| files.iter().any(|file| file.header.tensor(name).is_some());
+            if let Some(name) = index.names().find(|name| !is_there(name)) {
                 return Err(bad(
                     &folder.join(INDEX),
                     format!("tensor {name} is in none of the files it lists"),
                 ));
             }
         }
+        let known: HashSet<&str> =
+            layout.tensors().map(|(_, tensor)| &tensor.name[..]).chain([HEAD]).collect();
+        let mut names = Names::new(|name| known.contains(name));
+        let mut found = Found::new();
+        for (number, file) in files.iter().enumerate() {
+            for name in file.header.names() {
+                let clean = names.clean(&name);
+                file.refuse_unfinished(&name, &clean, &known)?;
+                if let Some((other, first)) = found.insert(clean, (number, name.clone())) {
+                    let other = files[other].path.display();
+                    return Err(file.bad(if first == name {
+                        format!("tensor {name} is also in {other}")
+                    } else {
+                        format!("tensor {name} is {first} in {other} under another name; remove one of them")
+                    }));
+                }
+            }
+        }
+        refuse_missing(folder, layout, &known, &found)?;
         let mut tensors = Vec::new();
         for (_, tensor) in layout.tensors() {
-            let Some(number) = found.remove(&tensor.name) else {
-                return Err(bad(folder, format!("tensor {} is missing from the weights", tensor.name)));
-            };
-            tensors.push(files[number].locate(number, &tensor.name, &tensor.shape)?);
+            let (number, name) = found.remove(&tensor.name).expect("no tensor is missing");
+            tensors.push(files[number].locate(number, &name, &tensor.shape)?);
         }
-        let weights = Weights { files, tensors };
-        weights.refuse_leftovers(layout, &found)?;
+        notes.extend(names.into_notes());
+        let mut weights = Weights { files, tensors, notes };
+        weights.leave_out(layout, &found)?;
         Ok(weights)
+    }
+
+    /// Remarks for the user: files and names that were read although they are not as transformers
+    /// writes them, and tensors that were left out.
+    pub fn notes(&self) -> &[String] {
+        &self.notes
     }
 
     /// Writes every tensor into a trainer of this model, in the order of the files. bf16, f16 and
@@ -169,44 +201,131 @@ impl Weights {
         }
     }
 
-    fn refuse_leftovers(&self, layout: &Layout, leftovers: &BTreeMap<String, usize>) -> Result<()> {
-        for (name, &number) in leftovers {
-            let file = &self.files[number];
-            if name.ends_with(".rotary_emb.inv_freq") {
-                continue;
-            }
-            if layout.tied && name == "lm_head.weight" {
-                let embedding = &self.tensors[0];
-                let (bytes, dtype, _) = file.header.tensor(name).expect("the name came from this file");
-                if dtype == embedding.dtype
-                    && same(&file.bytes, bytes, &self.files[embedding.file].bytes, embedding.bytes.clone())
-                {
-                    continue;
-                }
+    /// Notes the tensors that are left out; refuses others that do not belong to the model.
+    fn leave_out(&mut self, layout: &Layout, leftovers: &Found) -> Result<()> {
+        let mut left_out: BTreeMap<_, (usize, &str)> = BTreeMap::new();
+        for (clean, (number, name)) in leftovers {
+            let file = &self.files[*number];
+            if let Some(kind) = names::left_out(clean) {
+                left_out.entry(kind).or_insert((0, name)).0 += 1;
+            } else if !(layout.tied && clean == HEAD) {
+                return Err(
+                    file.bad(format!("{name} is not a tensor of the model that config.json describes"))
+                );
+            } else if !self.is_embedding(file, name) {
                 return Err(file.bad(format!(
                     "{name} differs from {}, but config.json ties them (tie_word_embeddings); set it to \
                      false if they should differ",
-                    embedding.name
+                    self.tensors[0].name
                 )));
             }
-            return Err(file.bad(format!("{name} is not a tensor of the model that config.json describes")));
         }
+        self.notes.extend(left_out.into_iter().map(|((_, reason), (count, first))| match count {
+            1 => format!("1 tensor is left out: {first} ({reason})"),
+            _ => format!("{count} tensors are left out, e.g. {first} ({reason})"),
+        }));
         Ok(())
+    }
+
+    /// Returns true if a tensor of a file has the values of the embedding.
+    fn is_embedding(&self, file: &WeightFile, name: &str) -> bool {
+        let embedding = &self.tensors[0];
+        let (bytes, dtype, _) = file.header.tensor(name).expect("the name came from this file");
+        let copy = Values { file: &file.bytes, bytes, dtype };
+        let original = &self.files[embedding.file].bytes;
+        copy.equal(&Values { file: original, bytes: embedding.bytes.clone(), dtype: embedding.dtype })
     }
 }
 
-/// Returns true if ranges of two files have equal bytes. Releases the pages it has read.
-fn same(one: &MappedFile, one_range: Range<usize>, other: &MappedFile, other_range: Range<usize>) -> bool {
-    const BLOCK: usize = 1 << 22;
-    one_range.len() == other_range.len()
-        && (0..one_range.len()).step_by(BLOCK).all(|at| {
-            let count = BLOCK.min(one_range.len() - at);
-            let [a, b] = [one_range.start, other_range.start].map(|start| start + at..start + at + count);
-            let same = one[a.clone()] == other[b.clone()];
-            one.release(a);
-            other.release(b);
-            same
-        })
+/// Refuses weights without all tensors of the model, and says what is there instead.
+fn refuse_missing(folder: &Path, layout: &Layout, known: &HashSet<&str>, found: &Found) -> Result<()> {
+    let names: Vec<&str> = layout.tensors().map(|(_, tensor)| &tensor.name[..]).collect();
+    let layers = |names: &mut dyn Iterator<Item = &str>| {
+        names.filter_map(names::layer).max().map_or(0, |last| last.saturating_add(1))
+    };
+    let expected = layers(&mut names.iter().copied());
+    let stored = layers(&mut found.keys().map(String::as_str));
+    let missing: Vec<&str> = names.iter().copied().filter(|name| !found.contains_key(*name)).collect();
+    let message = match missing[..] {
+        _ if stored > 0 && stored != expected => format!(
+            "the weights have {}, but num_hidden_layers of config.json is {expected}: take the config.json of \
+             these weights",
+            several(stored, "layer")
+        ),
+        [] => return Ok(()),
+        [HEAD] => format!(
+            "tensor {HEAD} is missing from the weights; if the embedding is the head, set tie_word_embeddings of \
+             config.json to true"
+        ),
+        [name] => format!("tensor {name} is missing from the weights"),
+        [first, ..] => {
+            let other = found.keys().find(|name| !known.contains(&name[..]));
+            let instead = other
+                .map_or(String::new(), |other| format!("; they have {other}, which is not of the model"));
+            format!(
+                "{} of the model's {} tensors are missing from the weights, e.g. {first}{instead}",
+                missing.len(),
+                names.len()
+            )
+        }
+    };
+    Err(bad(folder, message))
+}
+
+/// The values of a tensor in a file.
+struct Values<'a> {
+    file: &'a MappedFile,
+    bytes: Range<usize>,
+    dtype: Dtype,
+}
+
+impl Values<'_> {
+    /// Returns true if both have equal values; the dtypes may differ. Releases the pages it has
+    /// read.
+    fn equal(&self, other: &Values) -> bool {
+        const BLOCK: usize = 1 << 20;
+        let (Some(size), Some(other_size)) = (bytes_of(self.dtype), bytes_of(other.dtype)) else {
+            return false;
+        };
+        let elements = self.bytes.len() / size;
+        elements == other.bytes.len() / other_size
+            && (0..elements).step_by(BLOCK).all(|at| {
+                let count = BLOCK.min(elements - at);
+                let (a, b) = (self.block(at, count, size), other.block(at, count, other_size));
+                let (one, two) = (&self.file[a.clone()], &other.file[b.clone()]);
+                let same = match self.dtype == other.dtype {
+                    true => one == two,
+                    false => widened(one, self.dtype) == widened(two, other.dtype),
+                };
+                self.file.release(a);
+                other.file.release(b);
+                same
+            })
+    }
+
+    fn block(&self, at: usize, count: usize, size: usize) -> Range<usize> {
+        let start = self.bytes.start + at * size;
+        start..start + count * size
+    }
+}
+
+/// Bytes per value of the supported dtypes.
+fn bytes_of(dtype: Dtype) -> Option<usize> {
+    match dtype {
+        Dtype::BF16 | Dtype::F16 => Some(2),
+        Dtype::F32 => Some(4),
+        _ => None,
+    }
+}
+
+/// Returns values of a supported dtype as f32.
+fn widened(bytes: &[u8], dtype: Dtype) -> Vec<f32> {
+    let halves = || bytes.as_chunks().0.iter().map(|half| u16::from_le_bytes(*half));
+    match dtype {
+        Dtype::BF16 => halves().map(master::widen).collect(),
+        Dtype::F16 => halves().map(|half| f16::from_bits(half).to_f32()).collect(),
+        _ => bytes.as_chunks().0.iter().map(|value| f32::from_le_bytes(*value)).collect(),
+    }
 }
 
 /// Elements copied at a time; they stay in the L1 cache.
@@ -257,6 +376,7 @@ fn finite<T: Copy>(first: usize, run: &[T], widen: impl Fn(T) -> f32) -> Result<
 impl WeightFile {
     fn open(path: PathBuf) -> Result<WeightFile> {
         let bytes = MappedFile::open(&path)?;
+        contents::refuse_pointer(&path, &bytes)?;
         let header = Header::parse(&bytes).map_err(|error| error.within(path.display()))?;
         Ok(WeightFile { path, bytes, header })
     }
@@ -265,26 +385,37 @@ impl WeightFile {
         bad(&self.path, message)
     }
 
+    /// Refuses tensors that must be merged or dequantized first.
+    fn refuse_unfinished(&self, name: &str, clean: &str, known: &HashSet<&str>) -> Result<()> {
+        let path = self.path.display();
+        if names::is_lora(name) {
+            return Err(unsupported(format!(
+                "{path}: {name} is a LoRA tensor: merge it first, with merge_and_unload() of peft and then \
+                 save_pretrained"
+            )));
+        }
+        if !known.contains(clean) && names::is_quantized(name) {
+            return Err(unsupported(format!("{path} has {name}: {QUANTIZED}")));
+        }
+        Ok(())
+    }
+
     /// Returns the location of a tensor in this file. Errors: the shape differs from the model's,
     /// or an unsupported dtype.
     fn locate(&self, file: usize, name: &str, model_shape: &[usize]) -> Result<TensorLocation> {
         let (bytes, dtype, shape) = self.header.tensor(name).expect("the name came from this file");
+        if bytes_of(dtype).is_none() {
+            let remedy = if dtype == Dtype::F64 { "supported are bf16, f16 and f32" } else { QUANTIZED };
+            return Err(unsupported(format!(
+                "{}: {name} has dtype {dtype:?}; {remedy}",
+                self.path.display()
+            )));
+        }
         if shape != model_shape {
             return Err(self
                 .bad(format!("{name} has shape {shape:?}, but by config.json it must be {model_shape:?}")));
         }
-        match dtype {
-            Dtype::BF16 | Dtype::F16 | Dtype::F32 => {
-                Ok(TensorLocation { name: name.to_owned(), file, bytes, dtype })
-            }
-            other => Err(Error::new(
-                Status::Unsupported,
-                format!(
-                    "{}: {name} has dtype {other:?}; supported are bf16, f16 and f32",
-                    self.path.display()
-                ),
-            )),
-        }
+        Ok(TensorLocation { name: name.to_owned(), file, bytes, dtype })
     }
 }
 

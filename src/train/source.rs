@@ -73,6 +73,12 @@ impl ModelSource {
         Ok(())
     }
 
+    /// Remarks for the user about the folder's config and weights.
+    pub fn notes(&self) -> impl Iterator<Item = &str> {
+        let weights = self.weights.as_ref().map_or(&[][..], Weights::notes);
+        self.config.notes.iter().chain(weights).map(String::as_str)
+    }
+
     /// True if training starts from fresh weights.
     pub fn is_fresh(&self) -> bool {
         self.weights.is_none()

@@ -242,6 +242,11 @@ static void path_in(const char *folder, const char *name, char *out, size_t size
     CHECK(length > 0 && (size_t)length < size);
 }
 
+/* Counts warnings about a model's folder. */
+static void count_notes(hz_log_level_t level, const char *message, void *user) {
+    *(int *)user += level == HZ_LOG_WARNING && strstr(message, "adapter_config.json describes an adapter") != NULL;
+}
+
 static void test_files(const char *folder) {
     hz_trainer_t *trainer = open_small();
     static rows_t rows;
@@ -279,6 +284,15 @@ static void test_files(const char *folder) {
     CHECK(ours == theirs && memcmp(one, other, ours * sizeof *one) == 0);
     free(one);
     free(other);
+    char adapter[1024];
+    path_in(path, "adapter_config.json", adapter, sizeof adapter);
+    file = fopen(adapter, "wb");
+    CHECK(file != NULL && fclose(file) == 0);
+    int notes = 0;
+    OK(hz_set_log_callback(count_notes, &notes));
+    OK(hz_trainer_load_hf(loaded, path));
+    OK(hz_set_log_callback(NULL, NULL));
+    CHECK(notes == 1);
     REFUSED(HZ_STATUS_INVALID_ARGUMENT, "it is a folder", hz_trainer_trace(trainer, path));
     char untraced[1024];
     path_in(folder, "untraced.json", untraced, sizeof untraced);

@@ -86,6 +86,7 @@ fn models_that_are_not_models() {
         on(name).badly(1, &[name, "folder", download]);
         horizon_in(here, &["sample", "--model", name]).badly(1, &[download]);
     }
+    on("model/config.json").badly(1, &["model/config.json is a file", "the folder of the model"]);
     on("dense-1t").badly(1, &["dense-1t is a name for `plan`", "a Hugging Face folder"]);
     train(here, &["--model", "model"]).badly(1, &["--data"]);
 
@@ -109,6 +110,11 @@ fn models_that_are_not_models() {
     let bad = copy("other");
     config(&bad, "LlamaForCausalLM", "GPT2LMHeadModel");
     on("other").badly(1, &["other/config.json", "GPT2LMHeadModel", "LlamaForCausalLM"]);
+    let wrapped = copy("wrapped");
+    config(&wrapped, "LlamaForCausalLM", "FSDPLlamaForCausalLM");
+    let ran = horizon_in(here, &["sample", "--model", "wrapped", "--prompt", "a", "--tokens", "1"]).well();
+    let warning = "warning: wrapped: the architecture \"FSDPLlamaForCausalLM\" is read as LlamaForCausalLM";
+    assert_eq!(ran.err.matches(warning).count(), 1, "{}", ran.err);
     let bad = copy("gelu");
     config(&bad, "silu", "gelu");
     on("gelu").badly(1, &["gelu/config.json", "hidden_act"]);

@@ -2,17 +2,21 @@
 
 transformers saves a tiny model of every family, as bf16 and as f32, in one file and in several. `horizon train` runs a
 step with learning rate 0 and exports it. The export must have every tensor bit for bit, load in transformers without
-warnings about weights, have the same config, and give the same logits. The packages are those of README.md; any
-transformers from 4.53 works, since both versions of the config must be read and written.
+warnings about weights, have the same config, and give the same logits. Folders as other tools leave them are imported,
+too: their export must equal the folder that transformers wrote. The packages are those of README.md; any transformers
+from 4.53 works, since both versions of the config must be read and written.
 """
 
+import json
 import pathlib
+import shutil
 import subprocess
 import sys
 import tempfile
 
 import torch
 import transformers
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoConfig
 
 SMALL = dict(hidden_size=32, intermediate_size=43, num_hidden_layers=3, num_attention_heads=4, num_key_value_heads=2,
@@ -22,6 +26,7 @@ LLAMA3 = {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_fr
 MODELS = {
     "llama": ("llama", {}),
     "llama tied, with biases": ("llama", dict(tie_word_embeddings=True, attention_bias=True, mlp_bias=True)),
+    "llama dynamic": ("llama", dict(rope={"rope_type": "dynamic", "factor": 2.0})),
     "llama linear": ("llama", dict(rope={"rope_type": "linear", "factor": 2.0})),
     "llama llama3": ("llama", dict(rope=LLAMA3, head_dim=16)),
     "mistral": ("mistral", dict(sliding_window=5)),
@@ -32,6 +37,19 @@ MODELS = {
     "qwen3 whose layers differ": ("qwen3", dict(
         head_dim=16, attention_bias=True, use_sliding_window=True, sliding_window=5,
         layer_types=["sliding_attention", "full_attention", "sliding_attention"])),
+}
+
+WRAPPERS = ("_orig_mod.", "module.", "base_model.model.", "language_model.")
+# Changes of tensors and config that other tools leave behind.
+ALTERED = {
+    "without `model.`": lambda tensors, config: ({k.removeprefix("model."): v for k, v in tensors.items()}, config),
+    "with `model.` twice": lambda tensors, config: ({"model." + k: v for k, v in tensors.items()}, config),
+    "with wrappers": lambda tensors, config: ({"".join(WRAPPERS) + k: v for k, v in tensors.items()}, config),
+    "with other tensors": lambda tensors, config: (tensors | {
+        "model.layers.0.self_attn._extra_state": torch.zeros(3), "v_head.summary.weight": torch.zeros(1, 32)}, config),
+    "with other keys": lambda tensors, config: (tensors, config | {
+        "architectures": ["FSDP" + config["architectures"][0]], "auto_map": {"AutoConfig": "x.X"}, "unk_token_id": 0,
+        "temperature": float("nan"), "use_flash_attn": True}),
 }
 
 
@@ -59,7 +77,17 @@ def described(model) -> dict:
     return {key: value for key, value in model.config.to_dict().items() if key not in ignored}
 
 
-def check(horizon: str, name: str, dtype: torch.dtype, shards: str, work: pathlib.Path) -> None:
+def altered(source: pathlib.Path, change, folder: pathlib.Path) -> pathlib.Path:
+    """Copies a folder with a single weight file, with changes."""
+    shutil.copytree(source, folder)
+    config = json.loads((source / "config.json").read_text())
+    tensors, config = change(load_file(source / "model.safetensors"), config)
+    save_file(tensors, folder / "model.safetensors", {"format": "pt"})
+    (folder / "config.json").write_text(json.dumps(config))
+    return folder
+
+
+def check(horizon: str, name: str, dtype: torch.dtype, shards: str, work: pathlib.Path, change=None) -> None:
     source, out = work / "source", work / "out"
     torch.manual_seed(1)
     family, options = MODELS[name]
@@ -71,8 +99,9 @@ def check(horizon: str, name: str, dtype: torch.dtype, shards: str, work: pathli
     header[:3] = torch.tensor([20240520, 1, 200])
     tokens = torch.randint(0, 61, (200,)).to(torch.uint16)
     (work / "data.bin").write_bytes(header.numpy().tobytes() + tokens.numpy().tobytes())
+    imported = altered(source, change, work / "altered") if change else source
     kind = {torch.bfloat16: "bf16", torch.float32: "f32"}[dtype]
-    subprocess.run([horizon, "train", "--quiet", "--model", source, "--data", work / "data.bin", "--seq-len", "16",
+    subprocess.run([horizon, "train", "--quiet", "--model", imported, "--data", work / "data.bin", "--seq-len", "16",
                     "--micro-batch", "1", "--steps", "1", "--lr", "0", "--weight-decay", "0", "--export-dtype", kind,
                     "--out", out], check=True)
 
@@ -96,6 +125,11 @@ def main() -> None:
                 with tempfile.TemporaryDirectory() as work:
                     check(sys.argv[1], name, dtype, shards, pathlib.Path(work))
         print(f"{name}: as bf16 and f32, in one file and in shards, the export equals the original")
+    for folder, change in ALTERED.items():
+        for name in ("llama", "qwen3"):
+            with tempfile.TemporaryDirectory() as work:
+                check(sys.argv[1], name, torch.bfloat16, "5GB", pathlib.Path(work), change)
+        print(f"folders {folder}: the export equals the original")
     print(f"transformers {transformers.__version__}: all {len(MODELS)} models")
 
 

@@ -6,16 +6,24 @@ use horizon::base::{Error, Result, Status};
 use horizon::model::{preset, shape};
 use horizon::train::ModelSource;
 
-/// Opens a folder or a built-in model; see [`ModelSource::open`].
+/// Opens a folder or a built-in model; see [`ModelSource::open`]. Prints remarks about it.
 ///
 /// Errors: also a name that only `plan` and `calibrate` know, and an id of the Hugging Face Hub;
 /// both say how to get the folder.
 pub fn open(name: &str, fresh: bool) -> Result<ModelSource> {
+    let model = open_quietly(name, fresh)?;
+    model.notes().for_each(|note| eprintln!("warning: {name}: {note}"));
+    Ok(model)
+}
+
+fn open_quietly(name: &str, fresh: bool) -> Result<ModelSource> {
     if preset(name).is_some() || Path::new(name).is_dir() {
         return ModelSource::open(name, fresh);
     }
     let get = |id: &str| format!("download it, e.g. `hf download {id} --local-dir DIR`, then --model DIR");
-    let missing = if shape(name).is_some() {
+    let missing = if Path::new(name).is_file() {
+        format!("model {name} is a file; give --model the folder of the model, with config.json and weights")
+    } else if shape(name).is_some() {
         let get = hub_id(name).map_or("give --model a Hugging Face folder".to_owned(), |id| get(&id));
         format!(
             "model {name} is a name for `plan` and `calibrate`; here a folder with the model is needed: {get}"

@@ -33,72 +33,206 @@ const READ: &[&str] = &[
 ];
 
 /// Keys that do not affect a training step and are not exported.
-const HARMLESS: &[&str] = &[
-    "architectures",
-    "model_type",
-    "torch_dtype",
-    "dtype",
-    "transformers_version",
-    "transformers.js_config",
-    "use_cache",
-    "return_dict",
-    "output_attentions",
-    "output_hidden_states",
-    "attn_implementation",
-    "chunk_size_feed_forward",
-    "pretraining_tp",
-    "is_llama_config",
-    "name_or_path",
-    "original_max_position_embeddings",
-    "max_sequence_length",
-    "id2label",
-    "label2id",
-    "num_labels",
-    "problem_type",
-    "tokenizer_class",
-    "torchscript",
-    "unsloth_version",
-    "unsloth_fixed",
+const HARMLESS: &[&[&str]] = &[
+    // The folder, its origin and its code.
+    &[
+        "architectures",
+        "auto_map",
+        "base_model",
+        "base_model_name_or_path",
+        "dtype",
+        "is_llama_config",
+        "language",
+        "library_name",
+        "license",
+        "model_id",
+        "model_name",
+        "model_type",
+        "name_or_path",
+        "pipeline_tag",
+        "tags",
+        "torch_dtype",
+        "transformers.js_config",
+        "transformers_version",
+    ],
+    // Tokens and lengths. `llama3` RoPE reads the original length.
+    &[
+        "bos_token",
+        "eos_token",
+        "max_seq_len",
+        "max_seq_length",
+        "max_sequence_length",
+        "model_max_length",
+        "original_max_position_embeddings",
+        "pad_token",
+        "seq_length",
+        "unk_token",
+    ],
+    // Outputs, implementations with equal results, and parallelism.
+    &[
+        "attn_impl",
+        "attn_implementation",
+        "chunk_size_feed_forward",
+        "experts_implementation",
+        "is_decoder",
+        "output_attentions",
+        "output_hidden_states",
+        "pretraining_tp",
+        "return_dict",
+        "sequence_parallel",
+        "tensor_parallel_degree",
+        "tensor_parallel_output",
+        "tie_last_hidden_states",
+        "torchscript",
+        "use_cache",
+        "use_flash_attention",
+        "use_flash_attention_2",
+        "use_flash_attn",
+        "use_flash_attn_2",
+        "use_flashattn",
+        "use_liger_kernel",
+        "use_sdpa",
+        "use_xformers",
+        "virtual_pp_degree",
+    ],
+    // Options of a training, and how the sizes were chosen.
+    &[
+        "bf16",
+        "ffn_dim_multiplier",
+        "fp16",
+        "gradient_checkpointing",
+        "gradient_checkpointing_kwargs",
+        "multiple_of",
+        "neftune_noise_alpha",
+        "use_bfloat16",
+        "use_gradient_checkpointing",
+        "use_recompute",
+    ],
+    // Tasks other than language modelling.
+    &[
+        "classifier_activation",
+        "classifier_dropout",
+        "finetuning_task",
+        "id2label",
+        "label2id",
+        "num_labels",
+        "prefix",
+        "problem_type",
+        "task_specific_params",
+        "tf_legacy_loss",
+    ],
     // Generation options, which transformers 4 stores in config.json.
-    "diversity_penalty",
-    "do_sample",
-    "early_stopping",
-    "length_penalty",
-    "max_length",
-    "max_new_tokens",
-    "min_length",
-    "no_repeat_ngram_size",
-    "num_beam_groups",
-    "num_beams",
-    "num_return_sequences",
-    "repetition_penalty",
-    "temperature",
-    "top_k",
-    "top_p",
-    "typical_p",
+    &[
+        "assistant_confidence_threshold",
+        "assistant_early_exit",
+        "assistant_ensemble_weight",
+        "assistant_lookbehind",
+        "bad_words_ids",
+        "begin_suppress_tokens",
+        "cache_config",
+        "cache_implementation",
+        "compile_config",
+        "constraints",
+        "disable_compile",
+        "diversity_penalty",
+        "do_sample",
+        "dola_layers",
+        "early_stopping",
+        "encoder_no_repeat_ngram_size",
+        "encoder_repetition_penalty",
+        "epsilon_cutoff",
+        "eta_cutoff",
+        "exponential_decay_length_penalty",
+        "force_words_ids",
+        "guidance_scale",
+        "is_assistant",
+        "length_penalty",
+        "low_memory",
+        "max_cache_len",
+        "max_length",
+        "max_matching_ngram_size",
+        "max_new_tokens",
+        "max_time",
+        "min_length",
+        "min_new_tokens",
+        "min_p",
+        "no_repeat_ngram_size",
+        "num_assistant_tokens",
+        "num_assistant_tokens_schedule",
+        "num_beam_groups",
+        "num_beams",
+        "num_return_sequences",
+        "output_logits",
+        "output_scores",
+        "penalty_alpha",
+        "prefill_chunk_size",
+        "prompt_lookup_num_tokens",
+        "remove_invalid_values",
+        "renormalize_logits",
+        "repetition_penalty",
+        "return_dict_in_generate",
+        "sequence_bias",
+        "stop_strings",
+        "suppress_tokens",
+        "target_lookbehind",
+        "temperature",
+        "token_healing",
+        "top_h",
+        "top_k",
+        "top_p",
+        "typical_p",
+        "watermarking_config",
+    ],
 ];
+
+/// Beginnings and ends of harmless keys: private ones, ids of special tokens, and those of tools.
+const HARMLESS_PREFIXES: &[&str] = &[
+    "_",
+    "axolotl_",
+    "deepspeed_",
+    "fuse_attention_",
+    "summary_",
+    "tokenizer_",
+    "unsloth_",
+    "use_fused_",
+    "wandb_",
+];
+const HARMLESS_SUFFIXES: &[&str] = &["_token_id", "_token_ids", "_version"];
 
 /// Keys with only some supported values, and the reason shown in errors; null is always allowed.
 const FIXED: &[(&str, &[&str], &str)] = &[
     ("hidden_act", &["\"silu\"", "\"swish\""], "only the SiLU activation is supported"),
-    ("attention_dropout", &["0", "0.0"], "dropout is not supported"),
-    ("hidden_dropout", &["0", "0.0"], "dropout is not supported"),
     ("rope_interleaved", &["false"], "interleaved RoPE is not supported"),
-    ("partial_rotary_factor", &["1", "1.0"], "partial RoPE is not supported"),
-    ("quantization_config", &[], "quantized weights are not supported"),
+    ("partial_rotary_factor", ONE, "partial RoPE is not supported"),
+    ("rotary_pct", ONE, "partial RoPE is not supported"),
+    ("rope_scaling_factor", ONE, "give RoPE scaling as rope_scaling"),
+    ("loss_type", &["\"ForCausalLM\""], "only the loss of causal language models is supported"),
+    ("quantization_config", &[], QUANTIZED),
+    ("quantization", &[], QUANTIZED),
+    ("compression_config", &[], QUANTIZED),
 ];
+const ONE: &[&str] = &["1", "1.0"];
+const ZERO: &[&str] = &["0", "0.0"];
+
+/// The reason for refusing quantized weights, and the way to load the model.
+pub const QUANTIZED: &str = "quantized weights cannot be trained: take the model's folder without quantization, or \
+                             load it in transformers, call dequantize() and save it with save_pretrained";
 
 /// Refuses unknown keys, and unsupported values of known keys.
 ///
-/// An unknown key may be null or false, since that means that a feature is off.
+/// An unknown key may be null, false or empty, since that means that a feature is off.
 pub fn refuse_unknown(keys: &Map<String, Value>) -> Result<()> {
     for (key, value) in keys {
-        let name = key.as_str();
-        let known = [READ, CARRIED, HARMLESS].iter().any(|table| table.contains(&name));
-        if known || name.starts_with('_') || fixed(name, value)? {
+        if READ.contains(&&key[..]) || CARRIED.contains(&&key[..]) || is_harmless(key) || fixed(key, value)? {
             continue;
         }
-        if !(value.is_null() || *value == Value::Bool(false)) {
+        let off = match value {
+            Value::Null | Value::Bool(false) => true,
+            Value::Array(items) => items.is_empty(),
+            Value::Object(items) => items.is_empty(),
+            _ => false,
+        };
+        if !off {
             return Err(unsupported(format!(
                 "{key} is {value}, but this key is not known; if it does not change the model's arithmetic, \
                  remove the line"
@@ -108,11 +242,19 @@ pub fn refuse_unknown(keys: &Map<String, Value>) -> Result<()> {
     Ok(())
 }
 
-/// Returns true if `key` is in [`FIXED`] and has a supported value; false if it is not in the
-/// table.
+fn is_harmless(key: &str) -> bool {
+    HARMLESS.iter().any(|class| class.contains(&key))
+        || HARMLESS_PREFIXES.iter().any(|prefix| key.starts_with(prefix))
+        || HARMLESS_SUFFIXES.iter().any(|suffix| key.ends_with(suffix))
+}
+
+/// Returns true if `key` is in [`FIXED`], or a dropout, and has a supported value; false for other
+/// keys.
 fn fixed(key: &str, value: &Value) -> Result<bool> {
-    let Some((_, allowed, reason)) = FIXED.iter().find(|(name, ..)| *name == key) else {
-        return Ok(false);
+    let (allowed, reason) = match FIXED.iter().find(|(name, ..)| *name == key) {
+        Some((_, allowed, reason)) => (*allowed, *reason),
+        None if key.contains("dropout") || key.ends_with("_pdrop") => (ZERO, "dropout is not supported"),
+        None => return Ok(false),
     };
     let text = value.to_string();
     if value.is_null() || allowed.contains(&text.as_str()) {

@@ -2,23 +2,27 @@
 //! [`FAMILIES`](super::FAMILIES).
 //!
 //! Every key must be known: it describes the model, has a supported value, or does not affect the
-//! arithmetic. Any other key is refused unless it is null or false, since an ignored key might be a
-//! soft-cap, a scale or an expert.
+//! arithmetic. Any other key is refused unless it is null, false or empty, since an ignored key
+//! might be a soft-cap, a scale or an expert.
 
+mod json;
 mod keys;
 mod rope;
 
 use std::fs;
+use std::io;
 use std::path::Path;
 
 use serde_json::{Map, Value, json};
 
 use crate::base::format::shortest;
-use crate::base::{DType, Dims, Error, Result, Status, check_f32};
+use crate::base::{DType, Dims, Error, Result, check_f32};
 use crate::hf::companions::{CHAT_TEMPLATE, Companions, GENERATION};
+use crate::hf::contents;
 use crate::hf::family::{AttentionBias, Family, WINDOW_DEFAULT, WINDOW_LAYERS_DEFAULT, Windows, unsupported};
 use crate::hf::file_text;
 use crate::model::{Biases, LAYERS_MAX, ModelConfig, Window};
+pub(super) use keys::QUANTIZED;
 use keys::{CARRIED, Reader, refuse_unknown};
 
 /// The contents of a model folder, except the weights.
@@ -32,6 +36,8 @@ pub struct FolderConfig {
     pub carried: Map<String, Value>,
     /// Files copied to an export (`tokenizer.json`, …).
     pub companions: Companions,
+    /// Parts of `config.json` that were ignored, and why; for the user.
+    pub notes: Vec<String>,
 }
 
 impl FolderConfig {
@@ -39,7 +45,11 @@ impl FolderConfig {
     /// path.
     pub fn open(folder: &Path) -> Result<FolderConfig> {
         let path = folder.join("config.json");
-        let text = fs::read(&path).map_err(|error| Error::reading(&path, &error))?;
+        let text = fs::read(&path).map_err(|error| match error.kind() {
+            io::ErrorKind::NotFound => contents::no_config(folder),
+            _ => Error::reading(&path, &error),
+        })?;
+        contents::refuse_pointer(&path, &text)?;
         let config = FolderConfig::parse(&text).map_err(|error| error.within(path.display()))?;
         Ok(FolderConfig { companions: Companions::read(folder)?, ..config })
     }
@@ -50,25 +60,26 @@ impl FolderConfig {
     /// Errors: `Unsupported` if no family has this combination of features.
     pub fn of(model: ModelConfig) -> Result<FolderConfig> {
         let family = Family::of(&model)?;
-        Ok(FolderConfig { model, family, carried: Map::new(), companions: Companions::default() })
+        let (carried, companions, notes) = Default::default();
+        Ok(FolderConfig { model, family, carried, companions, notes })
     }
 
     /// Parses the text of a `config.json`.
     pub fn parse(text: &[u8]) -> Result<FolderConfig> {
-        let keys: Map<String, Value> = serde_json::from_slice(text)
-            .map_err(|error| Error::new(Status::BadFormat, format!("not a JSON object: {error}")))?;
-        let family = Family::named(&keys)?;
+        let mut notes = Vec::new();
+        let keys = json::object(text)?;
+        let family = Family::named(&keys, &mut notes)?;
         let reader = Reader(&keys);
         let dims = dims(family, reader)?;
-        let (rope_theta, rope_scaling) = rope::read(&keys)?;
+        let rope = rope::read(&keys, &mut notes)?;
         let norm_eps = reader.number("rms_norm_eps")?.unwrap_or(1e-6);
         check_f32("rms_norm_eps", norm_eps, 0.0)?;
         let model = ModelConfig {
             dims,
             tied: reader.flag("tie_word_embeddings")?.unwrap_or(false),
             norm_eps: norm_eps as f32,
-            rope_theta,
-            rope_scaling,
+            rope_theta: rope.theta,
+            rope_scaling: rope.scaling,
             positions_max: reader.size("max_position_embeddings")?.unwrap_or(family.positions_max),
             biases: biases(family, reader)?,
             qk_norm: family.qk_norm,
@@ -78,11 +89,12 @@ impl FolderConfig {
         };
         refuse_unknown(&keys)?;
         model.validate()?;
-        let carried = CARRIED
+        let mut carried: Map<_, _> = CARRIED
             .iter()
             .filter_map(|&key| keys.get(key).map(|value| (key.to_owned(), value.clone())))
             .collect();
-        Ok(FolderConfig { model, family, carried, companions: Companions::default() })
+        carried.extend(rope.carried.map(|scaling| ("rope_scaling".to_owned(), scaling)));
+        Ok(FolderConfig { model, family, carried, companions: Companions::default(), notes })
     }
 
     /// Returns the `config.json` for weights stored as `dtype`, readable by transformers 4 and 5.

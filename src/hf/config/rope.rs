@@ -10,11 +10,35 @@ use crate::model::{ModelConfig, RopeScaling};
 
 const THETA_DEFAULT: f64 = 10_000.0;
 
-/// Reads the base of the rotary frequencies and their scaling from the keys of either version of
-/// transformers.
-pub fn read(keys: &Map<String, Value>) -> Result<(f64, RopeScaling)> {
+/// Keys that some types of scaling have. Type `default` has none and ignores them, as transformers
+/// does.
+const SCALING_KEYS: [&str; 11] = [
+    "attention_factor",
+    "beta_fast",
+    "beta_slow",
+    "factor",
+    "finetuned",
+    "high_freq_factor",
+    "long_factor",
+    "low_freq_factor",
+    "mrope_section",
+    "original_max_position_embeddings",
+    "short_factor",
+];
+
+/// RoPE as a config describes it.
+pub struct Rope {
+    /// Base of the rotary frequencies.
+    pub theta: f64,
+    pub scaling: RopeScaling,
+    /// The value of `rope_scaling` that an export has, where `scaling` alone does not describe it.
+    pub carried: Option<Value>,
+}
+
+/// Reads RoPE from the keys of either version of transformers. Adds ignored keys to `notes`.
+pub fn read(keys: &Map<String, Value>, notes: &mut Vec<String>) -> Result<Rope> {
     let mut theta = Reader(keys).number("rope_theta")?;
-    let mut scaling = None;
+    let mut found: Option<(RopeScaling, Option<Value>)> = None;
     for name in ["rope_parameters", "rope_scaling"] {
         let parameters = match keys.get(name) {
             None | Some(Value::Null) => continue,
@@ -32,16 +56,25 @@ pub fn read(keys: &Map<String, Value>) -> Result<(f64, RopeScaling)> {
             )));
         }
         theta = theta.or(nested);
-        let found = scaling_of(parameters).map_err(|error| error.within(name))?;
-        if scaling.is_some_and(|scaling| scaling != found) {
+        let mut ignored = Vec::new();
+        let scaling = scaling_of(parameters, keys, &mut ignored).map_err(|error| error.within(name))?;
+        notes.extend(ignored.iter().map(|key| format!("{name}.{key} has no effect with rope_type default")));
+        if found.as_ref().is_some_and(|found| *found != scaling) {
             return Err(Error::argument("rope_parameters and rope_scaling differ; they must agree"));
         }
-        scaling = Some(found);
+        found = Some(scaling);
     }
-    Ok((theta.unwrap_or(THETA_DEFAULT), scaling.unwrap_or_default()))
+    let (scaling, carried) = found.unwrap_or_default();
+    Ok(Rope { theta: theta.unwrap_or(THETA_DEFAULT), scaling, carried })
 }
 
-fn scaling_of(parameters: &Map<String, Value>) -> Result<RopeScaling> {
+/// Reads the scaling, and the value that an export carries. Adds the keys that transformers ignores
+/// to `ignored`.
+fn scaling_of(
+    parameters: &Map<String, Value>,
+    config: &Map<String, Value>,
+    ignored: &mut Vec<String>,
+) -> Result<(RopeScaling, Option<Value>)> {
     let reader = Reader(parameters);
     let kinds = [reader.text("rope_type")?, reader.text("type")?];
     let kind = match kinds {
@@ -51,21 +84,29 @@ fn scaling_of(parameters: &Map<String, Value>) -> Result<RopeScaling> {
         [new, old] => new.or(old),
     };
     let number = |key: &str| reader.number(key)?.ok_or_else(|| missing(key));
-    let (scaling, known): (_, &[&str]) = match kind.as_deref() {
-        None | Some("default") => (RopeScaling::None, &[]),
-        Some("linear") => (RopeScaling::Linear { factor: number("factor")? }, &["factor"]),
+    let (scaling, carried, known): (_, _, &[&str]) = match kind.as_deref() {
+        None | Some("default") => (RopeScaling::None, None, &[]),
+        Some("linear") => (RopeScaling::Linear { factor: number("factor")? }, None, &["factor"]),
+        // Up to max_position_embeddings, the longest sequence that is trained on, the frequencies
+        // are not scaled.
+        Some("dynamic") => {
+            let factor = number("factor")?;
+            RopeScaling::Linear { factor }.validate()?;
+            (RopeScaling::None, Some(json!({ "rope_type": "dynamic", "factor": factor })), &["factor"])
+        }
         Some("llama3") => (
             RopeScaling::Llama3 {
                 factor: number("factor")?,
                 low: number("low_freq_factor")?,
                 high: number("high_freq_factor")?,
-                original_positions: reader.required("original_max_position_embeddings")?,
+                original_positions: original_positions(reader, Reader(config))?,
             },
-            &["factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings"],
+            None,
+            &["factor", "low_freq_factor", "high_freq_factor", ORIGINAL],
         ),
         Some(other) => {
             return Err(unsupported(format!(
-                "rope_type is {other:?}; supported are default, linear and llama3"
+                "rope_type is {other:?}; supported are default, linear, dynamic and llama3"
             )));
         }
     };
@@ -73,11 +114,33 @@ fn scaling_of(parameters: &Map<String, Value>) -> Result<RopeScaling> {
         let whole = key == "partial_rotary_factor" && value.as_f64() == Some(1.0);
         let read =
             ["rope_theta", "rope_type", "type"].contains(&key.as_str()) || known.contains(&key.as_str());
-        if !(read || whole || value.is_null()) {
-            return Err(unsupported(format!("{key} is {value}, but this rope_type has no such key")));
+        if read || whole || value.is_null() {
+            continue;
         }
+        if known.is_empty() && SCALING_KEYS.contains(&key.as_str()) {
+            // A factor of 1 has no effect with any type.
+            if value.as_f64() != Some(1.0) {
+                ignored.push(key.clone());
+            }
+            continue;
+        }
+        return Err(unsupported(format!("{key} is {value}, but this rope_type has no such key")));
     }
-    Ok(scaling)
+    Ok((scaling, carried))
+}
+
+const ORIGINAL: &str = "original_max_position_embeddings";
+
+/// The sequence length before scaling, from the parameters or, as transformers 5 reads it, from the
+/// config around them.
+fn original_positions(parameters: Reader, config: Reader) -> Result<usize> {
+    match (parameters.size(ORIGINAL)?, config.size(ORIGINAL)?) {
+        (Some(inner), Some(outer)) if inner != outer => Err(Error::argument(format!(
+            "{ORIGINAL} is {inner} here and {outer} in the config; transformers 4 uses the first, \
+             transformers 5 the second: they must agree"
+        ))),
+        (inner, outer) => inner.or(outer).ok_or_else(|| missing(ORIGINAL)),
+    }
 }
 
 /// Returns the value of `rope_scaling`, without `rope_theta`; both versions of transformers read

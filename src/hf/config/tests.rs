@@ -1,4 +1,5 @@
 use super::*;
+use crate::base::Status;
 use crate::model::RopeScaling;
 
 /// As transformers 4.46 writes it.
@@ -64,15 +65,16 @@ fn unsupported_values_are_refused_with_the_key() {
         ("hidden_act", json!("gelu")),
         ("attention_dropout", json!(0.1)),
         ("rope_scaling", json!({"rope_type": "llama3", "factor": 8.0})),
-        ("rope_scaling", json!({"rope_type": "dynamic", "factor": 8.0})),
+        ("rope_scaling", json!({"rope_type": "dynamic", "factor": 0.5})),
+        ("rope_scaling", json!({"rope_type": "dynamic", "factor": 8.0, "alpha": 1000.0})),
         ("rope_scaling", json!({"type": "yarn", "factor": 8.0})),
         ("rope_scaling", json!({"type": "linear", "rope_type": "default"})),
         ("rope_scaling", json!({"rope_type": "longrope", "short_factor": [1.0]})),
         ("rope_scaling", json!({"rope_type": "linear", "factor": 8.0, "attention_factor": 1.2})),
         ("rope_scaling", json!({"rope_type": "linear", "factor": 0.5})),
-        ("rope_scaling", json!({"rope_type": "default", "factor": 8.0})),
+        ("rope_scaling", json!({"rope_type": "default", "alpha": 8.0})),
         ("rope_parameters", json!({"rope_type": "yarn", "rope_theta": 500000.0})),
-        ("rope_parameters", json!({"factor": 2.0, "rope_theta": 500000.0})),
+        ("rope_parameters", json!({"partial_rotary_factor": 0.5, "rope_theta": 500000.0})),
         ("rope_parameters", json!([1])),
         ("rope_parameters", json!({"rope_theta": 1.0})),
         ("partial_rotary_factor", json!(0.5)),
@@ -81,6 +83,10 @@ fn unsupported_values_are_refused_with_the_key() {
         ("layer_types", json!(["full_attention", "sliding_attention", "full_attention"])),
         ("layer_types", json!(["full_attention", "full_attention", "chunked_attention"])),
         ("quantization_config", json!({"quant_method": "gptq"})),
+        ("quantization", json!({"group_size": 64, "bits": 4})),
+        ("hidden_dropout_prob", json!(0.1)),
+        ("rope_scaling_factor", json!(2.0)),
+        ("experts_per_token", json!(4)),
         ("num_local_experts", json!(8)),
         ("attn_logit_softcapping", json!(50.0)),
         ("logit_scale", json!(0.5)),
@@ -101,6 +107,133 @@ fn unsupported_values_are_refused_with_the_key() {
     ] {
         with(key, value.clone()).unwrap_or_else(|error| panic!("{key}: {value}: {error}"));
     }
+}
+
+/// Keys of PretrainedConfig and GenerationConfig of transformers 4 and 5, and of public models,
+/// that no model's arithmetic reads.
+#[test]
+fn keys_without_arithmetic_are_accepted_in_silence() {
+    for (key, value) in [
+        ("auto_map", json!({"AutoModelForCausalLM": "modeling_x.X"})),
+        ("unk_token_id", json!(0)),
+        ("image_token_id", json!(7)),
+        ("eos_token_ids", json!([1, 2])),
+        ("pad_token", json!("<pad>")),
+        ("_attn_implementation_autoset", json!(true)),
+        ("gradient_checkpointing", json!(true)),
+        ("bad_words_ids", json!([[3]])),
+        ("forced_eos_token_id", json!(2)),
+        ("min_p", json!(0.1)),
+        ("suppress_tokens", json!([1])),
+        ("summary_use_proj", json!(true)),
+        ("task_specific_params", json!({"x": 1})),
+        ("pruned_heads", json!({})),
+        ("model_max_length", json!(4096)),
+        ("seq_length", json!(2048)),
+        ("use_flash_attn", json!(true)),
+        ("tokenizer_padding_side", json!("right")),
+        ("unsloth_fixed", json!(true)),
+        ("paddlenlp_version", json!("2.7")),
+        ("fuse_attention_qkv", json!(true)),
+        ("quantization_config", Value::Null),
+        ("embd_pdrop", json!(0.0)),
+        ("loss_type", json!("ForCausalLM")),
+    ] {
+        let config = with(key, value).unwrap_or_else(|error| panic!("{key}: {error}"));
+        assert!(config.notes.is_empty() && config.json(DType::Bf16).get(key).is_none(), "{key}");
+    }
+}
+
+/// transformers chooses the class by `model_type` alone.
+#[test]
+fn architectures_that_end_with_the_family_are_accepted_with_a_note() {
+    let plain = FolderConfig::parse(V4.as_bytes()).unwrap();
+    assert_eq!(plain.notes, [""; 0]);
+    for name in ["FSDPLlamaForCausalLM", "LLaMAForCausalLM", "UnslothLlamaForCausalLM"] {
+        let found = with("architectures", json!([name])).unwrap();
+        let note =
+            format!("the architecture \"{name}\" is read as LlamaForCausalLM, since model_type is \"llama\"");
+        assert_eq!((found.model, found.notes), (plain.model.clone(), vec![note]));
+    }
+    for (names, words) in [
+        (json!(["LlamaForSequenceClassification"]), "is a classifier"),
+        (json!(["LlamaForTokenClassification"]), "is a classifier"),
+        (json!(["LlamaForQuestionAnswering"]), "marks answers"),
+        (json!(["LlavaForConditionalGeneration"]), "its language model"),
+        (json!(["LlamaModel"]), "without its LM head"),
+        (json!(["Phi3ForCausalLM"]), "set architectures to [\"LlamaForCausalLM\"]"),
+        (json!(["GPT2LMHeadModel"]), "set architectures to"),
+        (json!(["LlamaForCausalLM", "FSDPLlamaForCausalLM"]), "one architecture"),
+        (json!([3]), "must agree"),
+    ] {
+        let error = with("architectures", names.clone()).expect_err(&names.to_string());
+        assert_eq!(error.status(), Status::Unsupported);
+        assert!(error.message().contains(words), "{error}");
+    }
+    assert!(with("model_type", Value::Null).is_ok());
+}
+
+#[test]
+fn text_as_editors_and_python_write_it_is_read() {
+    let plain = FolderConfig::parse(V4.as_bytes()).unwrap();
+    assert_eq!(FolderConfig::parse(&[b"\xef\xbb\xbf", V4.as_bytes()].concat()).unwrap(), plain);
+    let utf16: Vec<u8> = V4.encode_utf16().flat_map(u16::to_le_bytes).collect();
+    let error = FolderConfig::parse(&[b"\xff\xfe", &utf16[..]].concat()).unwrap_err();
+    assert!(error.message().contains("UTF-16"), "{error}");
+
+    let extended =
+        |members: &str| FolderConfig::parse(V4.replacen('{', &format!("{{{members},"), 1).as_bytes());
+    for word in ["NaN", "Infinity", "-Infinity"] {
+        let harmless =
+            format!(r#""temperature": {word}, "_name_or_path": "a \"{word}\" b", "top_p": [{word}]"#);
+        assert_eq!(extended(&harmless).unwrap(), plain);
+        let error = FolderConfig::parse(V4.replace("1e-05", word).as_bytes()).unwrap_err();
+        assert!(error.message().contains(&format!("rms_norm_eps is \"{word}\"")), "{error}");
+    }
+    let error = extended("\"top_p\": NaN, \"a\": nan").unwrap_err();
+    assert!(error.message().contains("not a JSON object"), "{error}");
+}
+
+/// As `RotaryEmbeddingConfigMixin` of transformers 5.24 reads them.
+#[test]
+fn rope_is_read_where_transformers_reads_it() {
+    let plain = FolderConfig::parse(V4.as_bytes()).unwrap().model;
+    // Keys of other types have no effect with type `default`; a factor of 1 is not worth a note.
+    let noted = |value| {
+        let config = with("rope_scaling", value).unwrap();
+        assert_eq!(config.model, plain);
+        config.notes
+    };
+    assert_eq!(noted(json!({"type": "default", "rope_type": "default", "factor": 1.0})), [""; 0]);
+    assert_eq!(
+        noted(json!({"type": "default", "factor": 8.0, "mrope_section": [16, 24, 24]})),
+        [
+            "rope_scaling.factor has no effect with rope_type default",
+            "rope_scaling.mrope_section has no effect with rope_type default"
+        ]
+    );
+    // `dynamic` scales beyond max_position_embeddings, and an export keeps it.
+    let dynamic = with("rope_scaling", json!({"type": "dynamic", "factor": 2.0})).unwrap();
+    assert_eq!((&dynamic.model, &dynamic.notes[..]), (&plain, &[][..]));
+    let written = dynamic.json(DType::Bf16);
+    assert_eq!(written["rope_scaling"], json!({"rope_type": "dynamic", "factor": 2.0}));
+    assert_eq!(FolderConfig::parse(written.to_string().as_bytes()).unwrap(), dynamic);
+
+    let llama3 = |inner: Option<u64>, outer: Option<u64>| {
+        let mut config: Value = serde_json::from_str(V4).unwrap();
+        config["rope_scaling"] = json!({"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0,
+            "high_freq_factor": 4.0, "original_max_position_embeddings": inner});
+        config["original_max_position_embeddings"] = json!(outer);
+        FolderConfig::parse(config.to_string().as_bytes()).map(|config| config.model.rope_scaling)
+    };
+    let expected = RopeScaling::Llama3 { factor: 8.0, low: 1.0, high: 4.0, original_positions: 64 };
+    for (inner, outer) in [(Some(64), None), (None, Some(64)), (Some(64), Some(64))] {
+        assert_eq!(llama3(inner, outer).unwrap(), expected);
+    }
+    assert!(llama3(Some(64), Some(128)).unwrap_err().message().contains("they must agree"));
+    assert!(
+        llama3(None, None).unwrap_err().message().contains("original_max_position_embeddings is missing")
+    );
 }
 
 #[test]

@@ -207,35 +207,235 @@ fn tensors_that_do_not_fit_the_model_are_named() {
     assert!(nan.contains("element 2 of model.layers.0.self_attn.k_proj.weight is NaN"), "{nan}");
 }
 
-#[test]
-fn extra_tensors_of_old_folders_are_ignored() {
+/// Returns the notes after loading tensors of a model under other names and with others. All values
+/// must be those of the original names.
+fn notes(model: &ModelConfig, rename: impl Fn(&str) -> String, extra: Vec<Tensor>) -> Vec<String> {
     let dir = tempfile::tempdir().unwrap();
-    let model = model(true);
-    let mut tensors = tensors_of(&model, Dtype::BF16);
-    tensors.push(tensor("model.layers.0.self_attn.rotary_emb.inv_freq", &[2], Dtype::F32));
-    let mut head = tensor("model.embed_tokens.weight", &[16, 8], Dtype::BF16);
-    head.name = "lm_head.weight".to_owned();
-    tensors.push(head);
+    let mut tensors = tensors_of(model, Dtype::BF16);
+    tensors.iter_mut().for_each(|tensor| tensor.name = rename(&tensor.name));
+    tensors.extend(extra);
     save(&dir.path().join(SINGLE), &tensors);
-    assert_eq!(load(dir.path(), &model).unwrap().len(), Layout::new(&model).tensors().count());
-    tensors.last_mut().unwrap().bytes[0] ^= 1;
+    for (name, values) in load(dir.path(), model).unwrap() {
+        assert!(values.iter().enumerate().all(|(e, &found)| found == value(&name, e)), "{name}");
+    }
+    Weights::open(dir.path(), &Layout::new(model)).unwrap().notes().to_vec()
+}
+
+/// Without `model.`, and with one more, as transformers does; wrappers, which transformers does not
+/// know, as their origin wrote them.
+#[test]
+fn other_spellings_of_names_are_read_with_a_note() {
+    let without = |name: &str| name.trim_start_matches("model.").to_owned();
+    for tied in [false, true] {
+        let model = model(tied);
+        assert_eq!(notes(&model, str::to_owned, vec![]), [""; 0]);
+        assert_eq!(notes(&model, without, vec![]), ["names without `model.` are read as those with it"]);
+        let once_more = notes(&model, |name| format!("model.{name}"), vec![]);
+        assert_eq!(once_more, ["`model.` in front of names is left out"]);
+        let saved = |wrapper: &str, origin| {
+            format!("`{wrapper}` in names of tensors is left out (saved from {origin})")
+        };
+        for (wrapper, origin) in [
+            ("_orig_mod.", "torch.compile"),
+            ("module.", "DataParallel"),
+            ("base_model.model.", "PEFT"),
+            ("pretrained_model.", "TRL"),
+            ("language_model.", "a multimodal model"),
+            ("model.language_model.", "a multimodal model"),
+        ] {
+            let expected = [saved(wrapper, origin)];
+            assert_eq!(notes(&model, |name| format!("{wrapper}{name}"), vec![]), expected);
+            assert_eq!(notes(&model, |name| format!("{wrapper}{}", without(name)), vec![]), expected);
+        }
+        let inner = |name: &str| name.replace("layers.1.", "layers.1._fsdp_wrapped_module._orig_mod.");
+        let expected = [saved("_fsdp_wrapped_module.", "FSDP"), saved("_orig_mod.", "torch.compile")];
+        assert_eq!(notes(&model, inner, vec![]), expected);
+        // Newer multimodal models have the head outside.
+        let multimodal = |name: &str| match name.strip_prefix("model.") {
+            Some(name) => format!("model.language_model.{name}"),
+            None => name.to_owned(),
+        };
+        assert_eq!(notes(&model, multimodal, vec![]), [saved("model.language_model.", "a multimodal model")]);
+    }
+}
+
+#[test]
+fn two_spellings_of_one_tensor_are_refused() {
+    let model = model(false);
+    let mut tensors = tensors_of(&model, Dtype::BF16);
+    tensors.push(tensor("_orig_mod.model.norm.weight", &[8], Dtype::BF16));
+    let error = refusal(&tensors, &model);
+    assert!(error.message().contains("model.norm.weight is _orig_mod.model.norm.weight in "), "{error}");
+}
+
+/// Tensors that transformers ignores, with a warning or without.
+#[test]
+fn tensors_of_training_and_of_other_heads_are_left_out_with_a_note() {
+    let one = |name: &str| tensor(name, &[2], Dtype::F32);
+    for (names, note) in [
+        (
+            &["model.layers.0.self_attn._extra_state"][..],
+            "1 tensor is left out: model.layers.0.self_attn._extra_state (state of TransformerEngine)",
+        ),
+        (
+            &["v_head.summary.bias", "v_head.summary.weight"],
+            "2 tensors are left out, e.g. v_head.summary.bias (part of a value head; an export has none)",
+        ),
+        (
+            &["score.weight"],
+            "1 tensor is left out: score.weight (the head of a classifier; an export has none)",
+        ),
+        (
+            &["model.layers.0.self_attn.rotary_emb.inv_freq", "model.layers.1.self_attn.rotary_emb.inv_freq"],
+            "2 tensors are left out, e.g. model.layers.0.self_attn.rotary_emb.inv_freq (rotary frequencies are \
+             computed from config.json)",
+        ),
+        (
+            &["model.layers.0.self_attn.masked_bias"],
+            "1 tensor is left out: model.layers.0.self_attn.masked_bias (a constant of attention)",
+        ),
+    ] {
+        let extra = names.iter().map(|name| one(name)).collect();
+        assert_eq!(notes(&model(true), str::to_owned, extra), [note]);
+    }
+}
+
+#[test]
+fn a_copy_of_the_tied_embedding_is_accepted_in_every_dtype() {
+    let model = model(true);
+    let head = |dtype| {
+        let mut head = tensor("model.embed_tokens.weight", &[16, 8], dtype);
+        head.name = HEAD.to_owned();
+        head
+    };
+    for dtype in [Dtype::BF16, Dtype::F16, Dtype::F32] {
+        assert_eq!(notes(&model, str::to_owned, vec![head(dtype)]), [""; 0]);
+        let mut tensors = tensors_of(&model, Dtype::BF16);
+        let mut other = head(dtype);
+        *other.bytes.last_mut().unwrap() ^= 1;
+        tensors.push(other);
+        assert!(refusal(&tensors, &model).message().contains("lm_head.weight differs"));
+    }
+    let mut tensors = tensors_of(&model, Dtype::BF16);
+    tensors.push(tensor(HEAD, &[15, 8], Dtype::F32));
     assert!(refusal(&tensors, &model).message().contains("lm_head.weight differs"));
 }
 
 #[test]
-fn an_error_names_weight_files_of_another_format() {
+fn missing_tensors_are_counted_and_explained() {
+    let model = model(false);
+    let change = |edit: &dyn Fn(&mut Vec<Tensor>)| {
+        let mut tensors = tensors_of(&model, Dtype::BF16);
+        edit(&mut tensors);
+        refusal(&tensors, &model).to_string()
+    };
+    let head = change(&|tensors| tensors.retain(|t| t.name != HEAD));
+    assert!(head.contains("lm_head.weight is missing") && head.contains("tie_word_embeddings"), "{head}");
+    let fused = change(&|tensors| {
+        tensors.retain(|t| !t.name.contains("gate_proj") && !t.name.contains("up_proj"));
+        tensors.push(tensor("model.layers.0.mlp.gate_up_proj.weight", &[24, 8], Dtype::BF16));
+    });
+    assert!(
+        fused.contains(
+            "4 of the model's 21 tensors are missing from the weights, e.g. model.layers.0.mlp.gate_proj.weight; \
+             they have model.layers.0.mlp.gate_up_proj.weight"
+        ),
+        "{fused}"
+    );
+    let fewer = change(&|tensors| tensors.retain(|t| !t.name.contains("layers.1.")));
+    assert!(fewer.contains("have 1 layer, but num_hidden_layers of config.json is 2"), "{fewer}");
+    let more =
+        change(&|tensors| tensors.push(tensor("model.layers.2.mlp.up_proj.weight", &[12, 8], Dtype::BF16)));
+    assert!(more.contains("have 3 layers, but num_hidden_layers of config.json is 2"), "{more}");
+}
+
+#[test]
+fn unmerged_and_quantized_weights_are_refused_with_the_remedy() {
+    let model = model(false);
+    let with = |name: &str, dtype| {
+        let mut tensors = tensors_of(&model, Dtype::BF16);
+        let bytes = vec![0; 64 * dtype_bytes(dtype)];
+        tensors.push(Tensor { name: name.to_owned(), shape: vec![8, 8], dtype, bytes });
+        refusal(&tensors, &model)
+    };
+    for name in [
+        "base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight",
+        "base_model.model.model.layers.0.self_attn.q_proj.base_layer.weight",
+        "base_model.model.lm_head.modules_to_save.default.weight",
+    ] {
+        let error = with(name, Dtype::F32);
+        assert_eq!(error.status(), Status::Unsupported);
+        assert!(error.message().contains(name) && error.message().contains("merge_and_unload"), "{error}");
+    }
+    for name in
+        ["qweight", "weight_packed", "scales", "weight_scale_inv", "weight.quant_state.bitsandbytes__nf4"]
+    {
+        let name = format!("model.layers.0.self_attn.q_proj.{name}");
+        let error = with(&name, Dtype::I32);
+        assert_eq!(error.status(), Status::Unsupported);
+        assert!(error.message().contains(&name) && error.message().contains("dequantize()"), "{error}");
+    }
+    for dtype in [Dtype::U8, Dtype::I8, Dtype::F8_E4M3] {
+        let mut tensors = tensors_of(&model, Dtype::BF16);
+        tensors[2] = Tensor { name: tensors[2].name.clone(), shape: vec![8, 8], dtype, bytes: vec![0; 64] };
+        let error = refusal(&tensors, &model);
+        assert!(error.message().contains(&format!("has dtype {dtype:?}")), "{error}");
+        assert!(error.message().contains("dequantize()"), "{error}");
+    }
+}
+
+fn dtype_bytes(dtype: Dtype) -> usize {
+    dtype.bitsize() / 8
+}
+
+/// A complete set is read; of an incomplete one, the missing files are listed.
+#[test]
+fn shards_without_an_index_are_read_if_all_are_there() {
     let dir = tempfile::tempdir().unwrap();
-    let error = Weights::open(dir.path(), &Layout::new(&model(true))).unwrap_err();
-    assert_eq!(error.status(), Status::NotFound);
-    std::fs::write(dir.path().join("pytorch_model.bin"), "").unwrap();
-    let error = Weights::open(dir.path(), &Layout::new(&model(true))).unwrap_err();
-    assert!(error.status() == Status::Unsupported && error.message().contains("pytorch_model.bin"));
+    let model = model(false);
+    let mut tensors = tensors_of(&model, Dtype::BF16);
+    let shard = |number: usize, count: usize| format!("model-{number:05}-of-{count:05}.safetensors");
+    for number in (1..=3).rev() {
+        save(&dir.path().join(shard(number, 3)), &tensors.split_off((number - 1) * 7));
+    }
+    assert_eq!(load(dir.path(), &model).unwrap().len(), 21);
+    let notes = Weights::open(dir.path(), &Layout::new(&model)).unwrap().notes().to_vec();
+    assert_eq!(
+        notes,
+        ["model.safetensors.index.json is missing; the 3 weight files, a complete set, are read"]
+    );
+
+    let refused = |words: &str| {
+        let error = load(dir.path(), &model).unwrap_err();
+        assert_eq!(error.status(), Status::NotFound);
+        assert!(error.message().contains(words), "{error}");
+    };
+    std::fs::remove_file(dir.path().join(shard(2, 3))).unwrap();
+    refused(
+        "has no model.safetensors.index.json, and 1 of 3 weight files are missing: model-00002-of-00003.safetensors",
+    );
+    save(&dir.path().join(shard(2, 4)), &[]);
+    refused("has weight files of several sets");
+}
+
+#[test]
+fn an_adapter_next_to_weights_is_reported() {
+    let dir = tempfile::tempdir().unwrap();
+    let model = model(true);
+    save(&dir.path().join(SINGLE), &tensors_of(&model, Dtype::BF16));
+    std::fs::write(dir.path().join("adapter_config.json"), "{}").unwrap();
+    let notes = Weights::open(dir.path(), &Layout::new(&model)).unwrap().notes().to_vec();
+    assert_eq!(
+        notes,
+        [
+            "adapter_config.json describes an adapter, which is not applied: only the folder's own weights are read"
+        ]
+    );
 }
 
 /// Returns the bytes of all tensors of a folder, by name.
 fn data(folder: &Path) -> BTreeMap<String, Vec<u8>> {
-    let (paths, _) = sources(folder).unwrap();
-    let files = paths.into_iter().map(|path| WeightFile::open(path).unwrap());
+    let files = sources(folder).unwrap().paths.into_iter().map(|path| WeightFile::open(path).unwrap());
     files
         .flat_map(|file| {
             let bytes = |name: &String| file.bytes[file.header.tensor(name).unwrap().0].to_vec();

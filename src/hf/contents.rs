@@ -1,0 +1,164 @@
+//! Folders and files that are not a model, or not yet: each is called by its name, with what to do.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use serde_json::Value;
+
+use crate::base::{Error, Name, Result, Status};
+use crate::hf::family::unsupported;
+use crate::hf::{INDEX, SINGLE};
+
+/// Name of the file that describes an adapter of PEFT.
+pub const ADAPTER: &str = "adapter_config.json";
+
+/// Ways from another format to safetensors.
+const SAVE: &str = "load it with AutoModelForCausalLM of transformers and save it with save_pretrained";
+const LLAMA: &str = "take the model's folder for transformers, or convert this one with transformers' \
+                     convert_llama_weights_to_hf.py";
+const MISTRAL: &str = "download the model's files for transformers, too (config.json, model*.safetensors), or convert \
+                       these with transformers' convert_mistral_weights_to_hf.py";
+const GGUF: &str = "take the model's folder with safetensors, or load this one in transformers (from_pretrained with \
+                    gguf_file) and save it with save_pretrained";
+const ZERO: &str = "run that script with its option safe_serialization, and copy config.json and the tokenizer to \
+                    the new folder";
+const FSDP: &str = "merge it with `accelerate merge-weights`";
+const OTHER: &str = "take the model's folder for transformers";
+
+/// Files of other formats (`*` stands for any text), the format's name, and what to do.
+const FORMATS: [(&str, &str, &str); 12] = [
+    ("*.gguf", "GGUF, the format of llama.cpp", GGUF),
+    ("consolidated*.safetensors", "Mistral's own format", MISTRAL),
+    ("consolidated*.pth", "Meta's own format", LLAMA),
+    ("weights.npz", "the format of MLX", OTHER),
+    ("weights.*.safetensors", "the format of MLX", OTHER),
+    ("zero_to_fp32.py", "a checkpoint of DeepSpeed", ZERO),
+    ("*.distcp", "a checkpoint of FSDP", FSDP),
+    ("pytorch_model_fsdp*", "a checkpoint of FSDP", FSDP),
+    ("model_index.json", "a pipeline of diffusers", "take a language model"),
+    ("*.onnx", "the format ONNX", OTHER),
+    ("lit_model.pth", "the format of LitGPT", "convert it with `litgpt convert_from_litgpt`"),
+    ("*.nemo", "the format of NeMo", "convert it with NeMo's scripts for Hugging Face"),
+];
+
+/// Files of weights next to a `config.json`, and what to do.
+const WEIGHT_FILES: [(&str, &str); 6] = [
+    ("pytorch_model*.bin*", SAVE),
+    ("tf_model*.h5*", SAVE),
+    ("flax_model*.msgpack*", SAVE),
+    ("model*.pt*", SAVE),
+    ("*.ckpt", SAVE),
+    ("*.safetensors", "rename it to model.safetensors if it has all weights"),
+];
+
+/// Names of the files and folders in a folder, sorted; none if it cannot be read.
+pub fn names(folder: &Path) -> Vec<String> {
+    let entries = fs::read_dir(folder).into_iter().flatten().flatten();
+    let mut names: Vec<_> = entries.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect();
+    names.sort();
+    names
+}
+
+/// Refuses the pointer that Git stores in place of a large file.
+pub fn refuse_pointer(path: &Path, bytes: &[u8]) -> Result<()> {
+    if !bytes.starts_with(b"version https://git-lfs.github.com/spec/") {
+        return Ok(());
+    }
+    Err(Error::new(
+        Status::BadFormat,
+        format!(
+            "{} is a Git LFS pointer, not the file: run `git lfs pull` in its folder, or download the file",
+            path.display()
+        ),
+    ))
+}
+
+/// The error for a folder without `config.json`.
+pub fn no_config(folder: &Path) -> Error {
+    let none = || Error::reading(&folder.join("config.json"), &io::Error::from(io::ErrorKind::NotFound));
+    another_format(folder).or_else(|| below(folder)).unwrap_or_else(none)
+}
+
+/// The error for a folder without safetensors of transformers.
+pub fn no_weights(folder: &Path) -> Error {
+    let legacy = || {
+        let (file, remedy) = WEIGHT_FILES.iter().find_map(|(p, remedy)| Some((first(folder, p)?, remedy)))?;
+        Some(unsupported(format!(
+            "{} has its weights in {file}, not in {SINGLE}: {remedy}",
+            folder.display()
+        )))
+    };
+    another_format(folder).or_else(legacy).unwrap_or_else(|| {
+        Error::new(
+            Status::NotFound,
+            format!(
+                "{} has neither {SINGLE} nor {INDEX}; to start from random weights, use {}",
+                folder.display(),
+                Name::Fresh
+            ),
+        )
+    })
+}
+
+/// The error for a folder of another format.
+fn another_format(folder: &Path) -> Option<Error> {
+    if let Ok(text) = fs::read(folder.join(ADAPTER)) {
+        let keys: Value = serde_json::from_slice(&text).unwrap_or_default();
+        let base = keys["base_model_name_or_path"].as_str().unwrap_or("a model that is not named");
+        return Some(unsupported(format!(
+            "{} is an adapter (LoRA) of {base}, not a model: merge it first, with merge_and_unload() of peft and \
+             then save_pretrained",
+            folder.display()
+        )));
+    }
+    let (file, format, remedy) =
+        FORMATS.iter().find_map(|&(p, format, remedy)| Some((first(folder, p)?, format, remedy)))?;
+    Some(unsupported(format!("{} has {file}: {format}; {remedy}", folder.display())))
+}
+
+/// The error for a folder above a model: of Trainer's checkpoints, the Hugging Face cache, or a
+/// download.
+fn below(folder: &Path) -> Option<Error> {
+    let is_model = |path: &PathBuf| path.join("config.json").is_file();
+    let children =
+        |folder: &Path| names(folder).into_iter().map(|name| folder.join(name)).collect::<Vec<_>>();
+    let nested = |path: &PathBuf| children(&path.join("snapshots"));
+    let mut levels =
+        [children(folder), nested(&folder.to_owned()), children(folder).iter().flat_map(nested).collect()]
+            .into_iter()
+            .map(|level| level.into_iter().filter(is_model).collect::<Vec<_>>());
+    let mut models = levels.find(|models| !models.is_empty())?;
+    models.sort_by_key(|path| trailing_number(path));
+    let last = models.last()?.display();
+    let message = match models.len() {
+        1 => format!("the model is in {last}; give that folder"),
+        count => format!("{count} folders below have one; give one of them, e.g. {last}"),
+    };
+    Some(Error::new(Status::NotFound, format!("{} has no config.json: {message}", folder.display())))
+}
+
+/// The number at the end of a name, as in `checkpoint-500`.
+fn trailing_number(path: &Path) -> Option<u64> {
+    let name = path.file_name()?.to_str()?;
+    name[name.trim_end_matches(|c: char| c.is_ascii_digit()).len()..].parse().ok()
+}
+
+/// The first file of a folder that matches a pattern.
+fn first(folder: &Path, pattern: &str) -> Option<String> {
+    names(folder).into_iter().find(|name| matches(name, pattern))
+}
+
+/// Matches the parts of a pattern between its `*` in order, the first at the beginning and the last
+/// at the end.
+fn matches(name: &str, pattern: &str) -> bool {
+    match pattern.split_once('*') {
+        None => name == pattern,
+        Some((start, rest)) => name.strip_prefix(start).is_some_and(|tail| {
+            tail.char_indices().map(|(at, _)| at).chain([tail.len()]).any(|at| matches(&tail[at..], rest))
+        }),
+    }
+}
+
+#[cfg(test)]
+mod tests;
