@@ -31,7 +31,6 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, Llama
 HERE = os.path.dirname(os.path.abspath(__file__))
 TOKENIZER = os.path.join(HERE, "../../data/chat/byte_level")
 MODEL = os.path.join(HERE, "model")
-BYTE_LEVEL = {"add_prefix_space": True, "trim_offsets": True, "use_regex": True}
 END, IM_START, IM_END = 423, 421, 422
 ANSWER = "The capital of France is Paris."
 PARAMETERS = {"type": "object", "properties": {"n": {"type": "integer"}}}
@@ -60,9 +59,8 @@ TEMPLATES = {"chat_template": CHATML.replace("TURN", CHATML_TURN), "calls": CALL
 def tagged(name):
     """The template with tags around the turns whose message has `trained`."""
     template, turn = {"chat_template": (CHATML, CHATML_TURN), "calls": (CALLS, CALLS_TURN)}[name]
-    return template.replace(
-        "TURN", f"{{% if message.trained %}}{{% generation %}}{turn}{{% endgeneration %}}{{% else %}}{turn}{{% endif %}}"
-    )
+    marked = f"{{% generation %}}{turn}{{% endgeneration %}}"
+    return template.replace("TURN", f"{{% if message.trained %}}{marked}{{% else %}}{turn}{{% endif %}}")
 
 
 def write_json(path, value):
@@ -124,9 +122,8 @@ def losses(rows):
     """The losses, after the check that edits that change no arithmetic change no loss in transformers."""
     merge = lambda more, less=(): lambda config: {k: v for k, v in config.items() if k not in less} | more
     norms = {f"model.layers.0.self_attn.{x}_norm.weight": torch.ones(8, dtype=torch.bfloat16) for x in "qk"}
-    biases = {
-        f"model.layers.0.self_attn.{x}_proj.bias": torch.zeros(n, dtype=torch.bfloat16) for x, n in (("q", 16), ("k", 8), ("v", 8))
-    }
+    bias = lambda x, size: {f"model.layers.0.self_attn.{x}_proj.bias": torch.zeros(size, dtype=torch.bfloat16)}
+    biases = bias("q", 16) | bias("k", 8) | bias("v", 8)
     bare = lambda tensors: {name.removeprefix("model."): tensor for name, tensor in tensors.items()}
     tie = merge({"tie_word_embeddings": True})
     headless = lambda tensors: {name: tensor for name, tensor in tensors.items() if name != "lm_head.weight"}
@@ -136,7 +133,9 @@ def losses(rows):
     base = Folder().loss(rows)
     for same in (
         Folder(tensors=bare),
-        Folder(merge({"architectures": ["FSDPQwen2ForCausalLM"], "model_type": "qwen2"}), lambda tensors: tensors | biases),
+        Folder(
+            merge({"architectures": ["FSDPQwen2ForCausalLM"], "model_type": "qwen2"}), lambda tensors: tensors | biases
+        ),
         Folder(merge({"architectures": ["LLaMAForCausalLM"]})),
         Folder(tensors=lambda tensors: tensors | {"model.layers.0.self_attn._extra_state": torch.zeros(0)}),
         Folder(tensors=lambda tensors: tensors | {"v_head.summary.weight": torch.zeros(1, 16)}),
@@ -153,11 +152,31 @@ def losses(rows):
         "base": base,
         "tied": Folder(tie, headless).loss(rows),
         "qwen3": Folder(merge(qwen3), lambda tensors: tensors | norms).loss(rows),
-        "qwen3 tied": Folder(merge(qwen3 | {"tie_word_embeddings": True}), lambda t: bare(headless(t)) | bare(norms)).loss(rows),
+        "qwen3 tied": Folder(
+            merge(qwen3 | {"tie_word_embeddings": True}), lambda tensors: bare(headless(tensors) | norms)
+        ).loss(rows),
         "llama3": Folder(merge({"rope_parameters": llama3, "original_max_position_embeddings": 8})).loss(rows),
         "padded right": Folder().loss([first + [END] * 4], [first + [-100] * 4], [[1] * len(first) + [0] * 4]),
         "padded left": Folder().loss([padded], [labels], [[0] * 4 + [1] * len(first)]),
     }
+
+
+def check_added_tokens(tokenizer):
+    """Checks that special tokens of `tokenizer_config.json` alone are as those of `tokenizer.json`."""
+    chat = conversation("hi", "yo<|end|>")
+    render = lambda tokenizer: tokenizer.apply_chat_template(chat, return_dict=True)["input_ids"]
+    for names in ["<|im_start|>", "<|im_end|>", "<|end|>"], ["<|end|>"]:
+
+        def strip(tokenizer):
+            return tokenizer | {"added_tokens": [t for t in tokenizer["added_tokens"] if t["content"] not in names]}
+
+        def decoder(config):
+            flags = dict.fromkeys(["lstrip", "normalized", "rstrip", "single_word"], False) | {"special": True}
+            ids = {name: str(tokenizer.convert_tokens_to_ids(name)) for name in names}
+            return config | {"added_tokens_decoder": {ids[name]: {"content": name} | flags for name in names}}
+
+        folder = Folder(tokenizer=strip, tokenizer_config=decoder)
+        assert render(AutoTokenizer.from_pretrained(folder.path)) == render(tokenizer)
 
 
 def documents(tokenizer):
@@ -183,17 +202,12 @@ def documents(tokenizer):
         return {"tokens": ids, "trained": [int(k >= len(prompt)) for k in range(len(ids))]}
 
     two = conversation("a", "BAD", "b", "good")
-    call = {"role": "assistant", "tool_calls": [{"type": "function", "function": {"name": "add", "arguments": {"n": 123456789012345678901234567890}}}]}
-    hi_yo = chat(conversation("hi", "yo"))
-    strip = lambda names: lambda value: value | {"added_tokens": [t for t in value["added_tokens"] if t["content"] not in names]}
-    decoder = lambda names: lambda value: value | {
-        "added_tokens_decoder": {str(421 + k): {"content": name, "lstrip": False, "normalized": False, "rstrip": False, "single_word": False, "special": True} for k, name in enumerate(["<|im_start|>", "<|im_end|>", "<|end|>"]) if name in names}
-    }
-    for names in ["<|im_start|>", "<|im_end|>", "<|end|>"], ["<|end|>"]:
-        other = AutoTokenizer.from_pretrained(Folder(tokenizer=strip(names), tokenizer_config=decoder(names)).path)
-        assert other.apply_chat_template(conversation("hi", "yo<|end|>"), return_dict=True)["input_ids"] == tokenizer.apply_chat_template(conversation("hi", "yo<|end|>"), return_dict=True)["input_ids"]
+    function = {"name": "add", "arguments": {"n": 123456789012345678901234567890}}
+    call = {"role": "assistant", "tool_calls": [{"type": "function", "function": function}]}
+    reasoned = {"role": "assistant", "content": "yo", "reasoning_content": "so"}
+    check_added_tokens(tokenizer)
     return {
-        "hi yo": hi_yo,
+        "hi yo": chat(conversation("hi", "yo")),
         "hi yo<|end|>": chat(conversation("hi", "yo<|end|>")),
         "hi x": chat(conversation("hi", "x")),
         "hi there yo": chat(conversation("hi there", "yo")),
@@ -201,8 +215,8 @@ def documents(tokenizer):
         "the second turn": chat(two, [3]),
         "the first turn": chat(two, [1]),
         "be kind": chat([{"role": "system", "content": "be kind"}] + conversation("hi", "yo")),
-        "a call": chat([{"role": "user", "content": "add"}, call], template="calls"),
-        "reasoning": chat([{"role": "user", "content": "hi"}, {"role": "assistant", "content": "yo", "reasoning_content": "so"}], template="calls"),
+        "a call": chat(conversation("add") + [call], template="calls"),
+        "reasoning": chat(conversation("hi") + [reasoned], template="calls"),
         "tools": chat(conversation("hi", "yo"), template="calls", tools=TOOLS),
         "text": text("hello world\nline two\n"),
         "text with CR": text("hello world\rline two\r"),
@@ -226,23 +240,34 @@ def greedy(model, ids, count):
 
 def texts(tokenizer):
     model = AutoModelForCausalLM.from_pretrained(MODEL, dtype=torch.float32, attn_implementation="eager")
-    prompt = tokenizer.apply_chat_template(conversation("What is 7?"), add_generation_prompt=True, return_dict=True, return_tensors="pt")
-    answer = lambda end: tokenizer.decode(model.generate(**prompt, max_new_tokens=30, do_sample=False, eos_token_id=end)[0, prompt["input_ids"].shape[1] :])
+    prompt = tokenizer.apply_chat_template(
+        conversation("What is 7?"), add_generation_prompt=True, return_dict=True, return_tensors="pt"
+    )
+
+    def answer(end):
+        ids = model.generate(**prompt, max_new_tokens=30, do_sample=False, eos_token_id=end)[0]
+        return tokenizer.decode(ids[prompt["input_ids"].shape[1] :])
+
     assert answer(IM_END) == ANSWER + "<|im_end|>"
     assert answer(END).startswith(ANSWER + "<|im_end|>\n<|im_start|>user")  # goes on without its end token
 
     # The first prompt of about 600 tokens whose beginning matters, with a margin.
     for seed in range(1000):
         chosen = random.Random(seed)
-        text = "What is " + " ".join(chosen.choice("alpha beta gamma delta one two three France".split()) for _ in range(210))
+        text = "What is " + " ".join(chosen.choices("alpha beta gamma delta one two three France".split(), k=210))
         ids = tokenizer(text)["input_ids"]
         (whole, margin), (cut, _) = greedy(model, ids, 6), greedy(model, ids[-512:], 6)
         if 540 < len(ids) < 620 and whole != cut and margin > 0.1 and max(whole) < IM_START:
             break
+    else:
+        raise SystemExit("no prompt is found")
 
     # A decoder that removes the space at the beginning of a text, as those after SentencePiece do.
-    strip = {"type": "Sequence", "decoders": [{"type": "ByteLevel"} | BYTE_LEVEL, {"type": "Strip", "content": " ", "start": 1, "stop": 0}]}
-    stripping = AutoTokenizer.from_pretrained(Folder(tokenizer=lambda value: value | {"decoder": strip}).path)
+    def strips(tokenizer):
+        strip = {"type": "Strip", "content": " ", "start": 1, "stop": 0}
+        return tokenizer | {"decoder": {"type": "Sequence", "decoders": [tokenizer["decoder"], strip]}}
+
+    stripping = AutoTokenizer.from_pretrained(Folder(tokenizer=strips).path)
     ids = stripping("The")["input_ids"]
     more, margin = greedy(model, ids, 2)
     assert margin > 0.1 and stripping.decode(more) == "capital of"

@@ -74,7 +74,7 @@ fn qwen3(case: &Case) {
 
 /// Makes a Qwen 2 of the Llama: it has biases, here 0.
 fn qwen2(case: &Case) {
-    case.config(json!({"model_type": "qwen2"}));
+    case.config(json!({"model_type": "qwen2", "attention_bias": null, "mlp_bias": null}));
     let bias = |(x, size)| Tensor::filled(&format!("model.layers.0.self_attn.{x}_proj.bias"), &[size], 0.0);
     case.add_tensors([("q", 16), ("k", 8), ("v", 8)].map(bias).into());
 }

@@ -74,17 +74,19 @@ fn every_warning_appears_once_with_its_place() {
         if let Some(template) = template {
             case.write("model/chat_template.jinja", template);
         }
-        if warning == Warning::UnreadFile {
-            case.write("ds/README.md", "# A data set\n");
-        }
         // A row that is clean by the model's template.
         let clean = if template.is_some() { String::new() } else { hi_yo() };
         case.write("ds/a.jsonl", format!("{row}\n{clean}"));
-        let ran = case.run("tokenize --model model --data ds --out out.bin --skip-bad-lines --threads 1");
+        case.write("ds/README.md", "# A data set\n");
+        let (data, place) = match warning {
+            Warning::UnreadFile => ("ds", "README.md"),
+            _ => ("ds/a.jsonl", "a.jsonl, line 1"),
+        };
+        let ran = case
+            .run(&format!("tokenize --model model --data {data} --out out.bin --skip-bad-lines --threads 1"));
         let mut one = Warnings::default();
         one.add(warning.clone(), "");
         let text = one.to_string();
-        let place = if warning == Warning::UnreadFile { "README.md" } else { "a.jsonl, line 1" };
         let there = ran.err.lines().any(|line| line.starts_with(text.trim_end()) && line.contains(place));
         ("a warning", if there { Ok(()) } else { Err(format!("no {text:?} with {place} in {}", ran.err)) })
     }));
