@@ -22,8 +22,8 @@ fn strip(case: &Case, names: &[&str]) -> Vec<(u64, String)> {
 /// Writes special tokens into `tokenizer_config.json`, as transformers does.
 fn decoder(case: &Case, tokens: &[(u64, String)]) {
     let token = |content: &str| {
-        json!({"content": content, "lstrip": false, "normalized": false, "rstrip": false, "single_word": false,
-               "special": true})
+        json!({"content": content, "lstrip": false, "rstrip": false, "normalized": false,
+               "single_word": false, "special": true})
     };
     let tokens: Value = tokens.iter().map(|(id, content)| (id.to_string(), token(content))).collect();
     case.set("model/tokenizer_config.json", json!({"added_tokens_decoder": tokens}));
@@ -79,9 +79,8 @@ fn answers(name: &str, case: &Case, model: &str) {
 /// Trains a step that changes nothing and exports to `tuned`.
 fn export(case: &Case, more: &str) {
     case.write("data.jsonl", hi_yo().repeat(4));
-    let line = "train --model model --data data.jsonl --seq-len 16 --micro-batch 4 --steps 1 --lr 0 --warmup 0 -q \
-                --threads 1 --out tuned";
-    case.run(&format!("{line} {more}")).well();
+    let line = "train --model model --data data.jsonl --seq-len 16 --micro-batch 4 --steps 1 --threads 1 -q";
+    case.run(&format!("{line} --lr 0 --warmup 0 --out tuned {more}")).well();
 }
 
 #[test]
@@ -130,7 +129,7 @@ fn a_turn_without_an_end_token_is_reported() {
 }
 
 #[test]
-fn a_prompt_is_used_whole_or_its_cut_is_said() {
+fn a_prompt_is_used_whole_or_its_cut_is_reported() {
     let prompt = expected(&["texts", "prompt"]);
     let arguments = ["--prompt", prompt.as_str().unwrap(), "--tokens", "6"];
     let continuation = expected(&["texts", "continuation"]);
@@ -161,8 +160,8 @@ fn a_resumed_run_calls_the_model_by_its_name() {
     let case = Case::new();
     fs::rename(case.path("model"), case.path("fox-7b")).unwrap();
     case.write("tok.jsonl", json!({"tokens": (0..64).collect::<Vec<u32>>()}).to_string());
-    let line = "train --model fox-7b --data tok.jsonl --seq-len 16 --micro-batch 1 --steps 1 --checkpoint-dir run -q";
-    case.run(&format!("{line} --threads 1")).well();
+    let line = "train --model fox-7b --data tok.jsonl --seq-len 16 --micro-batch 1 --steps 1 --threads 1 -q";
+    case.run(&format!("{line} --checkpoint-dir run")).well();
     let ran =
         case.run("train --resume run --steps 2 --resume-change steps,warmup --threads 1 --verbose").well();
     assert!(ran.err.contains("fox-7b") && !ran.err.contains("tiny"), "r_resume_label: {}", ran.err);
@@ -171,10 +170,11 @@ fn a_resumed_run_calls_the_model_by_its_name() {
 #[test]
 fn a_stream_goes_on_over_windows_without_a_target() {
     let case = Case::new();
-    let row = json!({"input_ids": ([&[1; 40][..], &[5, 6]].concat()), "labels": ([&[-100; 40][..], &[5, 6]].concat())});
+    let behind = |first: i32| [&[first; 40][..], &[5, 6]].concat();
+    let row = json!({"input_ids": behind(1), "labels": behind(-100)});
     case.write("data.jsonl", format!("{row}\n").repeat(8));
-    let line = "train --model model --data data.jsonl --seq-len 8 --micro-batch 1 --steps 12 --pack stream --threads 1";
-    case.run(&format!("{line} -q --log log.jsonl")).well();
+    let line = "train --model model --data data.jsonl --seq-len 8 --micro-batch 1 --steps 12 --threads 1 -q";
+    case.run(&[line, "--log", "log.jsonl", "--pack", "stream"].join(" ")).well();
     let log = String::from_utf8(case.read("log.jsonl")).unwrap();
     assert_eq!(log.lines().count(), 12, "t_stream_masked_window");
 }

@@ -249,7 +249,7 @@ def texts(tokenizer):
         return tokenizer.decode(ids[prompt["input_ids"].shape[1] :])
 
     assert answer(IM_END) == ANSWER + "<|im_end|>"
-    assert answer(END).startswith(ANSWER + "<|im_end|>\n<|im_start|>user")  # goes on without its end token
+    assert answer(END).startswith(ANSWER + "<|im_end|>\n<|im_start|>user")  # it needs its end token
 
     # The first prompt of about 600 tokens whose beginning matters, with a margin.
     for seed in range(1000):

@@ -158,8 +158,8 @@ impl Case {
     /// Trains a step with lr 0 on the rows of `tok.jsonl`.
     fn step(&self) -> Ran {
         self.run(
-            "train --model model --data tok.jsonl --seq-len 16 --micro-batch 4 --steps 1 --lr 0 --warmup 0 --clip 0 \
-             --no-shuffle --threads 1 -q --log log.jsonl",
+            "train --model model --data tok.jsonl --seq-len 16 --micro-batch 4 --steps 1 --lr 0 --warmup 0 \
+             --clip 0 --no-shuffle --threads 1 -q --log log.jsonl",
         )
     }
 
@@ -199,7 +199,7 @@ impl Case {
     }
 }
 
-/// What is wrong with a case.
+/// The error text of a case that differs.
 type Outcome = Result<(), String>;
 
 /// Asserts that all cases of a table are as expected, else names all that are not.

@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 
 use super::{Case, Outcome, Tensor, assert_all, done, expected, refused};
 
-/// What a user expects of a folder.
+/// The expectation of a user who gives a folder.
 enum Expected {
     /// The loss of transformers for the folder, by its name in `expected.json`.
     Loss(&'static str),
@@ -111,7 +111,8 @@ fn renamed(case: &Case, name: &str) {
 }
 
 const LFS_POINTER: &str = "version https://git-lfs.github.com/spec/v1\n\
-                           oid sha256:4d7a214614ab2935c943f9e0ff69d22eadbb8f32b1258daaa5e2ca24d17e2393\nsize 12345\n";
+                           oid sha256:4d7a214614ab2935c943f9e0ff69d22eadbb8f32b1258daaa5e2ca24d17e2393\n\
+                           size 12345\n";
 
 #[test]
 fn weights_load_as_in_transformers_or_their_names_are_named() {
@@ -214,14 +215,16 @@ fn configs_are_taken_as_in_transformers() {
         (
             "cfg_auto_map",
             |case| {
-                case.config(json!({"auto_map": {"AutoConfig": "configuration_x.X", "AutoModelForCausalLM": "modeling_x.X"}}));
+                let map = json!({"AutoConfig": "conf.X", "AutoModelForCausalLM": "modeling.X"});
+                case.config(json!({"auto_map": map}));
             },
             Loss("base"),
         ),
         (
             "cfg_misc_harmless",
             |case| {
-                case.config(json!({"unk_token_id": 0, "model_max_length": 4096, "seq_length": 2048, "use_flash_attn": true}));
+                case.config(json!({"unk_token_id": 0, "model_max_length": 4096, "seq_length": 2048,
+                                   "use_flash_attn": true}));
             },
             Loss("base"),
         ),
@@ -375,7 +378,8 @@ fn token_rows_need_no_tokenizer() {
         |case| {
             case.remove("model/tokenizer.json");
             case.write("model/tokenizer.model", "\n\x0e");
-            case.config(json!({"model_type": "mistral", "architectures": ["MistralForCausalLM"], "sliding_window": null}));
+            case.config(json!({"model_type": "mistral", "architectures": ["MistralForCausalLM"],
+                               "sliding_window": null}));
         },
         Loss("base"),
     )]);
@@ -389,7 +393,8 @@ fn padding_changes_no_loss() {
     labels[..3].fill(-100);
     let right =
         json!({"input_ids": ([&row[..], &pad].concat()), "attention_mask": ([&ones[..], &zeros].concat())});
-    let left = json!({"input_ids": ([&pad[..], &row].concat()), "attention_mask": ([&zeros[..], &ones].concat()),
+    let left = json!({"input_ids": ([&pad[..], &row].concat()),
+                      "attention_mask": ([&zeros[..], &ones].concat()),
                       "labels": ([&[-100; 4][..], &labels].concat())});
     assert_all([("padded right", right), ("padded left", left)].map(|(name, row)| {
         let case = Case::new();

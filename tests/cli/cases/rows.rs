@@ -36,7 +36,8 @@ fn first_turn(field: &str, value: Value) -> Value {
 #[test]
 fn a_turn_that_is_marked_so_is_not_trained() {
     let sharegpt = |field: &str, value: Value| {
-        json!({"conversations": [{"from": "human", "value": "a"}, {"from": "gpt", "value": "BAD", field: value},
+        json!({"conversations": [{"from": "human", "value": "a"},
+                                 {"from": "gpt", "value": "BAD", field: value},
                                  {"from": "human", "value": "b"}, {"from": "gpt", "value": "good"}]})
     };
     let mut only_first = first_turn("weight", json!(1));
@@ -101,12 +102,14 @@ fn masks_beside_tokens_are_obeyed() {
         ),
         (
             "attention_mask and completion_mask",
-            json!({"input_ids": [40, 41, 42, 423], "attention_mask": [1, 1, 1, 0], "completion_mask": [0, 0, 1, 0]}),
+            json!({"input_ids": [40, 41, 42, 423], "attention_mask": [1, 1, 1, 0],
+                   "completion_mask": [0, 0, 1, 0]}),
             &[(&[40, 41, 42], &[0, 0, 1])],
         ),
         (
             "attention_mask and labels",
-            json!({"input_ids": [423, 40, 41, 42], "attention_mask": [0, 1, 1, 1], "labels": [-100, -100, 41, 42]}),
+            json!({"input_ids": [423, 40, 41, 42], "attention_mask": [0, 1, 1, 1],
+                   "labels": [-100, -100, 41, 42]}),
             &[(&[40, 41, 42], &[0, 1, 1])],
         ),
         (
@@ -116,7 +119,8 @@ fn masks_beside_tokens_are_obeyed() {
         ),
         (
             "position_ids and labels",
-            json!({"input_ids": [40, 41, 42, 43], "position_ids": [0, 1, 0, 1], "labels": [-100, 41, 42, -100]}),
+            json!({"input_ids": [40, 41, 42, 43], "position_ids": [0, 1, 0, 1],
+                   "labels": [-100, 41, 42, -100]}),
             &[(&[40, 41], &[0, 1]), (&[42, 43], &[0, 0])],
         ),
         (
@@ -150,9 +154,14 @@ fn one_thing_in_several_spellings_is_one() {
         .unwrap()
     };
     let text = function(r#""{\"n\": 123456789012345678901234567890}""#);
-    let reasons = |field: &str| json!({"messages": [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "yo", field: "so"}]});
+    let hi = json!({"role": "user", "content": "hi"});
+    let reasons =
+        |field: &str| json!({"messages": [hi, {"role": "assistant", "content": "yo", field: "so"}]});
     let parameters = json!({"type": "object", "properties": {"n": {"type": "integer"}}});
-    let tools = |parameters: &Value| json!([{"type": "function", "function": {"name": "add", "parameters": parameters}}]);
+    let tools = |parameters: &Value| {
+        let function = json!({"name": "add", "parameters": parameters});
+        json!([{"type": "function", "function": function}])
+    };
     let with_tools = |tools: Value| json!({"tools": tools, "messages": turns(&["hi", "yo"])});
     let part = |text: &str| json!({"type": "text", "text": text});
     let kind = json!({"role": "system", "content": "be kind"});
@@ -188,7 +197,8 @@ fn one_thing_in_several_spellings_is_one() {
             "keys that are null",
             json!({"system": null, "tools": null, "prompt": null, "messages": [
                 {"role": "user", "content": "hi", "name": null, "tool_calls": null},
-                {"role": "assistant", "content": "yo", "tool_calls": null, "reasoning_content": null, "weight": null}]}),
+                {"role": "assistant", "content": "yo", "tool_calls": null, "reasoning_content": null,
+                 "weight": null}]}),
             "hi yo",
         ),
     ]);
@@ -217,8 +227,9 @@ fn numbers_and_texts_of_python_are_read_or_named() {
         case.write("data.jsonl", text);
         (name, case.has("data.jsonl", &["hi yo"]))
     }));
-    let call = r#"{"messages": [{"role": "user", "content": "add"}, {"role": "assistant", "content": null, "tool_calls":
-        [{"function": {"name": "add", "arguments": {"n": 123456789012345678901234567890}}}]}]}"#;
+    let call = r#"{"messages": [{"role": "user", "content": "add"}, {"role": "assistant", "content": null,
+        "tool_calls": [{"function": {"name": "add",
+        "arguments": {"n": 123456789012345678901234567890}}}]}]}"#;
     let template = super::here().join("data/calls.jinja");
     case.write("data.jsonl", call.replace('\n', ""));
     let ran = case.run(&format!(

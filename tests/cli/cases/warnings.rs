@@ -40,7 +40,9 @@ fn input(warning: &Warning) -> (Option<&'static str>, Value) {
             (None, chat(json!({"role": "assistant", "content": "yo", field: "happy"})))
         }
         Warning::TwoSystemPrompts => {
-            let messages = json!([{"role": "system", "content": "be rude"}, turns(&["hi", "yo"])[0], turns(&["hi", "yo"])[1]]);
+            let mut messages = turns(&["hi", "yo"]);
+            let rude = json!({"role": "system", "content": "be rude"});
+            messages.as_array_mut().unwrap().insert(0, rude);
             (None, json!({"system": "be kind", "messages": messages}))
         }
         Warning::ToolArguments => {
