@@ -1,6 +1,7 @@
 //! The command `horizon`, as a process.
 
 mod bad_input;
+mod cases;
 mod data;
 mod help;
 mod install;

@@ -1,0 +1,128 @@
+//! Every kind of warning, and none for clean data.
+
+use horizon::data::{Warning, Warnings};
+use serde_json::{Value, json};
+
+use super::{Case, assert_all, done, here, hi_yo, turns};
+
+/// One warning of each kind.
+fn all() -> [Warning; 13] {
+    [
+        Warning::SkippedLine,
+        Warning::UnreadFile,
+        Warning::UnusedField("mood".into()),
+        Warning::UnusedTurnField("mood".into()),
+        Warning::TwoSystemPrompts,
+        Warning::ToolArguments,
+        Warning::BosTwice,
+        Warning::ToolsIgnored,
+        Warning::ReasoningIgnored,
+        Warning::ContentMissing,
+        Warning::EmptyTurn,
+        Warning::NoEndToken,
+        Warning::AdjacentTurns,
+    ]
+}
+
+/// Returns a chat template, if not the model's, and a row that has the warning once. A new kind
+/// does not compile without a row here; it also belongs into [`all`].
+fn input(warning: &Warning) -> (Option<&'static str>, Value) {
+    const BARE: &str = "{% for m in messages %}{{ m.role }}: {{ m.content }}{% endfor %}";
+    const UPPER: &str =
+        "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content | upper }}<|im_end|>\n{% endfor %}";
+    let chat = |answer: Value| json!({"messages": [{"role": "user", "content": "hi"}, answer]});
+    match warning {
+        Warning::SkippedLine => (None, json!({"text": 7})),
+        // The folder also has a README.md.
+        Warning::UnreadFile => (None, chat(json!({"role": "assistant", "content": "yo"}))),
+        Warning::UnusedField(field) => (None, json!({"messages": turns(&["hi", "yo"]), field: "happy"})),
+        Warning::UnusedTurnField(field) => {
+            (None, chat(json!({"role": "assistant", "content": "yo", field: "happy"})))
+        }
+        Warning::TwoSystemPrompts => {
+            let mut messages = turns(&["hi", "yo"]);
+            let rude = json!({"role": "system", "content": "be rude"});
+            messages.as_array_mut().unwrap().insert(0, rude);
+            (None, json!({"system": "be kind", "messages": messages}))
+        }
+        Warning::ToolArguments => {
+            let calls =
+                json!([{"type": "function", "function": {"name": "add", "arguments": "one and two"}}]);
+            (None, chat(json!({"role": "assistant", "content": "yo", "tool_calls": calls})))
+        }
+        Warning::BosTwice => (None, json!({"text": "<|begin|>hello"})),
+        Warning::ToolsIgnored => {
+            let tools = json!([{"type": "function", "function": {"name": "add", "parameters": {}}}]);
+            (None, json!({"tools": tools, "messages": turns(&["hi", "yo"])}))
+        }
+        Warning::ReasoningIgnored => {
+            (None, chat(json!({"role": "assistant", "content": "yo", "reasoning_content": "so"})))
+        }
+        Warning::ContentMissing => (Some(UPPER), json!({"messages": turns(&["hi", "yo"])})),
+        Warning::EmptyTurn => (None, json!({"messages": turns(&["hi", ""])})),
+        Warning::NoEndToken => (Some(BARE), json!({"messages": turns(&["hi", "yo"])})),
+        Warning::AdjacentTurns => {
+            let answer = json!({"role": "assistant", "content": "yo"});
+            (None, json!({"messages": [{"role": "user", "content": "hi"}, answer, answer]}))
+        }
+    }
+}
+
+#[test]
+fn every_warning_appears_once_with_its_place() {
+    assert_all(all().map(|warning| {
+        let (template, row) = input(&warning);
+        let case = Case::new();
+        if let Some(template) = template {
+            case.write("model/chat_template.jinja", template);
+        }
+        // A row that is clean by the model's template.
+        let clean = if template.is_some() { String::new() } else { hi_yo() };
+        case.write("ds/a.jsonl", format!("{row}\n{clean}"));
+        case.write("ds/README.md", "# A data set\n");
+        let (data, place) = match warning {
+            Warning::UnreadFile => ("ds", "README.md"),
+            _ => ("ds/a.jsonl", "a.jsonl, line 1"),
+        };
+        let ran = case
+            .run(&format!("tokenize --model model --data {data} --out out.bin --skip-bad-lines --threads 1"));
+        let mut one = Warnings::default();
+        one.add(warning.clone(), "");
+        let text = one.to_string();
+        let there = ran.err.lines().any(|line| line.starts_with(text.trim_end()) && line.contains(place));
+        ("a warning", if there { Ok(()) } else { Err(format!("no {text:?} with {place} in {}", ran.err)) })
+    }));
+}
+
+#[test]
+fn clean_data_has_no_warning() {
+    let files: [(&str, Vec<u8>); 12] = [
+        ("a.jsonl", hi_yo().into()),
+        ("b.jsonl", json!({"prompt": "Q: 1+1?\n", "completion": "2"}).to_string().into()),
+        ("c.jsonl", json!({"instruction": "add", "input": "1 and 2", "output": "3"}).to_string().into()),
+        ("d.jsonl", json!({"tokens": [1, 2, 3]}).to_string().into()),
+        (
+            "e.jsonl",
+            json!({"input_ids": [1, 2], "attention_mask": [1, 1], "labels": [-100, 2]}).to_string().into(),
+        ),
+        ("f.jsonl", json!({"text": "hello world"}).to_string().into()),
+        (
+            "g.jsonl",
+            json!({"conversations": [{"from": "human", "value": "hi"}, {"from": "gpt", "value": "yo"}]})
+                .to_string()
+                .into(),
+        ),
+        ("h.json", format!("[{}]", hi_yo().trim()).into()),
+        ("i.csv", "prompt,completion\n\"Q: 1+1?\",2\n".into()),
+        ("j.txt", "hello world\n".into()),
+        ("k.parquet", std::fs::read(here().join("data/rows.parquet")).unwrap()),
+        ("l.jsonl.gz", std::fs::read(here().join("data/rows.jsonl.gz")).unwrap()),
+    ];
+    let case = Case::new();
+    assert_all(files.map(|(name, bytes)| {
+        case.write(name, bytes);
+        let ran = case.tokenize(name);
+        let silent = if ran.err.contains("warning") { Err(ran.err.clone()) } else { Ok(()) };
+        (name, done(&ran).and(silent))
+    }));
+}
