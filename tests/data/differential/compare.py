@@ -38,6 +38,8 @@ CHATS = ("messages", "conversations", "pair of messages", "instruction")
 INTENDED = [
     ("search refuses", lambda found: found["tags"] == "without" and "cannot be found" in found["kind"],
      "a turn that cannot be found in a template without tags is refused instead of guessed"),
+    ("no such filter", lambda found: re.search("chat template: .*(is unknown|has no method named)", found["kind"]),
+     "a filter or method of Jinja that Horizon does not have is refused by name"),
 ]
 
 
@@ -72,10 +74,14 @@ class Case:
         self.folder = folders.Folder(self.rng)
         self.folder.write(path)
         self.reference = reference.Reference(str(path), None, folders.VOCABULARY)
-        self.state = None
+        self.state, self.tagged = None, True
         if self.rng.random() < 0.9:
             self.state = self.rng.getstate()
-            self.where = self.rng.choice(["jinja", "jinja", "config", "list"])
+            self.where = self.rng.choice(["jinja", "jinja", "config", "list", "tool_use"])
+            self.folder.labels.append("template in " + self.where)
+            if self.where == "tool_use":
+                # The template for rows with tools.
+                self.reference.tool_use = "{{- 'TOOLS' }}"
             self.use(self.template())
 
     def template(self, ornaments: list | None = None) -> templates.Template:
@@ -86,18 +92,16 @@ class Case:
                                   self.reference.special, ornaments)
 
     def use(self, template: templates.Template) -> None:
+        """Writes the template into the folder, with or without tags."""
         self.reference.template = template
-
-    def write_template(self, tagged: bool) -> None:
-        if self.reference.template is None:
-            return
-        template = self.reference.template
-        source = template.tagged if tagged else template.plain
+        source = template.tagged if self.tagged else template.plain
         if self.where == "jinja":
             (self.path / "chat_template.jinja").write_text(source, newline="")
             return
-        one = [{"name": "other", "template": "{{ 1 }}"}, {"name": "default", "template": source}]
-        config = self.folder.files["tokenizer_config.json"] | {"chat_template": one if self.where == "list" else source}
+        several = [{"name": "rag", "template": "{{ 1 }}"}, {"name": "default", "template": source}]
+        if self.where == "tool_use":
+            several.append({"name": "tool_use", "template": self.reference.tool_use + source})
+        config = self.folder.files["tokenizer_config.json"] | {"chat_template": source if self.where == "config" else several}
         (self.path / "tokenizer_config.json").write_text(json.dumps(config))
 
     def tokenize(self, lines: list[str], skip: bool) -> tuple[list, str]:
@@ -174,60 +178,52 @@ def smaller(item):
                 yield item | {key: other}
 
 
-def shrink(case: Case, row: dict, kind: str, tries: int = 150) -> dict:
-    """Removes parts of the row, and of the template, as long as the difference is of the same kind."""
-    def same(row) -> bool:
-        nonlocal tries
-        tries -= 1
-        return kind_of(case.expected(row), case.found(json.dumps(row))) == kind
+def ornaments_of(case: Case, row: dict, kind: str) -> list:
+    """The ornaments of the template that the difference needs; leaves the template with these."""
+    needed = list(case.reference.template.ornaments) if case.reference.template is not None else []
+    for ornament in list(needed):
+        less = [other for other in needed if other is not ornament]
+        case.use(case.template(less))
+        if kind_of(case.expected(row), case.found(json.dumps(row))) == kind:
+            needed = less
+    if case.reference.template is not None:
+        case.use(case.template(needed))
+    return needed
 
+
+def shrink(case: Case, row: dict, kind: str, tries: int = 150) -> dict:
+    """Removes parts of the row as long as the difference is of the same kind."""
     changed = True
-    while changed and tries > 0:
+    while changed:
         changed = False
         for other in smaller(row):
-            if tries <= 0:
-                break
-            if same(other):
+            if tries == 0:
+                return row
+            tries -= 1
+            if kind_of(case.expected(other), case.found(json.dumps(other))) == kind:
                 row, changed = other, True
                 break
-    if case.reference.template is not None:
-        ornaments = list(case.reference.template.ornaments)
-        for ornament in list(ornaments):
-            less = [other for other in ornaments if other is not ornament]
-            before = case.reference.template
-            case.use(case.template(less))
-            case.write_template(case.tagged)
-            if same(row):
-                ornaments = less
-            else:
-                case.use(before)
-                case.write_template(case.tagged)
     return row
 
 
-def cause(case: Case, row: dict, kind: str) -> str:
-    """Names the ornament of the template without which there is no difference, else the odd properties of the folder."""
-    template = case.reference.template
-    same = lambda: kind_of(case.expected(row), case.found(json.dumps(row))) == kind
-
-    def use(other) -> None:
-        case.use(other)
-        case.write_template(case.tagged)
-
-    names = [label for label in case.folder.labels if label.startswith(("tokens only", "no ", "missing"))]
-    if template is not None and template.ornaments:
-        use(case.template([]))
-        if not same():
-            for ornament in template.ornaments:
-                use(case.template([ornament]))
-                if same():
-                    names = [ornament[0]]
-                    break
-        use(template)
-    return " (" + ", ".join(names) + ")"
-
-
 seen: collections.Counter = collections.Counter()
+
+
+def examine(case: Case, difference: dict, row: dict) -> None:
+    """Names the cause of a difference, and makes the first of its kind small."""
+    kind, template = difference["kind"], case.reference.template
+    needed = ornaments_of(case, row, kind)
+    odd = [label for label in case.folder.labels if label.startswith(("tokens only", "no ", "missing"))]
+    if kind in ("tokens", "loss mask", "number of documents"):
+        difference["kind"] += " (" + ", ".join([name for name, _ in needed] or odd) + ")"
+    seen[difference["kind"]] += 1
+    if seen[difference["kind"]] == 1:
+        row = shrink(case, copy.deepcopy(row), kind)
+        difference |= {"row": row, "expected": case.expected(row), "got": case.found(json.dumps(row)), "text": case.reference.text}
+        if template is not None:
+            difference["template"] = case.reference.template.labels
+    if template is not None:
+        case.use(template)
 
 
 def run(task: tuple) -> dict:
@@ -241,19 +237,19 @@ def run(task: tuple) -> dict:
         lines = [rows.line(case.rng, row) for _, row in made]
         expected = [case.expected(row) for _, row in made]
         out["trimmed"] = case.reference.trimmed
-        causes: dict = {}
         for tagged in (True, False):
-            case.tagged = tagged
-            if not tagged and (case.reference.template is None or not case.reference.template.searchable):
+            template, case.tagged = case.reference.template, tagged
+            if template is not None:
+                case.use(template)
+            if not tagged and (template is None or not template.searchable):
                 continue
-            case.write_template(tagged)
+            labels = template.labels if template is not None else []
             chosen = [at for at, (name, _) in enumerate(made) if tagged or name.split(",")[0] in CHATS]
             try:
                 found, skipped = case.found_all([lines[at] for at in chosen])
             except FolderRefused as error:
                 out["pairs"] += len(chosen)
                 kind = "folder refused: " + re.sub(r"\d+|\"[^\"]*\"", "#", str(error))[:120]
-                labels = case.reference.template.labels if case.reference.template is not None else []
                 for at in chosen:
                     out["differences"].append({"seed": seed, "tags": "with" if tagged else "without", "format": "", "kind": kind,
                                                "row": {}, "folder": case.folder.labels, "template": labels, "got": str(error)})
@@ -273,48 +269,16 @@ def run(task: tuple) -> dict:
                     out["trained"] += not isinstance(expected[at], str) and any(any(mask) for _, mask in expected[at])
                     continue
                 difference = {"seed": seed, "tags": "with" if tagged else "without", "format": name, "kind": kind, "row": row,
-                              "folder": case.folder.labels, "template": [], "size": len(lines[at])}
-                if case.reference.template is not None:
-                    difference["template"] = case.reference.template.labels
-                intended = any(test(difference) for _, test, _ in INTENDED)
-                if not intended and kind in ("tokens", "loss mask"):
-                    if (kind, name) not in causes:
-                        causes[kind, name] = cause(case, row, kind)
-                    difference["kind"] += causes[kind, name]
-                seen[difference["kind"]] += 1
-                if not intended and seen[difference["kind"]] == 1 and not keep:
-                    template = case.reference.template
-                    small = shrink(case, copy.deepcopy(row), kind)
-                    difference |= {"row": small, "expected": case.expected(small), "got": case.found(json.dumps(small))}
-                    if template is not None:
-                        difference["template"] = case.reference.template.labels
-                        difference["text"] = rendered(case, small)
-                        case.use(template)
-                        case.write_template(tagged)
-                elif keep:
+                              "folder": case.folder.labels, "template": labels}
+                if keep:
                     difference |= {"expected": expected[at], "got": got}
+                elif not any(test(difference) for _, test, _ in INTENDED):
+                    examine(case, difference, row)
                 out["differences"].append(difference)
     finally:
         if not keep:
             shutil.rmtree(path, ignore_errors=True)
     return out
-
-
-def rendered(case: Case, row: dict) -> str | None:
-    texts = []
-    render = reference.chat_template_utils.render_jinja_template
-
-    def spy(*arguments, **named):
-        out = render(*arguments, **named)
-        texts.append(out[0][0])
-        return out
-
-    reference.chat_template_utils.render_jinja_template = spy
-    try:
-        case.expected(row)
-    finally:
-        reference.chat_template_utils.render_jinja_template = render
-    return texts[0] if texts else None
 
 
 def main() -> None:

@@ -36,76 +36,146 @@ def need(condition, message: str) -> None:
 
 # Rows -----------------------------------------------------------------------------------------------------------------
 
-ROLES = {"human": "user", "user": "user", "system": "system", "tool": "tool", "observation": "tool", "function_response": "tool"} | dict.fromkeys(
-    ["gpt", "assistant", "model", "chatgpt", "bot", "function_call"], "assistant")
+ROLES = {
+    "human": "user", "user": "user", "system": "system", "developer": "developer",
+    "tool": "tool", "observation": "tool", "function": "tool", "function_response": "tool",
+} | dict.fromkeys(["gpt", "assistant", "model", "chatgpt", "bot", "function_call"], "assistant")
 # Fields of a turn that say whether it is trained on; the last one says the opposite.
 TRAINED = ["weight", "train", "training", "trainable", "loss", "loss_mask", "masked"]
+REASONING = ["reasoning_content", "reasoning", "thinking"]
 
 
 def without_nulls(item: dict) -> dict:
     return {key: value for key, value in item.items() if value is not None}
 
 
+def text_of(value, name: str) -> str:
+    need(isinstance(value, str), f"{name} is no text")
+    need(not any("\ud800" <= character <= "\udfff" for character in value), f"{name} has a lone surrogate")
+    return value
+
+
 def string(row: dict, key: str) -> str:
-    need(isinstance(row.get(key), str), f"{key} is no text")
-    return row[key]
+    return text_of(row.get(key), key)
 
 
-def joined(content):
-    """A text, or a list of parts of text, which are joined."""
-    if isinstance(content, list):
-        texts = [part if isinstance(part, str) else part.get("text") if isinstance(part, dict) and part.get("type", "text") == "text"
-                 else None for part in content]
-        need(all(isinstance(text, str) for text in texts), "a part is no text")
-        return "".join(texts)
-    need(isinstance(content, str), "content is no text")
-    return content
+def joined(content) -> str:
+    """A text, or a list of parts of text, which are joined. Null is empty text."""
+    if content is None:
+        return ""
+    if not isinstance(content, list):
+        return text_of(content, "content")
+    out = ""
+    for part in content:
+        if isinstance(part, dict):
+            need(part.get("type") in (None, "text", "input_text", "output_text"), "a part is no text")
+            part = part.get("text")
+        out += text_of(part, "a part")
+    return out
 
 
-def decoded(text):
-    """JSON given as text; anything else as it is."""
-    if not isinstance(text, str):
-        return text
+def decoded(value):
+    """The object that JSON text stands for; anything else as it is."""
     try:
-        value = json.loads(text)
+        found = json.loads(value) if isinstance(value, str) else value
     except ValueError:
-        return text
-    return value if isinstance(value, (dict, list)) else text
+        return value
+    return found if isinstance(found, dict) else value
 
 
-def message_of(item) -> tuple[dict, bool | None]:
-    """Returns a message for the template, and whether its own fields say that it is trained on."""
-    need(isinstance(item, dict), "a message is no object")
-    item = without_nulls(item)
-    if "from" in item and "role" not in item:
-        need(string(item, "from") in ROLES, "from is not known")
-        item["role"] = ROLES[item.pop("from")]
-        if "value" in item:
-            item["content"] = item.pop("value")
-    string(item, "role")
-    if "content" in item:
-        item["content"] = joined(item["content"])
-    trained = None
-    for name in TRAINED:
-        if name in item:
-            value = item.pop(name)
-            need(value in (0, 1) and not isinstance(value, str), f"{name} is neither 0 nor 1")
-            trained = bool(value) != (name == "masked") and trained is not False
+def listed(value, name: str):
+    """A list, or the JSON text of one; empty text is none."""
+    if isinstance(value, str):
+        if not value.strip():
+            return None
+        try:
+            value = json.loads(value)
+        except ValueError:
+            raise Refused(f"{name} is no JSON")
+    need(value is None or isinstance(value, list), f"{name} is no list")
+    return value
+
+
+def functions(value, name: str, member: str):
+    """Tools or tool calls: objects, whose `member` may be JSON text. Null members are absent ones."""
+    items = listed(value, name)
+    if items is None:
+        return None
+    out = []
+    for item in items:
+        item = decoded(item)
+        need(isinstance(item, dict), f"an element of {name} is no object")
+        item = without_nulls(item)
+        if isinstance(item.get("function"), dict):
+            item["function"] = without_nulls(item["function"])
+        for function in (item, item.get("function")):
+            if isinstance(function, dict) and member in function:
+                function[member] = decoded(function[member])
+        out.append(item)
+    whole(out, name)
+    return out
+
+
+def whole(value, name: str) -> None:
+    text_of(json.dumps(value, ensure_ascii=False), name)
+
+
+def switch(value, name: str) -> bool:
+    if isinstance(value, str) and value.lower() in ("true", "false"):
+        return value.lower() == "true"
+    need(isinstance(value, (bool, int, float)) and value in (0, 1), f"{name} is neither 0 nor 1")
+    return bool(value)
+
+
+def message_of(given) -> tuple[dict, bool]:
+    """Returns a message for the template, and whether its own fields allow that it is trained on."""
+    need(isinstance(given, dict), "a message is no object")
+    item = without_nulls(given)
+    marks = {switch(item.pop(name), name) != (name == "masked") for name in TRAINED if name in item}
+    need(len(marks) < 2, "fields contradict each other")
+    for names, name in ((("role", "from"), "role"), (("content", "value"), "content")):
+        other = next((other for other in names if other in item), None)
+        if other is not None:
+            item = {name if key == other else key: value for key, value in item.items() if key != name or key == other}
+    need("role" in item, "role is missing")
+    role = string(item, "role")
+    need("role" in given or role in ROLES, "from is not known")
+    item["role"] = ROLES.get(role, role) if role != "observation" or "role" not in given else role
+    reasoning = {name: item.pop(name) for name in REASONING if name in item}
+    if "content" in item or "content" in given or "value" in given:
+        item["content"] = joined(item.get("content"))
+    else:
+        need("tool_calls" in item or reasoning, "content is missing")
     if "tool_calls" in item:
-        need(isinstance(item["tool_calls"], list), "tool_calls is no list")
-        for call in item["tool_calls"]:
-            need(isinstance(call, dict), "a tool call is no object")
-            function = call.get("function", call)
-            if isinstance(function, dict) and "arguments" in function:
-                function["arguments"] = decoded(function["arguments"])
-    return item, trained
+        item["tool_calls"] = functions(item["tool_calls"], "tool_calls", "arguments")
+        item = without_nulls(item)
+    if role == "function_call":
+        item |= calls_in_text(item.get("content", ""))
+    if reasoning:
+        full = [text for text in reasoning.values() if text != ""] or [""]
+        need(all(text == full[0] for text in full), "two kinds of reasoning")
+        item |= dict.fromkeys(REASONING, text_of(full[0], "reasoning"))
+    return item, marks != {False}
 
 
-def messages_of(items) -> tuple[list[dict], list[bool]]:
+def calls_in_text(content: str) -> dict:
+    """The tool calls that the text of a ShareGPT turn has."""
+    try:
+        calls = json.loads(content)
+    except ValueError:
+        return {}
+    calls = calls if isinstance(calls, list) else [calls]
+    if not calls or not all(isinstance(call, dict) and "name" in call and "arguments" in call for call in calls):
+        return {}
+    calls = [{"type": "function", "function": without_nulls(call)} for call in calls]
+    return {"content": "", "tool_calls": functions(calls, "function_call", "arguments")}
+
+
+def messages_of(items, trained: bool = True) -> tuple[list[dict], list[bool]]:
     need(isinstance(items, list), "messages are no list")
     pairs = [message_of(item) for item in items]
     return [message for message, _ in pairs], [
-        message["role"] == "assistant" and trained is not False for message, trained in pairs]
+        trained and allowed and message["role"] == "assistant" for message, allowed in pairs]
 
 
 def with_system(row: dict, messages: list, trained: list) -> tuple[list[dict], list[bool]]:
@@ -119,27 +189,10 @@ def with_system(row: dict, messages: list, trained: list) -> tuple[list[dict], l
 
 
 def variables_of(row: dict) -> dict:
-    out = {}
-    for key in ("tools", "documents"):
-        value = row.get(key)
-        if isinstance(value, str):
-            try:
-                value = json.loads(value) if value.strip() else None
-            except ValueError:
-                raise Refused(f"{key} is no JSON")
-            need(value is None and not row[key].strip() or isinstance(value, list), f"{key} is no list")
-        if value is not None:
-            need(isinstance(value, list), f"{key} is no list")
-            out[key] = value
-    for tool in out.get("tools", []):
-        function = tool.get("function", tool) if isinstance(tool, dict) else None
-        if isinstance(function, dict) and "parameters" in function:
-            function["parameters"] = decoded(function["parameters"])
+    out = {"tools": functions(row.get("tools"), "tools", "parameters"), "documents": listed(row.get("documents"), "documents")}
     more = row.get("chat_template_kwargs")
-    if more is not None:
-        need(isinstance(more, dict) and not {"messages", "add_generation_prompt"} & set(more), "chat_template_kwargs")
-        out |= more
-    return out
+    need(more is None or isinstance(more, dict) and not {"messages", "add_generation_prompt"} & set(more), "chat_template_kwargs")
+    return without_nulls(out) | (more or {})
 
 
 def alpaca(instruction: str, more: str) -> str:
@@ -153,51 +206,70 @@ def alpaca(instruction: str, more: str) -> str:
 
 # Token rows: the collators of TRL and transformers --------------------------------------------------------------------
 
-def bits_of(row: dict, key: str, n: int) -> list[int] | None:
-    mask = row.get(key)
-    if mask is None:
+def integers(row: dict, key: str, n: int, bits: bool = False) -> list[int] | None:
+    """One integer per token, none negative."""
+    values = row.get(key)
+    if values is None:
         return None
-    need(isinstance(mask, list) and len(mask) == n, f"{key} has another length")
-    need(all(isinstance(bit, int) and bit in (0, 1) for bit in mask), f"{key} is neither 0 nor 1")
-    return [int(bit) for bit in mask]
+    need(isinstance(values, list) and len(values) == n, f"{key} has another length")
+    need(all(isinstance(value, (bool, int, float)) and value == int(value) for value in values), f"{key} has no integer")
+    need(bits or not any(isinstance(value, bool) for value in values), f"{key} has no integer")
+    return [int(value) for value in values]
 
 
 def token_documents(row: dict, key: str, vocabulary: int) -> list[tuple[list[int], list[int]]]:
-    ids = row[key]
-    need(isinstance(ids, list), "tokens are no list")
-    need(all(isinstance(token, int) and not isinstance(token, bool) and 0 <= token < vocabulary for token in ids), "no token")
-    n = len(ids)
+    need(isinstance(row[key], list), "tokens are no list")
+    n = len(row[key])
+    attended = integers(row, "attention_mask", n, bits=True)
+    first, end = 0, n
+    if attended is not None and n:
+        need(min(attended) >= 0 and max(attended) > 0, "attention_mask")
+        first = next(at for at in range(n) if attended[at])
+        end = next(at for at in range(n, 0, -1) if attended[at - 1])
+        need(all(attended[first:end]), "padding between tokens")
+    # Padding is dropped, so what it holds does not matter.
+    part = lambda values: None if values is None else values[first:end]
+    ids = integers({key: row[key][first:end]}, key, end - first)
+    need(all(0 <= token < vocabulary for token in ids), "no token")
+    masks = [integers(row, name, n, bits=True) for name in ("loss_mask", "completion_mask", "assistant_masks")]
+    need(all(mask is None or set(mask) <= {0, 1} for mask in masks), "a mask is neither 0 nor 1")
+    masks = [part(mask) for mask in masks if mask is not None]
+    starts = starts_of(part(attended), part(integers(row, "position_ids", n)), first)
+    trained = [int(all(mask[at] for mask in masks)) for at in range(len(ids))]
     labels = row.get("labels")
-    trained = [1] * n
     if labels is not None:
-        need(isinstance(labels, list) and len(labels) == n and row.get("loss_mask") is None, "labels")
-        need(all(isinstance(label, int) and not isinstance(label, bool) and label in (-100, token)
-                 for label, token in zip(labels, ids)), "labels")
-        trained = [int(label != -100) for label in labels]
-    for name in ("loss_mask", "completion_mask", "assistant_masks"):
-        mask = bits_of(row, name, n)
-        if mask is not None:
-            trained = [a & b for a, b in zip(trained, mask)]
-    attended = bits_of(row, "attention_mask", n) or [1] * n
-    positions = row.get("position_ids")
-    if positions is not None:
-        need(isinstance(positions, list) and len(positions) == n, "position_ids")
-        need(all(isinstance(at, int) and not isinstance(at, bool) for at in positions), "position_ids")
-    documents: list[tuple[list[int], list[int]]] = []
-    before = None
-    for at in range(n):
-        if not attended[at]:
-            continue
-        position = positions[at] if positions is not None else None
-        if before is None or position == 0 and positions is not None:
-            need(position in (None, 0), "position_ids do not begin with 0")
-            documents.append(([], []))
-        elif positions is not None:
-            need(position == before + 1, "position_ids do not increase")
-        before = position if position is not None else -1
-        documents[-1][0].append(ids[at])
-        documents[-1][1].append(trained[at])
-    return documents
+        need(isinstance(labels, list) and len(labels) == n, "labels has another length")
+        labels = integers({"labels": part(labels)}, "labels", len(ids))
+        need(all(label in (-100, token) for label, token in zip(labels, ids)), "labels")
+        labels = [int(label != -100) for label in labels]
+        # A document's first token is no target.
+        targets = [at for at in range(len(ids)) if at not in starts]
+        if not masks:
+            trained = labels
+        elif all(labels[at] for at in targets):
+            trained = [a & b for a, b in zip(labels, trained)]
+        else:
+            need(all(labels[at] == trained[at] for at in targets), "labels and masks differ")
+            trained = labels
+    ends = starts[1:] + [len(ids)]
+    return [(ids[a:b], trained[a:b]) for a, b in zip(starts, ends)]
+
+
+def starts_of(numbers: list[int] | None, positions: list[int] | None, padding: int) -> list[int]:
+    """Starts of documents: `attention_mask` may number them, `position_ids` restart with them."""
+    found = []
+    if numbers:
+        need(all(b in (a, a + 1) for a, b in zip([0] + numbers, numbers)), "documents are numbered 1, 2, 3")
+        found.append([at for at in range(len(numbers)) if at == 0 or numbers[at] != numbers[at - 1]])
+    if positions:
+        need(min(positions) >= 0, "a negative position")
+        base = int(positions[0] == 1 and padding != 1)
+        need(positions[0] in (base, padding), "the first position")
+        need(all(b in (a + 1, base) for a, b in zip(positions, positions[1:])), "positions do not count up")
+        found.append([at for at in range(len(positions)) if at == 0 or positions[at] == base])
+    several = [starts for starts in found if len(starts) > 1]
+    need(all(starts == several[0] for starts in several), "fields disagree about documents")
+    return several[0] if several else [0]
 
 
 # Text -----------------------------------------------------------------------------------------------------------------
@@ -220,6 +292,8 @@ class Reference:
         if self.eos is None:
             self.eos = self.eos_of_config(folder)
         self.special = {token.content for token in self.tokenizer.added_tokens_decoder.values() if token.special}
+        # What a template for rows with tools has in addition, and the last rendered text.
+        self.tool_use, self.text = "", ""
         # Masks of transformers that differ by trimmed offsets only.
         self.trimmed = 0
 
@@ -244,28 +318,31 @@ class Reference:
         ids, mask = self.encode(text, spans)
         whole = self.tokenizer(text)["input_ids"]
         assert whole == self.before + ids + self.after, (whole, self.before, ids, self.after)
-        bos = self.tokenizer.bos_token_id
-        before = self.before
-        if bos is not None and before[-1:] == [bos] and ids[:1] == [bos]:
-            # One BOS token is kept, which is not trained on.
-            ids, mask = ids[1:], mask[1:]
-        ids = before + ids + self.after
-        mask = [0] * len(before) + mask + [1] * len(self.after)
+        # Tokens that the text begins or ends with are not added again.
+        before, after = self.before, self.after
+        if before and ids[:len(before)] == before:
+            ids, mask = ids[len(before):], mask[len(before):]
+        if after and (before + ids)[-len(after):] == after:
+            after = []
+        ids = before + ids + after
+        mask = [0] * len(before) + mask + [1] * len(after)
         if self.eos is not None and ids[-1:] != [self.eos]:
             ids, mask = ids + [self.eos], mask + [1]
         return [(ids, mask)]
 
     def chat(self, messages: list[dict], trained: list[bool], variables: dict) -> list[tuple[list[int], list[int]]]:
-        need(any(message["role"] == "assistant" for message in messages), "no assistant")
+        need(any(trained), "nothing to train on")
+        need(self.template is not None, "the model has no template")
+        source = (self.tool_use if "tools" in variables else "") + self.template.tagged
         try:
             out = self.tokenizer.apply_chat_template(
-                copy.deepcopy(messages), chat_template=self.template.tagged, return_assistant_tokens_mask=True, **variables)
+                copy.deepcopy(messages), chat_template=source, return_assistant_tokens_mask=True, **variables)
             rendered, spans = chat_template_utils.render_jinja_template(
-                [copy.deepcopy(messages)], chat_template=self.template.tagged, return_assistant_tokens_mask=True,
+                [copy.deepcopy(messages)], chat_template=source, return_assistant_tokens_mask=True,
                 **(self.tokenizer.special_tokens_map | variables))
         except Exception as error:
             raise Refused(f"template: {type(error).__name__}: {error}")
-        text, spans = rendered[0], spans[0]
+        text, spans = self.text, spans = rendered[0], spans[0]
         turns = [on for message, on in zip(messages, trained) if message["role"] == "assistant"]
         assert len(turns) == len(spans), "one span per turn"
         ids, mask = self.encode(text, spans)
@@ -297,10 +374,8 @@ class Reference:
         if isinstance(row["prompt"], str):
             prompt, completion = row["prompt"], string(row, "completion")
             return self.document(prompt + completion, [(len(prompt), len(prompt + completion))])
-        messages, _ = messages_of(row["prompt"])
-        completion, trained = messages_of(row["completion"])
-        need(any(message["role"] == "assistant" for message in completion), "no assistant in the completion")
-        both = with_system(row, messages + completion, [False] * len(messages) + trained)
+        prompt, completion = messages_of(row["prompt"], False), messages_of(row["completion"])
+        both = with_system(row, prompt[0] + completion[0], prompt[1] + completion[1])
         return self.chat(*both, variables_of(row))
 
     def instruction(self, row: dict) -> list[tuple[list[int], list[int]]]:

@@ -145,6 +145,10 @@ def of_sharegpt(rng: random.Random) -> dict:
             turn["value"] = turn.pop("content")
             if not isinstance(turn["value"], str):
                 turn["value"] = text(rng)
+            if turn["from"] == "gpt" and rng.random() < 0.05:
+                turn["from"] = "function_call"
+                call_ = {"name": "add", "arguments": rng.choice([arguments(rng), json.dumps(arguments(rng))])}
+                turn["value"] = rng.choice([json.dumps(call_), json.dumps([call_]), "add(1)"])
     return shared(rng, {"conversations": turns})
 
 
@@ -189,13 +193,17 @@ def of_tokens(rng: random.Random) -> dict:
         row["labels"] = [token if bit and on else -100 for token, bit, on in zip(ids, bits(), attended)]
     elif rng.random() < 0.2:
         row["loss_mask"] = as_bool(bits())
+    # TRL's masks beside labels mostly select the same.
+    chosen = [int(label != -100) for label in row["labels"]] if "labels" in row and rng.random() < 0.8 else bits()
     if rng.random() < 0.25:
-        row["completion_mask"] = as_bool(bits())
+        row["completion_mask"] = as_bool(chosen)
     if rng.random() < 0.15:
-        row["assistant_masks"] = as_bool(bits())
-    if rng.random() < 0.2 and "attention_mask" not in row:
-        starts = sorted({0} | {rng.randrange(n) for _ in range(rng.randrange(3))})
+        row["assistant_masks"] = as_bool(chosen)
+    starts = sorted({0} | {rng.randrange(n) for _ in range(rng.randrange(3))})
+    if rng.random() < 0.2 and not padding:
         row["position_ids"] = [at - max(start for start in starts if start <= at) for at in range(n)]
+    if rng.random() < 0.1 and not padding:
+        row["attention_mask"] = [sum(start <= at for start in starts) for at in range(n)]
     return row
 
 
@@ -225,7 +233,7 @@ def row(rng: random.Random) -> tuple[str, dict]:
     names = list(FORMATS)
     name = rng.choices(names, [FORMATS[name][1] for name in names])[0]
     made = FORMATS[name][0](rng)
-    if rng.random() < 0.06:
+    if rng.random() < 0.05:
         spoil(rng, made)
         name += ", spoilt"
     if rng.random() < 0.05:

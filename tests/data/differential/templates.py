@@ -12,12 +12,12 @@ TAGS = re.compile(r"\{%-?\s*(?:end)?generation\s*-?%\}")
 
 # Name and text. `messages` of a template is never empty when it is rendered whole, but is for the first prompt.
 ORNAMENTS = [
-    ("tojson of messages", "{{ messages | tojson }}"),
+    ("tojson of messages", "{% for m in messages if m.role == 'user' %}{{ m | tojson }}{% endfor %}"),
     ("tojson indent", "{% if tools %}{{ tools | tojson(indent=4) }}{% endif %}"),
     ("tojson indent of dict", "{{ {'a': [1, {}, []], 'b': {'c': none}} | tojson(indent=2) }}"),
     ("tojson ascii", "{{ 'é🙂\\u2028<&>' | tojson(ensure_ascii=true) }}"),
     ("tojson separators", "{{ {'b': 1, 'a': [1.5, true]} | tojson(separators=(',', ':'), sort_keys=true) }}"),
-    ("print of messages", "{{ messages }}"),
+    ("print of messages", "{% for m in messages if m.role == 'user' %}{{ m }}{% endfor %}"),
     ("print of dict", "{{ {'a': none, 'b': [1.0, -2e30, 'it\\'s']} }}"),
     ("print of tools", "{{ tools }}"),
     ("length", "{{ messages | length }}"),
