@@ -1,13 +1,14 @@
 """Compares `horizon tokenize` with transformers on random model folders, chat templates and rows.
 
     python tests/data/differential/compare.py target/release/horizon [--seeds 0:600] [--jobs 2] [--show 3]
-    python tests/data/differential/compare.py target/release/horizon --seeds 17 --keep /tmp/seed     # one seed, with its files
+    python tests/data/differential/compare.py target/release/horizon --seeds 17 --keep FOLDER    # one seed, its files kept
 
-Needs transformers 5.24 and jinja2 (`.ci/long differential` installs both). Each seed makes a folder (`folders.py`) with a
-template (`templates.py`) and 32 rows (`rows.py`). `reference.py` says what each row must become: tokens, loss mask,
-documents (so positions, which restart with each), or a refusal. A pair is a folder and a row; chats are compared twice,
-with and without `{% generation %}` tags in the template. Differences are grouped, and the first of each group is made
-small. The last line is the summary; the status is 1 if there is a difference that is not one of `INTENDED`.
+Needs transformers 5.24 and jinja2; `.ci/long differential` installs both. Each seed makes a model folder (`folders.py`)
+with a chat template (`templates.py`) and 32 rows (`rows.py`). `reference.py` computes the tokens, the loss mask and the
+documents that each row must become, or that it must be refused. Positions restart with each document, so they are
+compared, too. A pair is a folder and a row; chats are compared twice, with and without `{% generation %}` tags in the
+template. Differences are grouped by kind and cause, and the first of each group is made small. The last line is the
+summary. The exit status is 1 if there is a difference that is not one of `INTENDED`.
 """
 
 import argparse
@@ -36,10 +37,16 @@ ROWS = 32
 CHATS = ("messages", "conversations", "pair of messages", "instruction")
 # Differences that are meant: name, test of a difference, reason.
 INTENDED = [
-    ("search refuses", lambda found: found["tags"] == "without" and "cannot be found" in found["kind"],
-     "a turn that cannot be found in a template without tags is refused instead of guessed"),
-    ("no such filter", lambda found: re.search("chat template: .*(is unknown|has no method named)", found["kind"]),
-     "a filter or method of Jinja that Horizon does not have is refused by name"),
+    (
+        "search refuses",
+        lambda found: found["tags"] == "without" and "cannot be found" in found["kind"],
+        "a turn that cannot be found in a template without tags is refused instead of guessed",
+    ),
+    (
+        "no such filter",
+        lambda found: re.search("chat template: .*(is unknown|has no method named)", found["kind"]),
+        "a filter or method of Jinja that Horizon does not have is refused by name",
+    ),
 ]
 
 
@@ -51,7 +58,7 @@ def parse(path: pathlib.Path) -> list[tuple[list[int], list[int]]]:
     tokens = struct.unpack_from(f"<{n}{'H' if width == 2 else 'I'}", data, 64)
     at = 64 + (n * width + 7) // 8 * 8
     starts = list(struct.unpack_from(f"<{d}Q", data, at)) + [n]
-    mask = data[at + 8 * d:]
+    mask = data[at + 8 * d :]
     bit = lambda t: mask[t // 8] >> t % 8 & 1
     return [(list(tokens[a:b]), [bit(t) for t in range(a, b)]) for a, b in zip(starts, starts[1:])]
 
@@ -77,60 +84,77 @@ class Case:
         self.state, self.tagged = None, True
         if self.rng.random() < 0.9:
             self.state = self.rng.getstate()
-            self.where = self.rng.choice(["jinja", "jinja", "config", "list", "tool_use"])
+            self.where = self.rng.choice(["jinja", "jinja", "config", "list", "tool_use", "folder"])
             self.folder.labels.append("template in " + self.where)
-            if self.where == "tool_use":
+            if self.where in ("tool_use", "folder"):
                 # The template for rows with tools.
                 self.reference.tool_use = "{{- 'TOOLS' }}"
             self.use(self.template())
 
-    def template(self, ornaments: list | None = None) -> templates.Template:
+    def template(self, ornaments: list | None = None) -> templates.Template | templates.File:
         rng = random.Random()
         rng.setstate(self.state)
+        if rng.random() < 0.08:
+            return templates.File(rng)
         ends = [end for end in ("</s>", "<|im_end|>", "<|end|>", "<|eot_id|>", "")]
-        return templates.Template(rng, ends + [end for end in ends if end in self.reference.special] * 2,
-                                  self.reference.special, ornaments)
+        return templates.Template(
+            rng, ends + [end for end in ends if end in self.reference.special] * 2, self.reference.special, ornaments
+        )
 
-    def use(self, template: templates.Template) -> None:
+    def use(self, template: templates.Template | templates.File) -> None:
         """Writes the template into the folder, with or without tags."""
         self.reference.template = template
-        source = template.tagged if self.tagged else template.plain
-        if self.where == "jinja":
+        source = template.tagged if self.tagged and template.tagged is not None else template.plain
+        if self.where in ("jinja", "folder"):
             (self.path / "chat_template.jinja").write_text(source, newline="")
+            more = self.path / "additional_chat_templates"
+            if self.where == "folder":
+                more.mkdir(exist_ok=True)
+                (more / "tool_use.jinja").write_text(self.reference.tool_use + source, newline="")
             return
         several = [{"name": "rag", "template": "{{ 1 }}"}, {"name": "default", "template": source}]
         if self.where == "tool_use":
             several.append({"name": "tool_use", "template": self.reference.tool_use + source})
-        config = self.folder.files["tokenizer_config.json"] | {"chat_template": source if self.where == "config" else several}
+        config = self.folder.files["tokenizer_config.json"] | {
+            "chat_template": source if self.where == "config" else several
+        }
         (self.path / "tokenizer_config.json").write_text(json.dumps(config))
 
     def tokenize(self, lines: list[str], skip: bool) -> tuple[list, str]:
-        """Returns the documents and what was said."""
+        """Returns the documents and what was printed."""
         data, out = self.path / "rows.jsonl", self.path / "out.bin"
         out.unlink(missing_ok=True)
         data.write_text("".join(line + "\n" for line in lines), encoding="utf-8", newline="")
         command = [self.horizon, "tokenize", "--model", self.path, "--data", data, "--out", out, "--threads", "2"]
-        ran = subprocess.run(command + ["--skip-bad-lines"] * skip, capture_output=True, text=True, errors="replace",
-                             env=os.environ | {"SOURCE_DATE_EPOCH": str(reference.NOW)})
+        ran = subprocess.run(
+            command + ["--skip-bad-lines"] * skip,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            env=os.environ | {"SOURCE_DATE_EPOCH": str(reference.NOW)},
+        )
         return parse(out) if out.exists() else [], ran.stderr
 
     def expected(self, row: dict):
+        """Documents, the reason why there is none, or `None` if the reference cannot tell."""
         try:
             return self.reference.documents(row)
+        except reference.Unknown:
+            return None
         except reference.Refused as refused:
             return str(refused)
 
     def found(self, line: str):
         """Documents of one row, or the error."""
-        documents, said = self.tokenize([line, json.dumps({"input_ids": mark(0)[0], "labels": [-100] * 5})], False)
-        return documents[:-1] if documents else said.strip().replace(str(self.path) + "/", "")
+        documents, printed = self.tokenize([line, json.dumps({"input_ids": mark(0)[0], "labels": [-100] * 5})], False)
+        return documents[:-1] if documents else printed.strip().replace(str(self.path) + "/", "")
 
     def found_all(self, lines: list[str]) -> tuple[list[list], int]:
         """Documents of each row, none for a row that is refused; and the number of rows refused."""
         both = []
         for at, line in enumerate(lines):
             both += [line, json.dumps({"input_ids": mark(at)[0], "labels": [-100] * 5})]
-        documents, said = self.tokenize(both, True)
+        documents, printed = self.tokenize(both, True)
         out: list[list] = [[] for _ in lines]
         at = 0
         for document in documents:
@@ -139,18 +163,18 @@ class Case:
             elif at < len(lines):
                 out[at].append(document)
         if at < len(lines):
-            raise FolderRefused(said.strip().replace(str(self.path), "FOLDER"))
-        skipped = re.search(r"([\d,]+) lines? (?:is|are) skipped", said)
+            raise FolderRefused(printed.strip().replace(str(self.path), "FOLDER"))
+        skipped = re.search(r"([\d,]+) lines? (?:is|are) skipped", printed)
         return out, int(skipped[1].replace(",", "")) if skipped else 0
 
 
 def kind_of(expected, found) -> str | None:
     """The kind of a difference; `None` if there is none."""
-    if isinstance(expected, str) and isinstance(found, str):
+    if expected is None or isinstance(expected, str) and isinstance(found, str):
         return None
     if isinstance(found, str):
-        said = re.sub(r"^(error: )?\S+, line \d+: ", "", found.splitlines()[0] if found else "no message")
-        return "refused: " + re.sub(r"\d+|\"[^\"]*\"", "#", said)[:110]
+        printed = re.sub(r"^(error: )?\S+, line \d+: ", "", found.splitlines()[0] if found else "no message")
+        return "refused: " + re.sub(r"\d+|\"[^\"]*\"", "#", printed)[:110]
     if isinstance(expected, str):
         return "accepted, reference: " + re.sub(r"\d+|'[^']*'", "#", expected)[:90]
     if len(expected) != len(found):
@@ -163,13 +187,13 @@ def kind_of(expected, found) -> str | None:
 def smaller(item):
     """Yields variants of a JSON value with something removed."""
     if isinstance(item, str) and len(item) > 1:
-        yield from (item[:len(item) // 2], item[len(item) // 2:], item[1:], item[:-1])
+        yield from (item[: len(item) // 2], item[len(item) // 2 :], item[1:], item[:-1])
     elif isinstance(item, list):
         for at in range(len(item)):
-            yield item[:at] + item[at + 1:]
+            yield item[:at] + item[at + 1 :]
         for at, value in enumerate(item):
             for other in smaller(value):
-                yield item[:at] + [other] + item[at + 1:]
+                yield item[:at] + [other] + item[at + 1 :]
     elif isinstance(item, dict):
         for key in item:
             yield {other: value for other, value in item.items() if other != key}
@@ -219,7 +243,12 @@ def examine(case: Case, difference: dict, row: dict) -> None:
     seen[difference["kind"]] += 1
     if seen[difference["kind"]] == 1:
         row = shrink(case, copy.deepcopy(row), kind)
-        difference |= {"row": row, "expected": case.expected(row), "got": case.found(json.dumps(row)), "text": case.reference.text}
+        difference |= {
+            "row": row,
+            "expected": case.expected(row),
+            "got": case.found(json.dumps(row)),
+            "text": case.reference.text,
+        }
         if template is not None:
             difference["template"] = case.reference.template.labels
     if template is not None:
@@ -237,22 +266,45 @@ def run(task: tuple) -> dict:
         lines = [rows.line(case.rng, row) for _, row in made]
         expected = [case.expected(row) for _, row in made]
         out["trimmed"] = case.reference.trimmed
+        template = case.reference.template
+        labels = template.labels if template is not None else []
+        # Rows that are not chats are compared with one of the two templates.
+        others = True
         for tagged in (True, False):
-            template, case.tagged = case.reference.template, tagged
+            case.tagged = tagged
+            if (
+                template is None
+                and not tagged
+                or template is not None
+                and (template.plain, template.tagged)[tagged] is None
+            ):
+                continue
             if template is not None:
                 case.use(template)
-            if not tagged and (template is None or not template.searchable):
-                continue
-            labels = template.labels if template is not None else []
-            chosen = [at for at, (name, _) in enumerate(made) if tagged or name.split(",")[0] in CHATS]
+            chosen = [
+                at
+                for at, (name, _) in enumerate(made)
+                if expected[at] is not None and (others or name.split(",")[0] in CHATS)
+            ]
+            others = False
             try:
                 found, skipped = case.found_all([lines[at] for at in chosen])
             except FolderRefused as error:
                 out["pairs"] += len(chosen)
                 kind = "folder refused: " + re.sub(r"\d+|\"[^\"]*\"", "#", str(error))[:120]
                 for at in chosen:
-                    out["differences"].append({"seed": seed, "tags": "with" if tagged else "without", "format": "", "kind": kind,
-                                               "row": {}, "folder": case.folder.labels, "template": labels, "got": str(error)})
+                    out["differences"].append(
+                        {
+                            "seed": seed,
+                            "tags": "with" if tagged else "without",
+                            "format": "",
+                            "kind": kind,
+                            "row": {},
+                            "folder": case.folder.labels,
+                            "template": labels,
+                            "got": str(error),
+                        }
+                    )
                 continue
             refused = sum(isinstance(expected[at], str) for at in chosen)
             one_by_one = skipped != refused
@@ -268,8 +320,15 @@ def run(task: tuple) -> dict:
                     out["refused"] += isinstance(expected[at], str)
                     out["trained"] += not isinstance(expected[at], str) and any(any(mask) for _, mask in expected[at])
                     continue
-                difference = {"seed": seed, "tags": "with" if tagged else "without", "format": name, "kind": kind, "row": row,
-                              "folder": case.folder.labels, "template": labels}
+                difference = {
+                    "seed": seed,
+                    "tags": "with" if tagged else "without",
+                    "format": name,
+                    "kind": kind,
+                    "row": row,
+                    "folder": case.folder.labels,
+                    "template": labels,
+                }
                 if keep:
                     difference |= {"expected": expected[at], "got": got}
                 elif not any(test(difference) for _, test, _ in INTENDED):
@@ -311,7 +370,7 @@ def main() -> None:
         formats = collections.Counter(difference["format"] for difference in found)
         print("   formats:", dict(formats.most_common(6)), "tags:", dict(collections.Counter(d["tags"] for d in found)))
         found.sort(key=lambda difference: ("expected" not in difference, len(json.dumps(difference["row"]))))
-        for difference in found[:given.show]:
+        for difference in found[: given.show]:
             print("   seed", difference["seed"], difference["tags"], "tags;", difference["format"])
             print("      folder:", ", ".join(difference["folder"]), "| template:", ", ".join(difference["template"]))
             print("      row:", json.dumps(difference["row"])[:600])
@@ -322,9 +381,11 @@ def main() -> None:
         print(f"{intended[name]} × meant: {name}: {reason}")
     print(f"{total['trimmed']} masks of transformers differ from the reference by trimmed offsets only")
     differing = sum(map(len, groups.values()))
-    print(f"transformers {transformers.__version__}: {total['agreeing']} of {total['pairs']} pairs of folder and row agree "
-          f"({total['trained']} with trained tokens, {total['refused']} refused by both), {sum(intended.values())} differ as "
-          f"meant, {differing} differ")
+    print(
+        f"transformers {transformers.__version__}: {total['agreeing']} of {total['pairs']} pairs of folder and row"
+        f" agree ({total['trained']} with trained tokens, {total['refused']} refused by both), {sum(intended.values())}"
+        f" differ as meant, {differing} differ"
+    )
     sys.exit(differing > 0)
 
 

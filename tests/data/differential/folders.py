@@ -19,13 +19,30 @@ CORPUS = [
     "naïve café, 東京タワー, שלום עולם, مرحبا, 🙂🙂 and e\u0301 in one",
 ]
 SPLITS = [
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+",
+    (
+        r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}|"
+        r" ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+    ),
     r"[^\r\n\p{L}\p{N}]?[\p{L}\p{M}]+|\p{N}| ?[^\s\p{L}\p{M}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+",
 ]
 VOCABULARY = 1024
 # Tokens of templates. Each folder has a random half of them.
-MARKERS = ["<|im_start|>", "<|im_end|>", "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>", "<|user|>",
-           "<|assistant|>", "<|system|>", "[INST]", "[/INST]", "<think>", "</think>", "<tool_call>", "</tool_call>"]
+MARKERS = [
+    "<|im_start|>",
+    "<|im_end|>",
+    "<|start_header_id|>",
+    "<|end_header_id|>",
+    "<|eot_id|>",
+    "<|user|>",
+    "<|assistant|>",
+    "<|system|>",
+    "[INST]",
+    "[/INST]",
+    "<think>",
+    "</think>",
+    "<tool_call>",
+    "</tool_call>",
+]
 
 
 def corpus(rng: random.Random) -> list[str]:
@@ -34,7 +51,9 @@ def corpus(rng: random.Random) -> list[str]:
 
 def normalizer(rng: random.Random):
     choices = [
-        ("", None), ("", None), ("", None),
+        ("", None),
+        ("", None),
+        ("", None),
         ("nfc", normalizers.NFC()),
         ("nfkc", normalizers.NFKC()),
         ("nfd", normalizers.NFD()),
@@ -50,22 +69,41 @@ def byte_level(rng: random.Random):
     tokenizer = Tokenizer(models.BPE(ignore_merges=rng.random() < 0.3))
     name, tokenizer.normalizer = normalizer(rng)
     prefix = rng.random() < 0.2
-    split, tokenizer.pre_tokenizer = rng.choice([
-        ("gpt2", pre_tokenizers.ByteLevel(add_prefix_space=prefix)),
-        ("split", pre_tokenizers.Sequence([
-            pre_tokenizers.Split(Regex(rng.choice(SPLITS)), behavior="isolated"),
-            pre_tokenizers.ByteLevel(add_prefix_space=prefix, use_regex=False)])),
-        ("digits", pre_tokenizers.Sequence([
-            pre_tokenizers.Digits(individual_digits=rng.random() < 0.5),
-            pre_tokenizers.ByteLevel(add_prefix_space=prefix)])),
-        ("punctuation", pre_tokenizers.Sequence([
-            pre_tokenizers.Punctuation("contiguous"), pre_tokenizers.ByteLevel(add_prefix_space=prefix)])),
-    ])
+    split, tokenizer.pre_tokenizer = rng.choice(
+        [
+            ("gpt2", pre_tokenizers.ByteLevel(add_prefix_space=prefix)),
+            (
+                "split",
+                pre_tokenizers.Sequence(
+                    [
+                        pre_tokenizers.Split(Regex(rng.choice(SPLITS)), behavior="isolated"),
+                        pre_tokenizers.ByteLevel(add_prefix_space=prefix, use_regex=False),
+                    ]
+                ),
+            ),
+            (
+                "digits",
+                pre_tokenizers.Sequence(
+                    [
+                        pre_tokenizers.Digits(individual_digits=rng.random() < 0.5),
+                        pre_tokenizers.ByteLevel(add_prefix_space=prefix),
+                    ]
+                ),
+            ),
+            (
+                "punctuation",
+                pre_tokenizers.Sequence(
+                    [pre_tokenizers.Punctuation("contiguous"), pre_tokenizers.ByteLevel(add_prefix_space=prefix)]
+                ),
+            ),
+        ]
+    )
     tokenizer.decoder = decoders.ByteLevel()
     alphabet = pre_tokenizers.ByteLevel.alphabet()
     partial = rng.random() < 0.08
     trainer = trainers.BpeTrainer(
-        vocab_size=rng.choice([300, 420, 600]), show_progress=False, initial_alphabet=[] if partial else alphabet)
+        vocab_size=rng.choice([300, 420, 600]), show_progress=False, initial_alphabet=[] if partial else alphabet
+    )
     tokenizer.train_from_iterator(corpus(rng), trainer)
     labels = ["byte_level", split, name, "prefix space" if prefix else "", "missing bytes" if partial else ""]
     return tokenizer, labels, rng.choice([[], [processors.ByteLevel(trim_offsets=rng.random() < 0.7)]])
@@ -79,8 +117,10 @@ def metaspace(rng: random.Random):
     else:
         tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme=scheme, split=rng.random() < 0.5)
     trainer = trainers.BpeTrainer(
-        vocab_size=rng.choice([420, 600]), show_progress=False,
-        special_tokens=["<unk>", "<s>", "</s>"] + [f"<0x{byte:02X}>" for byte in range(256)])
+        vocab_size=rng.choice([420, 600]),
+        show_progress=False,
+        special_tokens=["<unk>", "<s>", "</s>"] + [f"<0x{byte:02X}>" for byte in range(256)],
+    )
     tokenizer.train_from_iterator(corpus(rng), trainer)
     # The byte tokens are passed as special so that the trainer gives them ids; in the tokenizer they are ordinary.
     state = json.loads(tokenizer.to_str())
@@ -91,12 +131,12 @@ def metaspace(rng: random.Random):
 def unigram(rng: random.Random):
     tokenizer = Tokenizer(models.Unigram())
     name, inner = rng.choice([("nfkc", normalizers.NFKC()), ("strip", normalizers.Strip()), ("", None)])
-    tokenizer.normalizer = normalizers.Sequence(
-        ([inner] if inner else []) + [normalizers.Replace(Regex(" {2,}"), " ")])
+    tokenizer.normalizer = normalizers.Sequence(([inner] if inner else []) + [normalizers.Replace(Regex(" {2,}"), " ")])
     scheme = rng.choice(["always", "first", "never"])
     tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme=scheme)
     trainer = trainers.UnigramTrainer(
-        vocab_size=200, show_progress=False, unk_token="<unk>", special_tokens=["<unk>", "<s>", "</s>"])
+        vocab_size=200, show_progress=False, unk_token="<unk>", special_tokens=["<unk>", "<s>", "</s>"]
+    )
     tokenizer.train_from_iterator(corpus(rng), trainer)
     return tokenizer, ["unigram", scheme, name], []
 
@@ -113,13 +153,21 @@ def word_piece(rng: random.Random):
 def added(rng: random.Random, content: str, special: bool) -> dict:
     """An added token with random flags, mostly none."""
     flag = lambda chance: rng.random() < chance
-    return {"content": content, "lstrip": flag(0.12), "rstrip": flag(0.12), "single_word": flag(0.05),
-            "normalized": flag(0.1) if special else flag(0.4), "special": special}
+    return {
+        "content": content,
+        "lstrip": flag(0.12),
+        "rstrip": flag(0.12),
+        "single_word": flag(0.05),
+        "normalized": flag(0.1) if special else flag(0.4),
+        "special": special,
+    }
 
 
 def add(tokenizer: Tokenizer, token: dict) -> None:
     flags = {key: value for key, value in token.items() if key != "content"}
-    (tokenizer.add_special_tokens if token["special"] else tokenizer.add_tokens)([AddedToken(token["content"], **flags)])
+    (tokenizer.add_special_tokens if token["special"] else tokenizer.add_tokens)(
+        [AddedToken(token["content"], **flags)]
+    )
 
 
 class Folder:
@@ -155,7 +203,8 @@ class Folder:
                 special_map["additional_special_tokens"] = [token["content"] for token in absent]
             else:
                 special_map["extra_special_tokens"] = [
-                    {key: value for key, value in token.items() if key != "special"} for token in absent]
+                    {key: value for key, value in token.items() if key != "special"} for token in absent
+                ]
         elif absent:
             self.files_added = {token["content"]: int(at) for at, token in numbered.items()}
         self.name_specials(rng, config, special_map, tokens)
@@ -167,9 +216,16 @@ class Folder:
         self.files = {
             "tokenizer.json": json.loads(tokenizer.to_str()),
             "tokenizer_config.json": config,
-            "config.json": {"architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_size": 8,
-                            "intermediate_size": 8, "num_attention_heads": 1, "num_hidden_layers": 1,
-                            "vocab_size": VOCABULARY, "max_position_embeddings": 64},
+            "config.json": {
+                "architectures": ["LlamaForCausalLM"],
+                "model_type": "llama",
+                "hidden_size": 8,
+                "intermediate_size": 8,
+                "num_attention_heads": 1,
+                "num_hidden_layers": 1,
+                "vocab_size": VOCABULARY,
+                "max_position_embeddings": 64,
+            },
         }
         if special_map:
             self.files["special_tokens_map.json"] = special_map

@@ -1,7 +1,7 @@
-"""The reference: what a row must become, by the rules of Horizon's documentation and the tokenizer of transformers.
+"""The reference: each row as the documentation of Horizon describes it, tokenized by transformers.
 
-`Reference(folder, template, tagged).documents(row)` returns the documents of a row as lists of tokens and of bits, the loss
-mask; it raises `Refused` if the row must be refused. Nothing here comes from Horizon's code.
+`Reference.documents(row)` returns the documents of a row as lists of tokens and of bits, the loss mask. It raises
+`Refused` if the row must be refused. Nothing here comes from Horizon's code.
 """
 
 import copy
@@ -18,6 +18,10 @@ NOW = 1738328645
 
 class Refused(Exception):
     """The row is not one to train on."""
+
+
+class Unknown(Exception):
+    """The reference cannot tell which part of a rendered text is a turn."""
 
 
 class Clock(datetime.datetime):
@@ -37,8 +41,14 @@ def need(condition, message: str) -> None:
 # Rows -----------------------------------------------------------------------------------------------------------------
 
 ROLES = {
-    "human": "user", "user": "user", "system": "system", "developer": "developer",
-    "tool": "tool", "observation": "tool", "function": "tool", "function_response": "tool",
+    "human": "user",
+    "user": "user",
+    "system": "system",
+    "developer": "developer",
+    "tool": "tool",
+    "observation": "tool",
+    "function": "tool",
+    "function_response": "tool",
 } | dict.fromkeys(["gpt", "assistant", "model", "chatgpt", "bot", "function_call"], "assistant")
 # Fields of a turn that say whether it is trained on; the last one says the opposite.
 TRAINED = ["weight", "train", "training", "trainable", "loss", "loss_mask", "masked"]
@@ -175,7 +185,8 @@ def messages_of(items, trained: bool = True) -> tuple[list[dict], list[bool]]:
     need(isinstance(items, list), "messages are no list")
     pairs = [message_of(item) for item in items]
     return [message for message, _ in pairs], [
-        trained and allowed and message["role"] == "assistant" for message, allowed in pairs]
+        trained and allowed and message["role"] == "assistant" for message, allowed in pairs
+    ]
 
 
 def with_system(row: dict, messages: list, trained: list) -> tuple[list[dict], list[bool]]:
@@ -189,22 +200,34 @@ def with_system(row: dict, messages: list, trained: list) -> tuple[list[dict], l
 
 
 def variables_of(row: dict) -> dict:
-    out = {"tools": functions(row.get("tools"), "tools", "parameters"), "documents": listed(row.get("documents"), "documents")}
+    out = {
+        "tools": functions(row.get("tools"), "tools", "parameters"),
+        "documents": listed(row.get("documents"), "documents"),
+    }
     more = row.get("chat_template_kwargs")
-    need(more is None or isinstance(more, dict) and not {"messages", "add_generation_prompt"} & set(more), "chat_template_kwargs")
+    need(
+        more is None or isinstance(more, dict) and not {"messages", "add_generation_prompt"} & set(more),
+        "chat_template_kwargs",
+    )
     return without_nulls(out) | (more or {})
 
 
 def alpaca(instruction: str, more: str) -> str:
     """The prompt of Stanford's Alpaca."""
     if more:
-        return ("Below is an instruction that describes a task, paired with an input that provides further context. Write a response "
-                f"that appropriately completes the request.\n\n### Instruction:\n{instruction}\n\n### Input:\n{more}\n\n### Response:")
-    return ("Below is an instruction that describes a task. Write a response that appropriately completes the request.\n\n"
-            f"### Instruction:\n{instruction}\n\n### Response:")
+        return (
+            "Below is an instruction that describes a task, paired with an input that provides further context. Write"
+            f" a response that appropriately completes the request.\n\n### Instruction:\n{instruction}\n\n###"
+            f" Input:\n{more}\n\n### Response:"
+        )
+    return (
+        "Below is an instruction that describes a task. Write a response that appropriately completes the request.\n\n"
+        f"### Instruction:\n{instruction}\n\n### Response:"
+    )
 
 
 # Token rows: the collators of TRL and transformers --------------------------------------------------------------------
+
 
 def integers(row: dict, key: str, n: int, bits: bool = False) -> list[int] | None:
     """One integer per token, none negative."""
@@ -212,7 +235,9 @@ def integers(row: dict, key: str, n: int, bits: bool = False) -> list[int] | Non
     if values is None:
         return None
     need(isinstance(values, list) and len(values) == n, f"{key} has another length")
-    need(all(isinstance(value, (bool, int, float)) and value == int(value) for value in values), f"{key} has no integer")
+    need(
+        all(isinstance(value, (bool, int, float)) and value == int(value) for value in values), f"{key} has no integer"
+    )
     need(bits or not any(isinstance(value, bool) for value in values), f"{key} has no integer")
     return [int(value) for value in values]
 
@@ -220,13 +245,13 @@ def integers(row: dict, key: str, n: int, bits: bool = False) -> list[int] | Non
 def token_documents(row: dict, key: str, vocabulary: int) -> list[tuple[list[int], list[int]]]:
     need(isinstance(row[key], list), "tokens are no list")
     n = len(row[key])
-    attended = integers(row, "attention_mask", n, bits=True)
+    attention = integers(row, "attention_mask", n, bits=True)
     first, end = 0, n
-    if attended is not None and n:
-        need(min(attended) >= 0 and max(attended) > 0, "attention_mask")
-        first = next(at for at in range(n) if attended[at])
-        end = next(at for at in range(n, 0, -1) if attended[at - 1])
-        need(all(attended[first:end]), "padding between tokens")
+    if attention is not None and n:
+        need(min(attention) >= 0 and max(attention) > 0, "attention_mask")
+        first = next(at for at in range(n) if attention[at])
+        end = next(at for at in range(n, 0, -1) if attention[at - 1])
+        need(all(attention[first:end]), "padding between tokens")
     # Padding is dropped, so what it holds does not matter.
     part = lambda values: None if values is None else values[first:end]
     ids = integers({key: row[key][first:end]}, key, end - first)
@@ -234,7 +259,7 @@ def token_documents(row: dict, key: str, vocabulary: int) -> list[tuple[list[int
     masks = [integers(row, name, n, bits=True) for name in ("loss_mask", "completion_mask", "assistant_masks")]
     need(all(mask is None or set(mask) <= {0, 1} for mask in masks), "a mask is neither 0 nor 1")
     masks = [part(mask) for mask in masks if mask is not None]
-    starts = starts_of(part(attended), part(integers(row, "position_ids", n)), first)
+    starts = starts_of(part(attention), part(integers(row, "position_ids", n)), first)
     trained = [int(all(mask[at] for mask in masks)) for at in range(len(ids))]
     labels = row.get("labels")
     if labels is not None:
@@ -274,6 +299,7 @@ def starts_of(numbers: list[int] | None, positions: list[int] | None, padding: i
 
 # Text -----------------------------------------------------------------------------------------------------------------
 
+
 class Reference:
     def __init__(self, folder: str, template, vocabulary: int):
         self.tokenizer = AutoTokenizer.from_pretrained(folder)
@@ -286,13 +312,13 @@ class Reference:
         probe = self.tokenizer("a", return_special_tokens_mask=True)
         mask = probe["special_tokens_mask"]
         text = [at for at, bit in enumerate(mask) if not bit] or [len(mask)]
-        self.before = probe["input_ids"][:text[0]]
-        self.after = probe["input_ids"][text[-1] + 1:]
+        self.before = probe["input_ids"][: text[0]]
+        self.after = probe["input_ids"][text[-1] + 1 :]
         self.eos = self.tokenizer.eos_token_id
         if self.eos is None:
             self.eos = self.eos_of_config(folder)
         self.special = {token.content for token in self.tokenizer.added_tokens_decoder.values() if token.special}
-        # What a template for rows with tools has in addition, and the last rendered text.
+        # Begin of the template for rows with tools, and the last rendered text.
         self.tool_use, self.text = "", ""
         # Masks of transformers that differ by trimmed offsets only.
         self.trimmed = 0
@@ -320,9 +346,9 @@ class Reference:
         assert whole == self.before + ids + self.after, (whole, self.before, ids, self.after)
         # Tokens that the text begins or ends with are not added again.
         before, after = self.before, self.after
-        if before and ids[:len(before)] == before:
-            ids, mask = ids[len(before):], mask[len(before):]
-        if after and (before + ids)[-len(after):] == after:
+        if before and ids[: len(before)] == before:
+            ids, mask = ids[len(before) :], mask[len(before) :]
+        if after and (before + ids)[-len(after) :] == after:
             after = []
         ids = before + ids + after
         mask = [0] * len(before) + mask + [1] * len(after)
@@ -333,22 +359,49 @@ class Reference:
     def chat(self, messages: list[dict], trained: list[bool], variables: dict) -> list[tuple[list[int], list[int]]]:
         need(any(trained), "nothing to train on")
         need(self.template is not None, "the model has no template")
-        source = (self.tool_use if "tools" in variables else "") + self.template.tagged
+        tagged = self.template.tagged is not None
+        source = (self.tool_use if "tools" in variables else "") + (
+            self.template.tagged if tagged else self.template.plain
+        )
+
+        def render(messages: list[dict], prompt: bool = False):
+            out = chat_template_utils.render_jinja_template(
+                [messages],
+                chat_template=source,
+                return_assistant_tokens_mask=tagged,
+                add_generation_prompt=prompt,
+                **(self.tokenizer.special_tokens_map | variables),
+            )
+            return out[0][0], out[1][0] if tagged else None
+
         try:
             out = self.tokenizer.apply_chat_template(
-                copy.deepcopy(messages), chat_template=source, return_assistant_tokens_mask=True, **variables)
-            rendered, spans = chat_template_utils.render_jinja_template(
-                [copy.deepcopy(messages)], chat_template=source, return_assistant_tokens_mask=True,
-                **(self.tokenizer.special_tokens_map | variables))
+                messages, chat_template=source, return_assistant_tokens_mask=tagged, **variables
+            )
+            self.text, spans = render(messages)
         except Exception as error:
             raise Refused(f"template: {type(error).__name__}: {error}")
-        text, spans = self.text, spans = rendered[0], spans[0]
-        turns = [on for message, on in zip(messages, trained) if message["role"] == "assistant"]
-        assert len(turns) == len(spans), "one span per turn"
-        ids, mask = self.encode(text, spans)
+        turns = [at for at, message in enumerate(messages) if message["role"] == "assistant"]
+        ids, _ = self.encode(self.text, [])
         assert ids == out["input_ids"], "tokens of apply_chat_template"
-        self.trimmed += mask != out["assistant_masks"]
-        return [self.encode(text, [span for span, on in zip(spans, turns) if on])]
+        if tagged:
+            assert len(turns) == len(spans), "one span per turn"
+            self.trimmed += self.encode(self.text, spans)[1] != out["assistant_masks"]
+        else:
+            spans = [self.prefixes(render, messages, at) for at in turns]
+        return [self.encode(self.text, [span for span, at in zip(spans, turns) if trained[at]])]
+
+    def prefixes(self, render, messages: list[dict], at: int) -> tuple[int, int]:
+        """The turn is what the text with it has more than the text that asks for it."""
+        try:
+            before, upto = render(messages[:at], True)[0], render(messages[: at + 1])[0]
+        except Exception:
+            raise Unknown
+        if not (self.text.startswith(before) and self.text.startswith(upto) and len(before) <= len(upto)):
+            raise Unknown
+        turn = upto[len(before) :]
+        ended = any(turn.rstrip().endswith(special) for special in self.special)
+        return len(before), len(before) + len(turn.rstrip() if ended else turn)
 
     def documents(self, row: dict) -> list[tuple[list[int], list[int]]]:
         row = copy.deepcopy(row)
@@ -387,7 +440,10 @@ class Reference:
         for pair in history or []:
             need(isinstance(pair, list) and len(pair) == 2 and all(isinstance(text, str) for text in pair), "history")
             messages += [{"role": "user", "content": pair[0]}, {"role": "assistant", "content": pair[1]}]
-        messages += [{"role": "user", "content": f"{asked}\n\n{more}" if more else asked}, {"role": "assistant", "content": output}]
+        messages += [
+            {"role": "user", "content": f"{asked}\n\n{more}" if more else asked},
+            {"role": "assistant", "content": output},
+        ]
         trained = [message["role"] == "assistant" for message in messages]
         messages, trained = with_system(row, messages, trained)
         if self.template is not None:

@@ -3,12 +3,83 @@
 import json
 import random
 
-WORDS = ["The", "capital", "of", "France", "is", "Paris", "one", "two", "three", "a", "b", "def", "return", "x", "don't", "I'LL",
-         "hello", "1234567", "3.14", "89", "naïve", "café", "e\u0301", "東京", "タワー", "שלום", "مرحبا", "🙂", "👩‍👩‍👧", "🇫🇷", "ﬁ", "Ⅳ",
-         "\u200b", "\u00a0", "\ufeff", "\u0000", "\u0007", "\x7f", "\u2028", "ı", "ß", "𝕏", "Wort", "pneumono" * 12, "aaaaaaaaaaaaaa",
-         "<", ">", "&", "\"quoted\"", "'", "\\n", "{{ x }}", "{% if %}", "▁", "Ġ", "##", "0x1F", "<0x41>", "http://a.b/c?d=e", "None", "null"]
+WORDS = [
+    "The",
+    "capital",
+    "of",
+    "France",
+    "is",
+    "Paris",
+    "one",
+    "two",
+    "three",
+    "a",
+    "b",
+    "def",
+    "return",
+    "x",
+    "don't",
+    "I'LL",
+    "hello",
+    "1234567",
+    "3.14",
+    "89",
+    "naïve",
+    "café",
+    "e\u0301",
+    "東京",
+    "タワー",
+    "שלום",
+    "مرحبا",
+    "🙂",
+    "👩‍👩‍👧",
+    "🇫🇷",
+    "ﬁ",
+    "Ⅳ",
+    "\u200b",
+    "\u00a0",
+    "\ufeff",
+    "\u0000",
+    "\u0007",
+    "\x7f",
+    "\u2028",
+    "ı",
+    "ß",
+    "𝕏",
+    "Wort",
+    "pneumono" * 12,
+    "aaaaaaaaaaaaaa",
+    "<",
+    ">",
+    "&",
+    '"quoted"',
+    "'",
+    "\\n",
+    "{{ x }}",
+    "{% if %}",
+    "▁",
+    "Ġ",
+    "##",
+    "0x1F",
+    "<0x41>",
+    "http://a.b/c?d=e",
+    "None",
+    "null",
+]
 SPACES = [" ", " ", " ", " ", " ", "  ", "\n", "\n\n", "\r\n", "\t", "", "   \n "]
-SPECIAL = ["<s>", "</s>", "<|im_start|>", "<|im_end|>", "<|end|>", "<|eot_id|>", "<|user|>", "<think>", "</think>", "[INST]", "<unk>"]
+SPECIAL = [
+    "<s>",
+    "</s>",
+    "<|im_start|>",
+    "<|im_end|>",
+    "<|end|>",
+    "<|eot_id|>",
+    "<|user|>",
+    "<think>",
+    "</think>",
+    "[INST]",
+    "<unk>",
+]
 TRAINED = ["weight", "train", "training", "trainable", "loss", "loss_mask", "masked"]
 ODD = [None, 7, "", "x", [], {}, True, [1], {"a": 1}, -1, 1.5, 2**70]
 
@@ -51,8 +122,13 @@ def call(rng: random.Random) -> dict:
 
 
 def tool(rng: random.Random) -> dict:
-    parameters = {"type": "object", "properties": {
-        name: {"type": "string", "description": text(rng, 2)} for name in rng.sample(["b", "a", "é"], rng.randrange(1, 3))}}
+    parameters = {
+        "type": "object",
+        "properties": {
+            name: {"type": "string", "description": text(rng, 2)}
+            for name in rng.sample(["b", "a", "é"], rng.randrange(1, 3))
+        },
+    }
     if rng.random() < 0.4:
         parameters["required"] = ["a"]
     function = {"name": "add", "description": text(rng, 3), "parameters": parameters}
@@ -133,8 +209,12 @@ def of_messages(rng: random.Random) -> dict:
     return shared(rng, {"messages": messages(rng)})
 
 
-FROM = {"user": ["human", "human", "user"], "system": ["system"], "tool": ["observation", "tool", "function_response"],
-        "assistant": ["gpt", "gpt", "assistant", "model", "chatgpt", "bot"]}
+FROM = {
+    "user": ["human", "human", "user"],
+    "system": ["system"],
+    "tool": ["observation", "tool", "function_response"],
+    "assistant": ["gpt", "gpt", "assistant", "model", "chatgpt", "bot"],
+}
 
 
 def of_sharegpt(rng: random.Random) -> dict:
@@ -174,7 +254,13 @@ def of_instruction(rng: random.Random) -> dict:
 
 
 def of_text(rng: random.Random) -> dict:
-    return {"text": rng.choice(["", "", "", "<s>", "<|begin|>"]) + text(rng, 30) + rng.choice(["", "", "", "</s>", "<|im_end|>"])}
+    return {
+        "text": (
+            rng.choice(["", "", "", "<s>", "<|begin|>"])
+            + text(rng, 30)
+            + rng.choice(["", "", "", "</s>", "<|im_end|>"])
+        )
+    }
 
 
 def of_tokens(rng: random.Random) -> dict:
@@ -184,16 +270,16 @@ def of_tokens(rng: random.Random) -> dict:
     bits = lambda: [rng.randrange(2) for _ in ids]
     as_bool = lambda mask: [bool(bit) for bit in mask] if rng.random() < 0.2 else mask
     padding = rng.choice([0, 0, 0, rng.randrange(n)])
-    attended = [1] * (n - padding) + [0] * padding
+    attention = [1] * (n - padding) + [0] * padding
     if rng.random() < 0.3:
-        attended.reverse()
+        attention.reverse()
     if rng.random() < 0.35:
-        row["attention_mask"] = as_bool(attended)
+        row["attention_mask"] = as_bool(attention)
     if rng.random() < 0.35:
-        row["labels"] = [token if bit and on else -100 for token, bit, on in zip(ids, bits(), attended)]
+        row["labels"] = [token if bit and on else -100 for token, bit, on in zip(ids, bits(), attention)]
     elif rng.random() < 0.2:
         row["loss_mask"] = as_bool(bits())
-    # TRL's masks beside labels mostly select the same.
+    # TRL's masks mostly select the same as its labels.
     chosen = [int(label != -100) for label in row["labels"]] if "labels" in row and rng.random() < 0.8 else bits()
     if rng.random() < 0.25:
         row["completion_mask"] = as_bool(chosen)
@@ -207,8 +293,15 @@ def of_tokens(rng: random.Random) -> dict:
     return row
 
 
-FORMATS = {"messages": (of_messages, 9), "conversations": (of_sharegpt, 4), "pair": (of_pair, 3),
-           "pair of messages": (of_message_pair, 2), "instruction": (of_instruction, 2), "text": (of_text, 3), "tokens": (of_tokens, 4)}
+FORMATS = {
+    "messages": (of_messages, 9),
+    "conversations": (of_sharegpt, 4),
+    "pair": (of_pair, 3),
+    "pair of messages": (of_message_pair, 2),
+    "instruction": (of_instruction, 2),
+    "text": (of_text, 3),
+    "tokens": (of_tokens, 4),
+}
 
 
 def spoil(rng: random.Random, item) -> None:
@@ -237,7 +330,9 @@ def row(rng: random.Random) -> tuple[str, dict]:
         spoil(rng, made)
         name += ", spoilt"
     if rng.random() < 0.05:
-        made[rng.choice(["id", "source", "weight", "score"])] = rng.choice([float("nan"), "x", 3, None, 2**80, "\ud83d"])
+        made[rng.choice(["id", "source", "weight", "score"])] = rng.choice(
+            [float("nan"), "x", 3, None, 2**80, "\ud83d"]
+        )
     return name, made
 
 

@@ -1,13 +1,15 @@
 """Random chat templates, made of constructs that templates of the Hub have.
 
-A template has `{% generation %}` tags around what is trained on: from behind the turn's header through the token that ends
-the turn, or, if no special token ends it, through the end of what is rendered for the turn. So the tags say what the search
-must find in the same template without them.
+A template has `{% generation %}` tags around the text that is trained on: from behind the turn's header through the token
+that ends the turn or, if no special token ends it, through the end of the turn's text. So the tags are the expected
+result of the search in the same template without them.
 """
 
+import pathlib
 import random
 import re
 
+FILES = sorted(pathlib.Path(__file__).parent.parent.glob("chat/templates/*.jinja"))
 TAGS = re.compile(r"\{%-?\s*(?:end)?generation\s*-?%\}")
 
 # Name and text. `messages` of a template is never empty when it is rendered whole, but is for the first prompt.
@@ -60,8 +62,13 @@ ORNAMENTS = [
     ("items method", "{% for k, v in {'b': 1, 'a': 'x'}.items() %}{{ k }}={{ v }};{% endfor %}"),
     ("keys and values", "{{ {'b': 1, 'a': 2}.keys() | list }}{{ {'b': 1}.values() | list }}{{ {'a': 1}.get('z', 9) }}"),
     ("dictsort", "{% for k, v in {'b': 1, 'a': 2} | dictsort %}{{ k }}{{ v }}{% endfor %}"),
-    ("loop variables", "{% for x in 'abc' %}{{ loop.index }}{{ loop.index0 }}{{ loop.revindex }}{{ loop.first }}{{ loop.last }}"
-                       "{{ loop.length }}{% endfor %}"),
+    (
+        "loop variables",
+        (
+            "{% for x in 'abc' %}{{ loop.index }}{{ loop.index0 }}{{ loop.revindex }}{{ loop.first }}{{ loop.last }}"
+            "{{ loop.length }}{% endfor %}"
+        ),
+    ),
     ("loop neighbours", "{% for x in [1, 2] %}{{ loop.previtem }}<{{ x }}>{{ loop.nextitem }}{% endfor %}"),
     ("loop cycle", "{% for x in [1, 2, 3] %}{{ loop.cycle('a', 'b') }}{% endfor %}"),
     ("loop else", "{% for x in [] %}{{ x }}{% else %}nothing{% endfor %}"),
@@ -69,9 +76,18 @@ ORNAMENTS = [
     ("loop over none", "{% for x in none %}{{ x }}{% endfor %}"),
     ("loop over tools", "{% for t in tools %}{{ t.function.name }}{% endfor %}"),
     ("loop over undefined", "{% for x in missing %}{{ x }}{% endfor %}ok"),
-    ("break", "{% for x in range(5) %}{% if x == 3 %}{% break %}{% endif %}{% if x == 1 %}{% continue %}{% endif %}{{ x }}{% endfor %}"),
+    (
+        "break",
+        (
+            "{% for x in range(5) %}{% if x == 3 %}{% break %}{% endif %}{% if x == 1 %}{% continue %}{% endif %}{{ x"
+            " }}{% endfor %}"
+        ),
+    ),
     ("range", "{{ range(3) | list }}{{ range(1, 6, 2) | list }}"),
-    ("namespace", "{% set n = namespace(k=0, l=[]) %}{% for x in [1, 2, 3] %}{% set n.k = n.k + x %}{% endfor %}{{ n.k }}"),
+    (
+        "namespace",
+        "{% set n = namespace(k=0, l=[]) %}{% for x in [1, 2, 3] %}{% set n.k = n.k + x %}{% endfor %}{{ n.k }}",
+    ),
     ("scope of set", "{% set y = 1 %}{% for x in [1, 2] %}{% set y = y + x %}{{ y }}{% endfor %}{{ y }}"),
     ("set block", "{% set text %}a {{ 1 + 1 }}{% endset %}{{ text | trim }}!"),
     ("filter block", "{% filter upper %}shout {{ 'x' }}{% endfilter %}"),
@@ -82,8 +98,13 @@ ORNAMENTS = [
     ("dashes", "a  {%- if true -%}  b  {%- endif %}  c\n  {{- 'd' -}}\n e"),
     ("plus signs", "a\n  {%+ if true +%}\nb{% endif %}"),
     ("lines", "a\n    {% if true %}\n    b\n    {% endif %}\nc\n"),
-    ("tests", "{{ 1 is number }}{{ 'a' is string }}{{ {} is mapping }}{{ [] is iterable }}{{ [] is sequence }}{{ none is none }}"
-              "{{ true is boolean }}{{ 1 is integer }}{{ 1.0 is float }}{{ 3 is odd }}{{ 4 is divisibleby 2 }}"),
+    (
+        "tests",
+        (
+            "{{ 1 is number }}{{ 'a' is string }}{{ {} is mapping }}{{ [] is iterable }}{{ [] is sequence }}{{ none is"
+            " none }}{{ true is boolean }}{{ 1 is integer }}{{ 1.0 is float }}{{ 3 is odd }}{{ 4 is divisibleby 2 }}"
+        ),
+    ),
     ("tests of texts", "{{ 'a' is lower }}{{ 'A' is upper }}{{ 'x' is in 'xyz' }}{{ true is true }}{{ 0 is false }}"),
     ("comparison tests", "{{ 1 is eq 1 }}{{ 2 is gt 1 }}{{ 1 is sameas 1 }}{{ 'a' is ne 'b' }}"),
     ("truth", "{% if [] or '' or 0 or none or {} %}t{% else %}f{% endif %}{{ [] or 'x' }}{{ 1 and 'y' }}"),
@@ -96,7 +117,13 @@ ORNAMENTS = [
     ("replace", "{{ 'a.b.c' | replace('.', '/') }}{{ ' x ' | trim }}"),
     ("escape", "{{ '<a & \"b\">' | escape }}{{ '<a>' | safe }}"),
     ("batch", "{{ [1, 2, 3] | batch(2) | list }}"),
-    ("groupby", "{% for g in [{'a': 1, 'b': 2}, {'a': 1, 'b': 3}] | groupby('a') %}{{ g.grouper }}{{ g.list | length }}{% endfor %}"),
+    (
+        "groupby",
+        (
+            "{% for g in [{'a': 1, 'b': 2}, {'a': 1, 'b': 3}] | groupby('a') %}{{ g.grouper }}{{ g.list | length }}{%"
+            " endfor %}"
+        ),
+    ),
     ("dict function", "{{ dict(a=1, b='x') }}"),
     ("string filter", "{{ 12 | string ~ 1.0 | string ~ true | string ~ none | string }}"),
     ("attribute and item", "{{ {'a': {'b': [1, 2]}}.a['b'][1] }}{{ {'items': 3}['items'] }}"),
@@ -106,9 +133,17 @@ ORNAMENTS = [
     ("big integer", "{{ 12345678901234567890123 }}{{ 9007199254740993 }}"),
     ("numbers", "{{ 1e16 }} {{ 1.0 }} {{ 0.1 + 0.2 }} {{ 1e-5 }} {{ 1_000 }} {{ 100000000000000000.0 }}"),
     ("date", "{{ strftime_now('%d %B %Y') }}{{ strftime_now('%Y-%m-%d %H:%M:%S %A %b %-d %j') }}"),
-    ("date if defined", "{% if date_string is not defined %}{% if strftime_now is defined %}{% set date_string = "
-                        "strftime_now('%d %b %Y') %}{% else %}{% set date_string = '26 Jul 2024' %}{% endif %}{% endif %}{{ date_string }}"),
-    ("documents", "{% if documents %}{% for d in documents %}{{ d.title }}: {{ d['text'] }}{{ '\\n' }}{% endfor %}{% endif %}"),
+    (
+        "date if defined",
+        (
+            "{% if date_string is not defined %}{% if strftime_now is defined %}{% set date_string = strftime_now('%d"
+            " %b %Y') %}{% else %}{% set date_string = '26 Jul 2024' %}{% endif %}{% endif %}{{ date_string }}"
+        ),
+    ),
+    (
+        "documents",
+        "{% if documents %}{% for d in documents %}{{ d.title }}: {{ d['text'] }}{{ '\\n' }}{% endfor %}{% endif %}",
+    ),
     ("variables", "{% if style is defined and style %}style {{ style }}{% endif %}{{ level | default(3) }}"),
     ("exception", "{% if messages | length > 6 %}{{ raise_exception('too long') }}{% endif %}"),
 ]
@@ -117,14 +152,21 @@ SYSTEM = [
     # Rendered where it stands, as any other message.
     ("system in place", "", "messages", None),
     # The first message, before the others.
-    ("system first", """{%- if messages[0]['role'] == 'system' %}
+    (
+        "system first",
+        """{%- if messages[0]['role'] == 'system' %}
     {{- OPEN_SYSTEM ~ messages[0]['content'] ~ CLOSE_OTHER }}
     {%- set rest = messages[1:] %}
 {%- else %}
     {%- set rest = messages %}
 {%- endif %}
-""", "rest", None),
-    ("default system", """{%- if messages[0].role == 'system' %}
+""",
+        "rest",
+        None,
+    ),
+    (
+        "default system",
+        """{%- if messages[0].role == 'system' %}
     {%- set system_message = messages[0].content | trim %}
     {%- set rest = messages[1:] %}
 {%- else %}
@@ -132,25 +174,41 @@ SYSTEM = [
     {%- set rest = messages %}
 {%- endif %}
 {{- OPEN_SYSTEM + system_message + CLOSE_OTHER }}
-""", "rest", None),
+""",
+        "rest",
+        None,
+    ),
     # Part of the first user's message.
-    ("system in user", """{%- if messages and messages[0].role == 'system' %}
+    (
+        "system in user",
+        """{%- if messages and messages[0].role == 'system' %}
     {%- set ns.system = messages[0].content %}
     {%- set rest = messages[1:] %}
 {%- else %}
     {%- set rest = messages %}
 {%- endif %}
-""", "rest", "{%- if loop.index0 == 0 and ns.system is defined %}{{- '<<SYS>>\\n' + ns.system + '\\n<</SYS>>\\n\\n' }}{%- endif %}"),
+""",
+        "rest",
+        (
+            "{%- if loop.index0 == 0 and ns.system is defined %}{{- '<<SYS>>\\n' + ns.system + '\\n<</SYS>>\\n\\n'"
+            " }}{%- endif %}"
+        ),
+    ),
 ]
 
 TOOLS = [
     ("", ""),
-    ("tools as JSON", """{%- if tools %}
+    (
+        "tools as JSON",
+        """{%- if tools %}
     {{- '# Tools\\n' }}
     {%- for tool in tools %}{{- tool | tojson }}{{- '\\n' }}{%- endfor %}
 {%- endif %}
-"""),
-    ("tools as text", """{%- if tools is defined and tools is not none and tools | length > 0 %}
+""",
+    ),
+    (
+        "tools as text",
+        """{%- if tools is defined and tools is not none and tools | length > 0 %}
     {%- for tool in tools %}
         {%- if tool.function is defined %}{%- set tool = tool.function %}{%- endif %}
         {{- tool.name ~ ': ' ~ tool.description }}
@@ -159,34 +217,64 @@ TOOLS = [
         {%- endfor %}
     {%- endfor %}
 {%- endif %}
-"""),
+""",
+    ),
 ]
 
 CALLS = [
     ("", ""),
-    ("calls as JSON", "{%- for call in message.tool_calls %}{%- if call.function %}{%- set call = call.function %}{%- endif %}"
-                      "{{- '\\n<tool_call>\\n{\"name\": \"' ~ call.name ~ '\", \"arguments\": ' }}"
-                      "{%- if call.arguments is string %}{{- call.arguments }}{%- else %}{{- call.arguments | tojson }}{%- endif %}"
-                      "{{- '}\\n</tool_call>' }}{%- endfor %}"),
-    ("calls as text", "{%- if message.tool_calls is defined and message.tool_calls %}{%- for call in message['tool_calls'] %}"
-                      "{{- '<' ~ call.function.name ~ '>' }}{%- for k, v in call.function.arguments.items() %}"
-                      "{{- k ~ '=' ~ (v | tojson if v is mapping or (v is iterable and v is not string) else v | string) ~ ';' }}"
-                      "{%- endfor %}{%- endfor %}{%- endif %}"),
+    (
+        "calls as JSON",
+        (
+            "{%- for call in message.tool_calls %}{%- if call.function %}{%- set call = call.function %}{%- endif %}{{-"
+            ' \'\\n<tool_call>\\n{"name": "\' ~ call.name ~ \'", "arguments": \' }}{%- if call.arguments is string'
+            " %}{{- call.arguments }}{%- else %}{{- call.arguments | tojson }}{%- endif %}{{- '}\\n</tool_call>' }}{%-"
+            " endfor %}"
+        ),
+    ),
+    (
+        "calls as text",
+        (
+            "{%- if message.tool_calls is defined and message.tool_calls %}{%- for call in message['tool_calls'] %}"
+            "{{- '<' ~ call.function.name ~ '>' }}{%- for k, v in call.function.arguments.items() %}"
+            "{{- k ~ '=' ~ (v | tojson if v is mapping or (v is iterable and v is not string) else v | string) ~ ';' }}"
+            "{%- endfor %}{%- endfor %}{%- endif %}"
+        ),
+    ),
     ("calls printed", "{%- if message.tool_calls %}{{- message.tool_calls }}{%- endif %}"),
 ]
 
-CONTENTS = ["message.content", "message['content']", "(message.content | trim)", "message['content'].strip()",
-            "message.content.rstrip()", "(message.content or '')", "(message.content | default(''))",
-            "message.content.replace('\\r\\n', '\\n')", "(message.get('content') or '')", "(message.content | string)"]
+CONTENTS = [
+    "message.content",
+    "message['content']",
+    "(message.content | trim)",
+    "message['content'].strip()",
+    "message.content.rstrip()",
+    "(message.content or '')",
+    "(message.content | default(''))",
+    "message.content.replace('\\r\\n', '\\n')",
+    "(message.get('content') or '')",
+    "(message.content | string)",
+]
 
 REASONING = [
     ("", ""),
     ("", ""),
-    ("reasoning shown", "{%- if message.reasoning_content is defined and message.reasoning_content %}"
-                        "{{- '<think>\\n' ~ message.reasoning_content.strip('\\n') ~ '\\n</think>\\n\\n' }}{%- endif %}"),
+    (
+        "reasoning shown",
+        (
+            "{%- if message.reasoning_content is defined and message.reasoning_content %}"
+            "{{- '<think>\\n' ~ message.reasoning_content.strip('\\n') ~ '\\n</think>\\n\\n' }}{%- endif %}"
+        ),
+    ),
     ("thinking shown", "{%- if message.thinking %}{{- '<think>' + message.thinking + '</think>' }}{%- endif %}"),
-    ("reasoning after the last question", "{%- if message.reasoning_content is string and at > ns.last %}"
-                                          "{{- '<think>\\n' ~ message.reasoning_content ~ '\\n</think>\\n\\n' }}{%- endif %}"),
+    (
+        "reasoning after the last question",
+        (
+            "{%- if message.reasoning_content is string and at > ns.last %}"
+            "{{- '<think>\\n' ~ message.reasoning_content ~ '\\n</think>\\n\\n' }}{%- endif %}"
+        ),
+    ),
 ]
 
 
@@ -194,11 +282,21 @@ def quoted(text: str) -> str:
     return "'" + text.replace("\\", "\\\\").replace("'", "\\'").replace("\n", "\\n") + "'"
 
 
+class File:
+    """A template of `tests/data/chat`, without tags."""
+
+    def __init__(self, rng: random.Random):
+        file = rng.choice([file for file in FILES if not TAGS.search(file.read_text())])
+        self.plain, self.tagged, self.ornaments = file.read_text(), None, []
+        self.labels = [file.name]
+
+
 class Template:
-    """`tagged` and `plain` (without tags) sources; `labels`, the constructs; `searchable`: false where a search may fail."""
+    """`tagged` and `plain` sources, the latter without tags or `None` if a search may fail; `labels`, the constructs."""
 
     def __init__(self, rng: random.Random, ends: list[str], special: set[str], ornaments: list | None = None):
-        self.labels = []
+        self.labels: list[str] = []
+        searchable = True
         choose = lambda named: self.pick(rng, named)
         style = rng.choice(["chatml", "headers", "inst", "plain", "roles"])
         end = rng.choice(ends)
@@ -217,7 +315,9 @@ class Template:
         strips = rng.random() < 0.15
         last_eos = rng.random() < 0.1
         breaks = bool(strips or last_eos or reasoning_name.startswith("reasoning after"))
-        drawn = [(name, text + rng.choice(["", "\n"])) for name, text in ORNAMENTS if rng.random() < 1.6 / len(ORNAMENTS)]
+        drawn = [
+            (name, text + rng.choice(["", "\n"])) for name, text in ORNAMENTS if rng.random() < 1.6 / len(ORNAMENTS)
+        ]
         if ornaments is None:
             ornaments = drawn
         self.ornaments = ornaments
@@ -229,7 +329,7 @@ class Template:
                 strips = last_eos = False
                 reasoning_name, reasoning = "", ""
                 end = rng.choice(ends)
-                self.searchable = False
+                searchable = False
         self.labels += [reasoning_name, "strips reasoning" if strips else "", "EOS after the last" if last_eos else ""]
         self.labels += [name for name, _ in ornaments]
 
@@ -238,15 +338,26 @@ class Template:
         lead = rng.choice(["", "", " "]) if style == "inst" else ""
         body = reasoning
         if strips:
-            body += "{%- set content = " + content + " %}{%- if '</think>' in content and at <= ns.last %}" \
-                    "{%- set content = content.split('</think>')[-1].lstrip('\\n') %}{%- endif %}{{- content }}"
+            body += (
+                "{%- set content = "
+                + content
+                + " %}{%- if '</think>' in content and at <= ns.last %}"
+                "{%- set content = content.split('</think>')[-1].lstrip('\\n') %}{%- endif %}{{- content }}"
+            )
         else:
             body += "{{- " + content + " }}"
-        turn = ("{{- " + quoted(lead) + " }}" if lead else "") + body + calls + ("{{- " + quoted(end) + " }}" if end else "")
+        turn = (
+            ("{{- " + quoted(lead) + " }}" if lead else "")
+            + body
+            + calls
+            + ("{{- " + quoted(end) + " }}" if end else "")
+        )
         trailing = "{{- " + quoted(after) + " }}" if after else ""
         if last_eos:
             turn += "{%- if is_last %}{{- eos_token }}{%- endif %}"
-        tags = rng.choice([("{% generation %}", "{% endgeneration %}"), ("{%- generation -%}", "{%- endgeneration -%}")])
+        tags = rng.choice(
+            [("{% generation %}", "{% endgeneration %}"), ("{%- generation -%}", "{%- endgeneration -%}")]
+        )
         if end in special:
             assistant = tags[0] + turn + tags[1] + trailing
         else:
@@ -271,8 +382,15 @@ class Template:
                 generation_prompt = opening("assistant")
         other = {
             "raise": "{%- else %}{{- raise_exception('role ' ~ message.role ~ ' is not known') }}",
-            "generic": "{%- else %}{{- " + quoted("<<") + " ~ message['role'] ~ " + quoted(">> ") + " ~ message.content ~ " +
-                       quoted(after) + " }}",
+            "generic": (
+                "{%- else %}{{- "
+                + quoted("<<")
+                + " ~ message['role'] ~ "
+                + quoted(">> ")
+                + " ~ message.content ~ "
+                + quoted(after)
+                + " }}"
+            ),
             "ignore": "",
         }[known]
         source = bos + "".join(text for _, text in ornaments) + "\n"
@@ -281,12 +399,16 @@ class Template:
         source += "{%- set ns = namespace(last=-1) %}\n"
         source += system + tools
         if strips or reasoning_name.startswith("reasoning after"):
-            source += f"{{%- for message in {messages} %}}{{%- if message.role == 'user' %}}{{%- set ns.last = loop.index0 %}}" \
-                      "{%- endif %}{%- endfor %}\n"
+            source += (
+                f"{{%- for message in {messages} %}}{{%- if message.role == 'user' %}}{{%- set ns.last = loop.index0"
+                " %}{%- endif %}{%- endfor %}\n"
+            )
         source += f"{{%- for message in {messages} %}}\n"
         if alternate:
-            source += "    {%- if (message['role'] == 'user') != (loop.index0 % 2 == 0) %}\n" \
-                      "        {{- raise_exception('roles must alternate') }}\n    {%- endif %}\n"
+            source += (
+                "    {%- if (message['role'] == 'user') != (loop.index0 % 2 == 0) %}\n"
+                "        {{- raise_exception('roles must alternate') }}\n    {%- endif %}\n"
+            )
         source += "    {%- if message.role == 'user' %}\n        {{- " + quoted(opening("user")) + " }}\n"
         source += ("        " + in_user + "\n") if in_user else ""
         source += "        " + user + "\n        {{- " + quoted(close_user) + " }}\n"
@@ -294,9 +416,14 @@ class Template:
         # A block of `generation` is a macro, which does not see `loop`.
         source += "        {%- set at = loop.index0 %}\n        {%- set is_last = loop.last %}\n"
         source += "        {{- " + quoted(opening("assistant")) + " }}" + assistant + "\n"
-        source += "    {%- elif message.role == 'system' %}\n        {{- OPEN_SYSTEM + message.content + CLOSE_OTHER }}\n"
-        source += "    {%- elif message.role == 'tool' %}\n        {{- " + quoted(opening("tool")) + \
-                  " ~ message.content ~ CLOSE_OTHER }}\n"
+        source += (
+            "    {%- elif message.role == 'system' %}\n        {{- OPEN_SYSTEM + message.content + CLOSE_OTHER }}\n"
+        )
+        source += (
+            "    {%- elif message.role == 'tool' %}\n        {{- "
+            + quoted(opening("tool"))
+            + " ~ message.content ~ CLOSE_OTHER }}\n"
+        )
         source += "    " + other + "\n    {%- endif %}\n{%- endfor %}\n"
         source += "{%- if add_generation_prompt %}\n    {{- " + quoted(generation_prompt) + " }}\n{%- endif %}"
         source = source.replace("OPEN_SYSTEM", quoted(opening("system"))).replace("CLOSE_OTHER", quoted(end + after))
@@ -304,10 +431,8 @@ class Template:
             source = source.replace("\n", "\r\n")
             self.labels.append("CRLF")
         self.tagged = source
-        self.plain = TAGS.sub("", source)
+        self.plain = TAGS.sub("", source) if searchable else None
         self.labels = [label for label in self.labels if label]
-
-    searchable = True
 
     def pick(self, rng: random.Random, named: list) -> str:
         name, text = rng.choice(named)
