@@ -1,7 +1,7 @@
 """Compares `horizon tokenize` with transformers on random model folders, chat templates and rows.
 
     python tests/data/differential/compare.py target/release/horizon [--seeds 0:600] [--jobs 2] [--show 3]
-    python tests/data/differential/compare.py target/release/horizon --seeds 17 --keep FOLDER    # one seed, its files kept
+    python tests/data/differential/compare.py target/release/horizon --seeds 17 --keep FOLDER    # one seed
 
 Needs transformers 5.24 and jinja2; `.ci/long differential` installs both. Each seed makes a model folder (`folders.py`)
 with a chat template (`templates.py`) and 32 rows (`rows.py`). `reference.py` computes the tokens, the loss mask and the

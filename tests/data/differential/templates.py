@@ -1,8 +1,8 @@
 """Random chat templates, made of constructs that templates of the Hub have.
 
-A template has `{% generation %}` tags around the text that is trained on: from behind the turn's header through the token
-that ends the turn or, if no special token ends it, through the end of the turn's text. So the tags are the expected
-result of the search in the same template without them.
+A template has `{% generation %}` tags around the text that is trained on: from behind the turn's header through the
+token that ends the turn or, if no special token ends it, through the end of the turn's text. So the tags are the
+expected result of the search in the same template without them.
 """
 
 import pathlib
@@ -145,6 +145,73 @@ ORNAMENTS = [
         "{% if documents %}{% for d in documents %}{{ d.title }}: {{ d['text'] }}{{ '\\n' }}{% endfor %}{% endif %}",
     ),
     ("variables", "{% if style is defined and style %}style {{ style }}{% endif %}{{ level | default(3) }}"),
+    ("loop over a list", "{% for m in messages %}{{ loop.revindex0 }}{{ loop.length }}{{ loop.depth }}{% endfor %}"),
+    ("loop changed", "{% for m in messages %}{{ loop.changed(m.role) }}{% endfor %}"),
+    ("loop over map", "{% for r in messages | map(attribute='role') %}{{ r }}{{ loop.first }}{% endfor %}"),
+    ("loop over items", "{% for k, v in {'a': 1, 'b': 2}.items() %}{{ k }}{{ loop.last }}{% endfor %}"),
+    ("loop recursive index", "{% for i in range(messages | length - 1, -1, -1) %}{{ messages[i].role }}{% endfor %}"),
+    (
+        "last question",
+        (
+            "{% set q = namespace(at=-1) %}{% for m in messages[::-1] %}{% if q.at == -1 and m.role == 'user' %}"
+            "{% set q.at = loop.index0 %}{% endif %}{% endfor %}{{ q.at }}"
+        ),
+    ),
+    (
+        "missing member",
+        "{{ messages[0].missing is defined }}{{ messages[0].get('x') is none }}{{ messages[0].get('x', 'd') }}",
+    ),
+    ("missing index", "{{ messages[50] is defined }}{{ messages[50] }}"),
+    (
+        "undefined in a condition",
+        "{{ 1 if missing else 2 }}{{ missing or 'd' }}{{ missing == none }}{{ missing is none }}",
+    ),
+    ("undefined attribute of undefined", "{{ missing.attribute }}"),
+    ("none attribute", "{{ {'a': none}.a.b }}"),
+    ("text plus number", "{{ 'a' + 1 }}"),
+    ("order of operators", "{{ -2 ** 2 }}{{ 2 * 3 % 4 }}{{ not 1 == 2 }}{{ 'a' + 'b' ~ 'c' * 2 }}{{ 1 < 2 < 3 }}"),
+    ("filters in a row", "{{ ' aBc ' | upper | lower | title | trim | length }}"),
+    (
+        "python type macro",
+        (
+            "{%- macro t(s) %}{%- set m = {'string': 'str', 'array': 'list'} %}{%- if m[s] is defined %}{{- m[s] }}"
+            "{%- else %}{{- 'Any' }}{%- endif %}{%- endmacro %}{{ t('string') }}{{ t('other') }}"
+        ),
+    ),
+    ("call block", "{% macro m(x) %}{{ x }}{{ caller() }}{% endmacro %}{% call m(1) %}inside{% endcall %}"),
+    ("with", "{% with x = 3, y = 4 %}{{ x + y }}{% endwith %}"),
+    ("append", "{% set l = ['a'] %}{% set l = l + ['b'] %}{{ l | join(',') }}{{ l }}"),
+    ("nested unpacking", "{% for a, (b, c) in [[1, [2, 3]]] %}{{ a }}{{ b }}{{ c }}{% endfor %}"),
+    ("join of numbers", "{{ ['a', 1, none, 2.0] | join('-') }}{{ 'abc' | join(',') }}"),
+    (
+        "selectattr defined",
+        (
+            "{{ messages | selectattr('tool_calls', 'defined') | list | length }}"
+            "{{ messages | selectattr('content') | list | length }}"
+        ),
+    ),
+    (
+        "sort",
+        (
+            "{{ ['b', 'A', 'c'] | sort }}{{ [3, 1, 2] | sort(reverse=true) }}{{ [{'a': 2}, {'a': 1}] |"
+            " sort(attribute='a') }}"
+        ),
+    ),
+    (
+        "spaces of Unicode",
+        "{{ '\\u00a0\\u2003x\\u200b ' | trim }}|{{ '\\u3000a\\u00a0'.strip() }}|{{ 'a\\u00a0b c'.split() }}",
+    ),
+    ("signs of numbers", "{{ -5 }}{{ 5 - -5 }}{{ -0.0 }}{{ 1e15 }}{{ 123456789.123456789 }}"),
+    ("escapes without meaning", "{{ 'a\\d\\{' }}"),
+    (
+        "tojson of texts",
+        "{{ 'a/b\\t\\x7f\\u2028é\"' | tojson }}{{ none | tojson }}{{ 1.0 | tojson }}{{ [] | tojson(indent=2) }}",
+    ),
+    ("tojson of tools", "{{ tools | tojson }}{% if tools %}{{ tools[0].function | tojson(indent=2) }}{% endif %}"),
+    (
+        "variables of the call",
+        "{{ add_generation_prompt }}{{ tools is none }}{{ documents is defined }}{{ eos_token is defined }}",
+    ),
     ("exception", "{% if messages | length > 6 %}{{ raise_exception('too long') }}{% endif %}"),
 ]
 
@@ -292,7 +359,7 @@ class File:
 
 
 class Template:
-    """`tagged` and `plain` sources, the latter without tags or `None` if a search may fail; `labels`, the constructs."""
+    """Sources with tags (`tagged`) and without (`plain`, `None` if a search may fail), and constructs (`labels`)."""
 
     def __init__(self, rng: random.Random, ends: list[str], special: set[str], ornaments: list | None = None):
         self.labels: list[str] = []
