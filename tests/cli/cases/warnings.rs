@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use super::{Case, assert_all, done, here, hi_yo, turns};
 
 /// One warning of each kind.
-fn all() -> [Warning; 13] {
+fn all() -> [Warning; 14] {
     [
         Warning::SkippedLine,
         Warning::UnreadFile,
@@ -14,6 +14,7 @@ fn all() -> [Warning; 13] {
         Warning::UnusedTurnField("mood".into()),
         Warning::TwoSystemPrompts,
         Warning::ToolArguments,
+        Warning::UntrainedRole,
         Warning::BosTwice,
         Warning::ToolsIgnored,
         Warning::ReasoningIgnored,
@@ -49,6 +50,11 @@ fn input(warning: &Warning) -> (Option<&'static str>, Value) {
             let calls =
                 json!([{"type": "function", "function": {"name": "add", "arguments": "one and two"}}]);
             (None, chat(json!({"role": "assistant", "content": "yo", "tool_calls": calls})))
+        }
+        Warning::UntrainedRole => {
+            let mut messages = turns(&["hi", "yo"]);
+            messages[0]["weight"] = json!(1);
+            (None, json!({"messages": messages}))
         }
         Warning::BosTwice => (None, json!({"text": "<|begin|>hello"})),
         Warning::ToolsIgnored => {
