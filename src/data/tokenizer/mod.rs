@@ -118,6 +118,14 @@ impl Tokenizer {
         self.ends.iter().any(|&end| end as usize == token)
     }
 
+    /// Returns the id of a token by its text; a byte-level tokenizer names no tokens.
+    pub fn id(&self, text: &str) -> Option<u32> {
+        match &self.kind {
+            Kind::Bytes => None,
+            Kind::HuggingFace(tokenizer) => tokenizer.id(text),
+        }
+    }
+
     /// Returns true if a token is special: it has no text of its own.
     pub fn is_special(&self, token: usize) -> bool {
         self.special(token).is_some()
