@@ -36,7 +36,7 @@ use std::path::{Path, PathBuf};
 
 use crate::base::{Error, Result, Status};
 use crate::data::documents::bit;
-use crate::data::read::kind::{HEAD_BYTES, WEB_PAGE, is_long_mark, is_web_page, magic};
+use crate::data::read::kind::{HEAD_BYTES, refused_tokens};
 use crate::host::files::MappedFile;
 
 const LLMC_HEADER_BYTES: usize = 256 * 4;
@@ -135,9 +135,11 @@ impl TokenFile {
     }
 
     fn of(path: &Path, format: TokenFormat, vocabulary: usize, bytes: Bytes) -> Result<TokenFile> {
-        let refused = refused_tokens(path, &bytes[..bytes.len().min(HEAD_BYTES)], format);
+        let bare = format != TokenFormat::Headed;
+        if let Some(what) = refused_tokens(path, &bytes[..bytes.len().min(HEAD_BYTES)], bare) {
+            return bad(format!("{} is {what}", path.display()));
+        }
         let layout = match format {
-            _ if refused.is_some() => bad(format!("it is {}", refused.unwrap_or_default())),
             TokenFormat::Headed if bytes.starts_with(MAGIC) => own_layout(&bytes),
             TokenFormat::Headed => llmc_layout(&bytes, vocabulary),
             TokenFormat::RawU16 => raw_layout(&bytes, Width::U16),
@@ -353,16 +355,6 @@ fn without_header(bytes: &[u8], vocabulary: usize) -> String {
         8 * width,
         first.join(", ")
     )
-}
-
-/// Returns what a file is that has no tokens. Tokens without a header can begin with any bytes, so
-/// only long marks count for them.
-fn refused_tokens(path: &Path, head: &[u8], format: TokenFormat) -> Option<&'static str> {
-    match magic(path, head) {
-        _ if is_web_page(head) => Some(WEB_PAGE),
-        found if format == TokenFormat::Headed || is_long_mark(head) => found,
-        _ => None,
-    }
 }
 
 fn own_layout(bytes: &[u8]) -> Result<Layout> {

@@ -96,9 +96,14 @@ const REFUSED: [(&[u8], &str); 15] = [
 const LFS: &[u8] = b"version https://git-lfs";
 const NUMPY: &[u8] = b"\x93NUMPY";
 
-/// True if the first bytes are too many to be tokens by chance.
-pub fn is_long_mark(head: &[u8]) -> bool {
-    head.starts_with(LFS) || head.starts_with(NUMPY)
+/// Returns what a file is that should have tokens. Without a header (`bare`) they can begin with any
+/// bytes, so only long marks count.
+pub fn refused_tokens(path: &Path, head: &[u8], bare: bool) -> Option<&'static str> {
+    match magic(path, head) {
+        _ if is_web_page(head) => Some(WEB_PAGE),
+        found if !bare || head.starts_with(LFS) || head.starts_with(NUMPY) => found,
+        _ => None,
+    }
 }
 
 /// Returns what a file is and what to do, if it is not read: by its first bytes or its encoding.
@@ -107,7 +112,7 @@ pub fn refused(path: &Path, head: &[u8]) -> Option<&'static str> {
 }
 
 /// Returns what a file is and what to do, if its first bytes belong to a format that is not read.
-pub fn magic(path: &Path, head: &[u8]) -> Option<&'static str> {
+fn magic(path: &Path, head: &[u8]) -> Option<&'static str> {
     let name = || path.file_name().unwrap_or_default().to_string_lossy().to_lowercase();
     match head {
         [b'P', b'K', 3, 4, ..] => Some(zip(&name(), head)),

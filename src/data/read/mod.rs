@@ -5,7 +5,7 @@
 //! | extension | |
 //! |---|---|
 //! | `.bin`, `.u16`, `.u32` | token files ([`super::TokenFile`]) |
-//! | `.jsonl`, `.ndjson`, `.json` | JSON objects: one per line, one after the other over several lines, or in one list |
+//! | `.jsonl`, `.ndjson`, `.json` | JSON objects: one per line, over several lines, or in one list |
 //! | `.parquet` | rows; decimals, dates and times become texts |
 //! | `.csv`, `.tsv` | rows of texts; the first line names the fields, an empty cell is an absent field |
 //! | others, or none | a document of text in UTF-8 |

@@ -201,6 +201,25 @@ fn other_formats_are_refused_by_name() {
 }
 
 #[test]
+fn tokens_without_a_header_are_recognized() {
+    let open = |bytes: Vec<u8>| {
+        let opened = crate::data::TokenFile::from_bytes("train.bin", TokenFormat::Headed, 50_257, bytes);
+        opened.unwrap_err().message().to_owned()
+    };
+    let tokens = [50_256u16, 11, 40_000, 7];
+    let wide = |width: usize| -> Vec<u8> {
+        let token = |token: &u16| u64::from(*token).to_le_bytes()[..width].to_vec();
+        tokens.repeat(500).iter().flat_map(token).collect()
+    };
+    for (width, words) in [(2, "name it .u16"), (4, "name it .u32"), (8, "astype(\"<u4\")")] {
+        let message = open(wide(width));
+        assert!(message.contains(&format!("2000 tokens of uint{} without a header", 8 * width)), "{message}");
+        assert!(message.contains("(50256, 11, 40000, …)") && message.contains(words), "{message}");
+    }
+    assert!(!open(vec![0xee; 4000]).contains("without a header"));
+}
+
+#[test]
 fn a_byte_order_mark_is_no_token() {
     let folder = Folder::new();
     assert_eq!(folder.texts("a.txt", "\u{feff}ab").unwrap(), ["ab"]);
@@ -415,7 +434,7 @@ mod formats {
         let folder = Folder::new();
         for name in ["none.parquet", "values.parquet"] {
             let bytes = fs::read(fixture(name)).unwrap();
-            for at in (0..bytes.len()).step_by(if name == "none.parquet" { 1 } else { 13 }) {
+            for at in (0..bytes.len()).step_by(if name == "none.parquet" { 4 } else { 101 }) {
                 let mut bytes = bytes.clone();
                 bytes[at] ^= 0x81;
                 if let Err(error) = read_as(&folder.put("a.parquet", bytes), BadLines::Refuse, 1).0 {
