@@ -120,7 +120,8 @@ fn has_mark(text: &[u8]) -> bool {
     memmem::find_iter(text, b"\xef\xb7").any(|at| matches!(text.get(at + 2), Some(0x93 | 0x94)))
 }
 
-/// Returns a text with marks in place of what `serde_json` cannot hold. Errors: it has marks itself.
+/// Returns a text with marks in place of values that `serde_json` cannot hold.
+/// Errors: the text has marks itself.
 fn rewrite(text: &[u8]) -> Result<Vec<u8>> {
     if has_mark(text) {
         return Err(mark());
@@ -201,24 +202,22 @@ fn rewrite_string(string: &[u8], out: &mut Vec<u8>) -> Result<()> {
     while let Some(escape) = memchr::memchr(b'\\', &string[at..]) {
         out.extend_from_slice(&string[at..at + escape]);
         at += escape;
-        let (text, length): (&[u8], usize) = match (unit(at), unit(at + 6)) {
-            (Some(0xd800..=0xdbff), Some(0xdc00..=0xdfff)) => (&string[at..at + 12], 12),
-            (Some(0xd800..=0xdfff), _) => (SURROGATE_BYTES, 6),
-            (Some(0xfdd3 | 0xfdd4), _) => return Err(mark()),
-            _ => {
-                let end = (at + 2).min(string.len());
-                (&string[at..end], end - at)
+        let length = match (unit(at), unit(at + 6)) {
+            (Some(0xd800..=0xdbff), Some(0xdc00..=0xdfff)) => 12,
+            (Some(0xd800..=0xdfff), _) => {
+                out.extend_from_slice(SURROGATE.encode_utf8(&mut [0; 4]).as_bytes());
+                at += 6;
+                continue;
             }
+            (Some(0xfdd3 | 0xfdd4), _) => return Err(mark()),
+            _ => 2.min(string.len() - at),
         };
-        out.extend_from_slice(text);
+        out.extend_from_slice(&string[at..at + length]);
         at += length;
     }
     out.extend_from_slice(&string[at..]);
     Ok(())
 }
-
-/// [`SURROGATE`] in UTF-8.
-const SURROGATE_BYTES: &[u8] = "\u{fdd4}".as_bytes();
 
 /// Says in words why a text is not JSON.
 fn describe(text: &[u8], error: &serde_json::Error) -> String {

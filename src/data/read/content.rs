@@ -19,8 +19,8 @@ pub enum Content {
 const BUFFER_BYTES: usize = 1 << 18;
 
 impl Content {
-    /// Opens a file. Errors, which name it: `Unsupported` if its first bytes belong to a format that
-    /// is not read.
+    /// Opens a file. Errors, which name it: `Unsupported` if its first bytes belong to a format
+    /// that is not read.
     pub fn open(path: &Path, format: Format) -> Result<Content> {
         let reading = |error: io::Error| Error::reading(path, &error);
         let mut file = File::open(path).map_err(reading)?;

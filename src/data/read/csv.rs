@@ -114,7 +114,7 @@ impl Iterator for CsvRows {
             },
         };
         let several = |cell: &[u8]| cell.contains(&b'\n') || cell.contains(&b'\r');
-        self.open = record.iter().last().is_some_and(several).then_some(line);
+        self.open = record.iter().next_back().is_some_and(several).then_some(line);
         Some(Ok(Record {
             place: place(line),
             value: value.unwrap_or_else(|message| Value::Invalid(bad(message))),

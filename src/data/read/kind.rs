@@ -96,8 +96,8 @@ const REFUSED: [(&[u8], &str); 15] = [
 const LFS: &[u8] = b"version https://git-lfs";
 const NUMPY: &[u8] = b"\x93NUMPY";
 
-/// Returns what a file is that should have tokens. Without a header (`bare`) they can begin with any
-/// bytes, so only long marks count.
+/// Returns what a file is that should have tokens. Without a header (`bare`) they can begin with
+/// any bytes, so only long marks count.
 pub fn refused_tokens(path: &Path, head: &[u8], bare: bool) -> Option<&'static str> {
     match magic(path, head) {
         _ if is_web_page(head) => Some(WEB_PAGE),

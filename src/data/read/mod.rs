@@ -12,16 +12,16 @@
 //!
 //! `.txt` behind another extension is ignored (`a.jsonl.txt`). The first bytes decide what is
 //! inside: gzip and zstd are decompressed while they are read, whatever the name, and a byte order
-//! mark is skipped. Archives, other compressions, tables, arrays, images, weights, Git LFS pointers,
-//! web pages in place of data, UTF-16 and UTF-32 are refused by name; so is a text file whose first
+//! mark is skipped. Archives, other compressions, tables, arrays, images, weights, Git LFS
+//! pointers, web pages in place of data, UTF-16 and UTF-32 are refused by name; so is a text file whose first
 //! line is a JSON object with the fields of a row. Lines end with LF, CRLF or CR.
 //!
 //! # Folders
 //! All files below a folder are read in the order of their paths, without hidden ones, links, and
 //! folders named `target`.
 //!
-//! - A folder with `.jsonl`, `.ndjson` or `.parquet` files has rows; so has one with `.json`, `.csv`
-//!   or `.tsv` files and no text. README, LICENSE and the like, dataset descriptions
+//! - A folder with `.jsonl`, `.ndjson` or `.parquet` files has rows; so has one with `.json`,
+//!   `.csv` or `.tsv` files and no text. README, LICENSE and the like, dataset descriptions
 //!   (`dataset_infos.json`, …) and binary files next to them are not read, and neither are test and
 //!   validation splits if there are other rows (`test` or `validation`, or a synonym of them, is a
 //!   word of the path). These files are counted as a warning. Text next to rows is an error.

@@ -60,6 +60,7 @@ pub struct Record {
 
 /// The contents of a record.
 #[derive(Debug)]
+#[cfg_attr(not(feature = "text"), expect(dead_code, reason = "only Parquet and CSV have fields"))]
 pub enum Value {
     /// The text of a JSON object.
     Json(Vec<u8>),
