@@ -1,7 +1,7 @@
 //! L9, training data: turns text, chats and token files into windows of tokens.
 //!
-//! A source is one token file, all text files of one weight, or all JSONL files of one weight. Its
-//! documents are concatenated. A window has S inputs and S targets (the inputs shifted by one
+//! A source is one token file, all texts of one weight, or all rows of one weight. Its documents are
+//! concatenated. A window has S inputs and S targets (the inputs shifted by one
 //! token). There are two ways to cut windows:
 //!
 //! - **Token stream**: window k is tokens [k·S, k·S + S]; a remainder shorter than a window is
@@ -27,14 +27,13 @@ mod documents;
 mod encode;
 mod feeder;
 mod json;
-mod jsonl;
 mod loader;
 mod order;
 mod pack;
+mod read;
 mod rows;
 mod source;
 mod split;
-mod text;
 mod token_file;
 mod token_stream;
 mod token_writer;
@@ -51,11 +50,11 @@ use crate::base::{Error, Result};
 pub use documents::Documents;
 pub use encode::{Encoder, EncoderSource};
 pub use feeder::{Feeder, StepData};
-pub use jsonl::BadLines;
 pub use loader::{Loader, Micro};
 pub use order::Order;
+pub use read::{BadLines, read_documents};
 pub use rows::Row;
-pub use source::{DataPath, Packing, Sink, read_documents};
+pub use source::{DataPath, Packing, Sink};
 pub use token_file::{TokenFile, TokenFormat};
 pub use token_stream::{Cells, Filled, LeftOut};
 pub use token_writer::TokenWriter;
@@ -176,7 +175,8 @@ pub struct Data {
 }
 
 impl Data {
-    /// Opens token files, files of rows, text files and folders of them.
+    /// Opens token files, files of rows (JSON, Parquet, CSV), text files and folders of rows or text;
+    /// gzip and zstd are decompressed.
     ///
     /// The encoder is opened only if there are rows or text. Errors name the path and the line:
     /// file not found, format not supported, line invalid, token outside the vocabulary, or too few

@@ -5,10 +5,8 @@ use std::path::{Path, PathBuf};
 use crate::base::{Error, Result, Status};
 use crate::data::documents::Documents;
 use crate::data::encode::{Encoder, EncoderSource};
-use crate::data::jsonl::{BadLines, read_rows};
-use crate::data::rows::Row;
-use crate::data::text::read_texts;
-use crate::data::token_file::{TokenFile, TokenFormat};
+use crate::data::read::{BadLines, Input, Kind};
+use crate::data::token_file::TokenFile;
 use crate::data::token_stream::Tokens;
 use crate::data::warning::Warnings;
 
@@ -16,7 +14,7 @@ use crate::data::warning::Warnings;
 /// and the other half in the next epoch.
 #[derive(Clone, Debug, PartialEq)]
 pub struct DataPath {
-    /// A token file, a JSONL file, a text file, or a folder of text files.
+    /// A token file, a file of rows, a text file, or a folder of rows or text.
     pub path: PathBuf,
     /// Finite and above 0.
     pub weight: f64,
@@ -45,7 +43,7 @@ impl DataPath {
 /// Cuts a source into windows as a token stream or by whole documents.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Packing {
-    /// `Documents` for JSONL with other rows than `text` and for token files marked so, else
+    /// `Documents` for rows other than `text` and for token files marked so, else
     /// `Stream`.
     #[default]
     Auto,
@@ -75,31 +73,8 @@ pub trait Sink {
     fn ends_turn(&mut self, token: i32) -> Result<()>;
 }
 
-/// Reads a text file, a folder of text files or a JSONL file into a sink.
-pub fn read_documents(
-    path: &Path,
-    encoder: &Encoder,
-    bad_lines: BadLines,
-    threads: usize,
-    warnings: &mut Warnings,
-    sink: &mut dyn Sink,
-) -> Result<()> {
-    if is_rows(path) {
-        return read_rows(path, encoder, bad_lines, threads, warnings, |row, encoded| {
-            encoder.turn_ends(row, &encoded).into_iter().try_for_each(|token| sink.ends_turn(token))?;
-            sink.take(encoded, !matches!(row, Row::Text(_)))
-        });
-    }
-    read_texts(path, |file, text| {
-        let mut found = Warnings::default();
-        let document = encoder.document(&text, &mut found).map_err(|error| error.within(file.display()))?;
-        warnings.extend(file.display(), found);
-        sink.take(document, false)
-    })
-}
-
-/// Opens paths as sources: each token file, all text paths of one weight, and all JSONL files of
-/// one weight. The encoder is opened only if there is text or JSONL.
+/// Opens paths as sources: each token file, all text paths of one weight, and all paths of rows of
+/// one weight. The encoder is opened only if there are texts or rows.
 pub fn open_sources(
     paths: &[DataPath],
     encoder: &EncoderSource,
@@ -110,7 +85,8 @@ pub fn open_sources(
     let mut sources: Vec<(Kind, Opened)> = Vec::new();
     let mut opened: Option<Encoder> = None;
     for DataPath { path, weight } in paths {
-        let kind = Kind::of(path)?;
+        let input = Input::find(path, warnings)?;
+        let kind = input.kind();
         if let Kind::Tokens(format) = kind {
             let file = TokenFile::open(path, format, encoder.tokenizer.vocabulary)?;
             check_fingerprint(&file, path, encoder)?;
@@ -128,7 +104,7 @@ pub fn open_sources(
             sources.push((kind, Opened { tokens, keeps_documents: false, weight: *weight }));
             sources.len() - 1
         });
-        read_documents(path, encoder, bad_lines, threads, warnings, &mut sources[at].1)?;
+        input.read((encoder, bad_lines, threads), warnings, &mut sources[at].1)?;
     }
     Ok(sources.into_iter().map(|(_, opened)| opened).collect())
 }
@@ -148,40 +124,6 @@ impl Sink for Opened {
         }
         Ok(())
     }
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Kind {
-    Tokens(TokenFormat),
-    Rows,
-    Text,
-}
-
-impl Kind {
-    fn of(path: &Path) -> Result<Kind> {
-        if path.is_dir() {
-            return Ok(Kind::Text);
-        }
-        if let Some(format) = TokenFormat::of(path) {
-            return Ok(Kind::Tokens(format));
-        }
-        match path.extension().and_then(|extension| extension.to_str()) {
-            Some(extension @ ("parquet" | "arrow" | "npy" | "gz" | "zst" | "csv")) => Err(Error::new(
-                Status::Unsupported,
-                format!(
-                    "{}: .{extension} files are not supported; convert it to JSONL, text, or tokens (.bin, \
-                     .u16, .u32)",
-                    path.display()
-                ),
-            )),
-            _ if is_rows(path) => Ok(Kind::Rows),
-            _ => Ok(Kind::Text),
-        }
-    }
-}
-
-fn is_rows(path: &Path) -> bool {
-    !path.is_dir() && path.extension().is_some_and(|extension| extension == "jsonl" || extension == "json")
 }
 
 /// Compares the tokenizer fingerprint in a token file, if it has one, with the model's.

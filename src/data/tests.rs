@@ -121,9 +121,9 @@ fn unusable_data_is_refused_with_its_path() {
     let short = refused(put("short.txt", b"abcdefgh"));
     assert_eq!(short.status(), Status::InvalidArgument);
     assert!(short.message().contains("short.txt") && short.message().contains("8 tokens"), "{short}");
-    let table = refused(put("table.parquet", b"PAR1"));
+    let table = refused(put("table.xlsx", b"PK\x03\x04"));
     assert_eq!(table.status(), Status::Unsupported);
-    assert!(table.message().contains(".parquet"), "{table}");
+    assert!(table.message().contains("table.xlsx is an Excel file"), "{table}");
     let chat = refused(put("chat.jsonl", b"{\"messages\": [{\"role\": \"assistant\", \"content\": \"a\"}]}"));
     assert!(chat.message().contains("chat.jsonl, line 1: the model has no chat template"), "{chat}");
     let long = put("long.jsonl", b"{\"prompt\": \"more than a window\", \"completion\": \"a\"}");

@@ -36,6 +36,7 @@ use std::path::{Path, PathBuf};
 
 use crate::base::{Error, Result, Status};
 use crate::data::documents::bit;
+use crate::data::read::kind::{HEAD_BYTES, refused_tokens};
 use crate::data::turn_ends::TurnEnds;
 use crate::host::files::MappedFile;
 
@@ -76,9 +77,10 @@ pub enum TokenFormat {
 }
 
 impl TokenFormat {
-    /// Returns the format by the extension: `bin`, `u16` or `u32`; `None` for others.
+    /// Returns the format by the extension, in upper or lower case: `bin`, `u16` or `u32`; `None`
+    /// for others.
     pub fn of(path: &Path) -> Option<TokenFormat> {
-        match path.extension()?.to_str()? {
+        match &*path.extension()?.to_str()?.to_ascii_lowercase() {
             "bin" => Some(TokenFormat::Headed),
             "u16" => Some(TokenFormat::RawU16),
             "u32" => Some(TokenFormat::RawU32),
@@ -137,9 +139,13 @@ impl TokenFile {
     }
 
     fn of(path: &Path, format: TokenFormat, vocabulary: usize, bytes: Bytes) -> Result<TokenFile> {
+        let bare = format != TokenFormat::Headed;
+        if let Some(what) = refused_tokens(path, &bytes[..bytes.len().min(HEAD_BYTES)], bare) {
+            return bad(format!("{} is {what}", path.display()));
+        }
         let layout = match format {
             TokenFormat::Headed if bytes.starts_with(MAGIC) => own_layout(&bytes),
-            TokenFormat::Headed => llmc_layout(&bytes),
+            TokenFormat::Headed => llmc_layout(&bytes, vocabulary),
             TokenFormat::RawU16 => raw_layout(&bytes, Width::U16),
             TokenFormat::RawU32 => raw_layout(&bytes, Width::U32),
         };
@@ -302,12 +308,13 @@ fn bare(width: Width, tokens: u64, body: usize) -> Layout {
     }
 }
 
-fn llmc_layout(bytes: &[u8]) -> Result<Layout> {
+fn llmc_layout(bytes: &[u8], vocabulary: usize) -> Result<Layout> {
     if bytes.len() < LLMC_HEADER_BYTES {
         return bad(format!(
             "{} bytes are too few for a token file, whose header has {LLMC_HEADER_BYTES}; the file is \
-             truncated or of another format",
-            bytes.len()
+             truncated or of another format{}",
+            bytes.len(),
+            without_header(bytes, vocabulary)
         ));
     }
     let word = |k: usize| i32::from_le_bytes(bytes[4 * k..4 * k + 4].try_into().expect("four bytes"));
@@ -317,8 +324,12 @@ fn llmc_layout(bytes: &[u8]) -> Result<Layout> {
         (magic, version) => {
             return bad(format!(
                 "not a token file: magic {magic} version {version}; llm.c writes {} version {} (uint16) or \
-                 {} version {} (uint32), and `horizon tokenize` writes HZTOKENS",
-                GPT2.0, GPT2.1, LLAMA3.0, LLAMA3.1
+                 {} version {} (uint32), and `horizon tokenize` writes HZTOKENS{}",
+                GPT2.0,
+                GPT2.1,
+                LLAMA3.0,
+                LLAMA3.1,
+                without_header(bytes, vocabulary)
             ));
         }
     };
@@ -333,6 +344,34 @@ fn llmc_layout(bytes: &[u8]) -> Result<Layout> {
             width.bytes()
         )),
     }
+}
+
+/// Returns what to do with a file that can be tokens without a header, by its first ones; else
+/// nothing.
+fn without_header(bytes: &[u8], vocabulary: usize) -> String {
+    const PROBE_TOKENS: usize = 4096;
+    let tokens = |width: usize| {
+        let word = |bytes: &[u8]| bytes.iter().rev().fold(0, |word, &byte| word << 8 | u64::from(byte));
+        bytes.chunks_exact(width).take(PROBE_TOKENS).map(word).collect::<Vec<u64>>()
+    };
+    let fits = |width: &usize| {
+        bytes.len().is_multiple_of(*width) && tokens(*width).iter().all(|&token| token < vocabulary as u64)
+    };
+    let Some(width) = [8, 4, 2].into_iter().find(fits).filter(|_| !bytes.is_empty()) else {
+        return String::new();
+    };
+    let first: Vec<String> = tokens(width).iter().take(3).map(u64::to_string).collect();
+    let todo = match width {
+        2 => "name it .u16",
+        4 => "name it .u32",
+        _ => "write it as uint32: numpy.fromfile(\"a.bin\", \"<u8\").astype(\"<u4\").tofile(\"a.u32\")",
+    };
+    format!(
+        ". It can be {} tokens of uint{} without a header ({}, …), as nanoGPT's prepare.py writes them; if so, {todo}",
+        bytes.len() / width,
+        8 * width,
+        first.join(", ")
+    )
 }
 
 fn own_layout(bytes: &[u8]) -> Result<Layout> {

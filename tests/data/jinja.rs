@@ -69,14 +69,17 @@ fn numbers_that_json_cannot_hold_are_printed() {
     }
 }
 
+fn special_token((id, text): (u32, &Value)) -> Value {
+    json!({"id": id, "content": text, "special": true})
+}
+
 /// For each family: turns found by tags are those of transformers; without the tags they are the
 /// same; and each trained turn alone is its part of them.
 #[test]
 fn turns_of_the_model_families_are_those_of_their_tags() {
     let dir = tempfile::tempdir().unwrap();
     let all = read("families.json");
-    let special: Vec<Value> =
-        list(&all["special"]).iter().map(|text| json!({"content": text, "special": true})).collect();
+    let special: Vec<Value> = (0..).zip(list(&all["special"])).map(special_token).collect();
     fs::write(dir.path().join("tokenizer.json"), json!({"added_tokens": special}).to_string()).unwrap();
     for (family, of) in all["families"].as_object().unwrap() {
         fs::write(dir.path().join("tokenizer_config.json"), of["tokens"].to_string()).unwrap();
@@ -137,8 +140,7 @@ const CHATML: &str = "{% if tools %}{{ tools | tojson }}{% endif %}{% for m in m
 /// The warnings of rendering messages with ChatML, in which one text is replaced.
 fn warnings(from: &str, to: &str, row: Value) -> Vec<(Warning, u64, String)> {
     let dir = tempfile::tempdir().unwrap();
-    let special = json!({"added_tokens": [{"content": "<|im_start|>", "special": true},
-        {"content": "<|im_end|>", "special": true}]});
+    let special = json!({"added_tokens": [special_token((0, &"<|im_start|>".into())), special_token((1, &"<|im_end|>".into()))]});
     fs::write(dir.path().join("tokenizer.json"), special.to_string()).unwrap();
     assert!(from.is_empty() || CHATML.contains(from));
     let template = template(dir.path(), &CHATML.replace(from, to)).unwrap();

@@ -316,11 +316,7 @@ mod tests {
         assert_eq!(error.status(), Status::InvalidArgument);
         let words = "has no tokenizer.json and a vocabulary of 32000 tokens: text cannot be tokenized";
         assert!(error.message().contains(words), "{error}");
-        assert_eq!(
-            source.fingerprint().unwrap(),
-            Tokenizer::BYTES_FINGERPRINT,
-            "token files need no tokenizer"
-        );
+        assert_eq!(source.fingerprint().unwrap(), 0, "token files need no tokenizer");
     }
 
     #[test]

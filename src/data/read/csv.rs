@@ -1,0 +1,123 @@
+//! CSV and TSV with a header: the columns are the fields of a row, and all values are texts.
+
+use std::io::{self, BufRead, Read};
+
+use csv::{ByteRecord, ErrorKind, Reader, ReaderBuilder};
+use serde_json::{Map, Value as Json};
+
+use crate::base::{Error, Result, Status};
+use crate::data::json;
+use crate::data::read::rows::{Place, Record, Records, Value};
+
+/// Characters that can separate cells.
+const SEPARATORS: [u8; 3] = *b",\t;";
+
+struct CsvRows {
+    reader: Reader<Tail>,
+    columns: Vec<String>,
+    /// Line of the last record, if its last cell has several lines.
+    open: Option<u64>,
+}
+
+/// A text, and its last byte that ends no line.
+struct Tail {
+    text: Box<dyn BufRead>,
+    last: u8,
+}
+
+impl Read for Tail {
+    fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
+        let read = self.text.read(out)?;
+        let last = out[..read].iter().rfind(|byte| !matches!(byte, b'\n' | b'\r'));
+        self.last = last.copied().unwrap_or(self.last);
+        Ok(read)
+    }
+}
+
+/// Reads the header. The separator is the comma, tab or semicolon that it has most often.
+pub fn open(mut text: Box<dyn BufRead>) -> Result<Records> {
+    let failed = |error: io::Error| Error::io("cannot read the header", &error);
+    let head = text.fill_buf().map_err(failed)?;
+    let header = head.split(|byte| matches!(byte, b'\n' | b'\r')).next().unwrap_or_default();
+    let occurs = |separator: &u8| header.iter().filter(|byte| *byte == separator).count();
+    // Of equal counts `max_by_key` takes the last.
+    let separator = SEPARATORS.into_iter().rev().max_by_key(|separator| occurs(separator));
+    let mut reader =
+        ReaderBuilder::new().delimiter(separator.unwrap_or(b',')).from_reader(Tail { text, last: 0 });
+    let names = reader.byte_headers().map_err(|error| bad(format!("cannot read the header: {error}")))?;
+    let mut columns: Vec<String> = Vec::new();
+    for (at, name) in names.iter().enumerate() {
+        let name = str::from_utf8(name).map_err(|_| bad(NOT_UTF8.to_owned()))?;
+        // The index of a data frame has no name; pandas reads it as this.
+        let name = if name.is_empty() { format!("Unnamed: {at}") } else { name.to_owned() };
+        if columns.contains(&name) {
+            return Err(bad(format!("two columns of the header are named `{name}`; rename one of them")));
+        }
+        columns.push(name);
+    }
+    Ok(Box::new(CsvRows { reader, columns, open: None }))
+}
+
+const NOT_UTF8: &str = "the text is not UTF-8; save it as UTF-8 (in Excel: CSV UTF-8)";
+
+impl CsvRows {
+    fn value(&self, record: &ByteRecord) -> Result<Value, String> {
+        let mut fields = Map::new();
+        for (name, cell) in self.columns.iter().zip(record).filter(|(_, cell)| !cell.is_empty()) {
+            let text = str::from_utf8(cell).map_err(|_| format!("`{name}`: {NOT_UTF8}"))?;
+            if text.contains('\0') {
+                return Err(format!("`{name}` has a zero byte; the file is damaged"));
+            }
+            json::check_text(text).map_err(|error| format!("`{name}`: {error}"))?;
+            fields.insert(name.clone(), Json::String(text.to_owned()));
+        }
+        Ok(Value::Fields(fields, record.as_slice().len()))
+    }
+}
+
+impl CsvRows {
+    /// Returns the error of a quote without an end: the rest of the file is its cell.
+    fn end(&mut self) -> Option<Record> {
+        let open = self.open.take().filter(|_| self.reader.get_ref().last != b'"')?;
+        let error = bad("a quote opens a cell and nothing closes it".to_owned());
+        Some(Record { place: place(open), value: Value::Broken(error) })
+    }
+}
+
+fn bad(message: String) -> Error {
+    Error::new(Status::BadFormat, message)
+}
+
+fn place(line: u64) -> Place {
+    Place { unit: "line", number: line, group: None }
+}
+
+impl Iterator for CsvRows {
+    type Item = io::Result<Record>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let mut record = ByteRecord::new();
+        let read = self.reader.read_byte_record(&mut record);
+        let line = |position: Option<&csv::Position>| position.map_or(0, csv::Position::line);
+        let (line, value) = match read {
+            Ok(false) => return self.end().map(Ok),
+            Ok(true) => (line(record.position()), self.value(&record)),
+            Err(error) => match error.into_kind() {
+                ErrorKind::Io(error) => return Some(Err(error)),
+                ErrorKind::UnequalLengths { pos, expected_len, len } => {
+                    let message = format!(
+                        "{len} cells, but the header has {expected_len} columns; quote cells that contain the separator"
+                    );
+                    (line(pos.as_ref()), Err(message))
+                }
+                other => (line(Some(self.reader.position())), Err(format!("{other:?}"))),
+            },
+        };
+        let several = |cell: &[u8]| cell.contains(&b'\n') || cell.contains(&b'\r');
+        self.open = record.iter().next_back().is_some_and(several).then_some(line);
+        Some(Ok(Record {
+            place: place(line),
+            value: value.unwrap_or_else(|message| Value::Invalid(bad(message))),
+        }))
+    }
+}

@@ -1,0 +1,239 @@
+//! Splits a text into JSON objects: one per line, one after the other over several lines, or in a
+//! list.
+
+use std::collections::VecDeque;
+use std::io::BufRead;
+
+use crate::base::{Error, Result, Status};
+use crate::data::json;
+use crate::data::read::lines::Lines;
+use crate::data::read::rows::{Place, Record, Value};
+
+/// Layout of the objects in a text.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Layout {
+    /// One per line.
+    Lines,
+    /// One after the other, over several lines.
+    Objects,
+    /// As elements of one list.
+    List,
+}
+
+/// Bytes of an object over several lines that are read to tell it from invalid lines.
+const OBJECT_BYTES_MAX: usize = 1 << 24;
+
+/// Iterates over the objects of a text.
+pub struct JsonRows<R> {
+    lines: Lines<R>,
+    /// Lines that were read to find the layout.
+    ahead: VecDeque<Vec<u8>>,
+    layout: Layout,
+    /// Number of the last record.
+    number: u64,
+    /// State between the lines of a list or of objects.
+    splitter: Splitter,
+    /// Records of the last line.
+    found: VecDeque<Vec<u8>>,
+    ended: bool,
+}
+
+impl<R: BufRead> JsonRows<R> {
+    /// Reads as many lines as the layout takes.
+    pub fn open(reader: R) -> Result<JsonRows<R>, std::io::Error> {
+        let mut rows = JsonRows {
+            lines: Lines::new(reader),
+            ahead: VecDeque::new(),
+            layout: Layout::Lines,
+            number: 0,
+            splitter: Splitter::default(),
+            found: VecDeque::new(),
+            ended: false,
+        };
+        rows.layout = rows.find_layout()?;
+        rows.splitter.base = u32::from(rows.layout == Layout::List);
+        Ok(rows)
+    }
+
+    fn find_layout(&mut self) -> Result<Layout, std::io::Error> {
+        let (mut probe, mut whole) = (Splitter::default(), Vec::new());
+        while let Some(line) = self.lines.next().transpose()? {
+            let first = whole.is_empty();
+            let start = line.trim_ascii_start().first().copied();
+            self.ahead.push_back(line);
+            let line = &self.ahead[self.ahead.len() - 1];
+            match start {
+                Some(b'[') if first => return Ok(Layout::List),
+                Some(b'{') if first => {}
+                None => continue,
+                _ if first => return Ok(Layout::Lines),
+                _ => {}
+            }
+            let mut found = VecDeque::new();
+            let ended = probe.split(line, &mut found).is_err() || probe.in_text || !found.is_empty();
+            if ended && first {
+                return Ok(Layout::Lines);
+            }
+            whole.extend_from_slice(line);
+            if ended || whole.len() > OBJECT_BYTES_MAX {
+                let valid = found.front().is_some_and(|object| json::value(object).is_ok());
+                return Ok(if valid { Layout::Objects } else { Layout::Lines });
+            }
+        }
+        Ok(Layout::Lines)
+    }
+
+    /// Numbers a record.
+    fn record(&self, value: Value) -> Record {
+        let unit = match self.layout {
+            Layout::Lines => "line",
+            Layout::Objects => "object",
+            Layout::List => "element",
+        };
+        Record { place: Place { unit, number: self.number, group: None }, value }
+    }
+
+    fn advance(&mut self) -> Result<Option<Record>, std::io::Error> {
+        loop {
+            if let Some(bytes) = self.found.pop_front() {
+                self.number += 1;
+                return Ok(Some(self.record(Value::Json(bytes))));
+            }
+            let line = match self.ahead.pop_front() {
+                Some(line) => line,
+                None => match self.lines.next().transpose()? {
+                    Some(line) => line,
+                    None => return Ok(self.end()),
+                },
+            };
+            if self.layout == Layout::Lines {
+                self.number += 1;
+                if !line.trim_ascii().is_empty() {
+                    return Ok(Some(self.record(Value::Json(line))));
+                }
+                continue;
+            }
+            if let Err(words) = self.splitter.split(&line, &mut self.found) {
+                self.ended = true;
+                return Ok(Some(self.broken(words)));
+            }
+        }
+    }
+
+    /// Returns the error of a list or an object that does not end.
+    fn end(&mut self) -> Option<Record> {
+        let open = self.layout == Layout::List && !self.splitter.closed
+            || !self.splitter.value.trim_ascii().is_empty();
+        if self.layout == Layout::Lines || std::mem::replace(&mut self.ended, true) || !open {
+            return None;
+        }
+        Some(self.broken("the file ends inside it, so it is truncated"))
+    }
+
+    /// The error of a file whose rest cannot be split.
+    fn broken(&mut self, words: &str) -> Record {
+        let what = if self.layout == Layout::List { "a JSON list" } else { "JSON objects" };
+        self.number += 1;
+        let error = Error::new(Status::BadFormat, format!("not {what}: {words}"));
+        self.record(Value::Broken(error))
+    }
+}
+
+impl<R: BufRead> Iterator for JsonRows<R> {
+    type Item = Result<Record, std::io::Error>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        if self.ended && self.found.is_empty() { None } else { self.advance().transpose() }
+    }
+}
+
+/// Finds the ends of values by their brackets and quotes.
+#[derive(Default)]
+struct Splitter {
+    /// Depth of the values: 1 in a list, else 0.
+    base: u32,
+    depth: u32,
+    in_text: bool,
+    /// The list has ended.
+    closed: bool,
+    /// A comma came before the value.
+    comma: bool,
+    /// The beginning of a value.
+    value: Vec<u8>,
+}
+
+impl Splitter {
+    /// Reads a line; appends the values that end in it to `found`.
+    fn split(&mut self, line: &[u8], found: &mut VecDeque<Vec<u8>>) -> Result<(), &'static str> {
+        let (mut start, mut at) = (0, 0);
+        while at < line.len() {
+            if self.in_text {
+                match memchr::memchr2(b'"', b'\\', &line[at..]) {
+                    None => at = line.len(),
+                    Some(next) if line[at + next] == b'\\' => at += next + 2,
+                    Some(next) => {
+                        self.in_text = false;
+                        at += next + 1;
+                    }
+                }
+                continue;
+            }
+            let byte = line[at];
+            if self.closed && !byte.is_ascii_whitespace() {
+                return Err("text follows its end");
+            }
+            match byte {
+                b'"' => self.in_text = true,
+                b'{' | b'[' => {
+                    self.depth += 1;
+                    if self.depth == self.base {
+                        start = at + 1;
+                    }
+                }
+                b'}' | b']' => {
+                    if self.depth == self.base && byte == b']' && self.base == 1 {
+                        self.closed = true;
+                        self.element(&line[start..at], found, true)?;
+                        start = at + 1;
+                    } else if self.depth <= self.base {
+                        return Err("a bracket has no beginning");
+                    }
+                    self.depth -= 1;
+                    if self.depth == 0 && self.base == 0 {
+                        self.value.extend_from_slice(&line[start..=at]);
+                        found.push_back(std::mem::take(&mut self.value).trim_ascii().to_vec());
+                        start = at + 1;
+                    }
+                }
+                b',' if self.depth == self.base && self.base == 1 => {
+                    self.element(&line[start..at], found, false)?;
+                    start = at + 1;
+                }
+                _ => {}
+            }
+            at += 1;
+        }
+        self.value.extend_from_slice(&line[start.min(line.len())..]);
+        self.value.push(b'\n');
+        Ok(())
+    }
+
+    /// Ends an element of a list, before a comma or its last bracket.
+    fn element(
+        &mut self,
+        rest: &[u8],
+        found: &mut VecDeque<Vec<u8>>,
+        last: bool,
+    ) -> Result<(), &'static str> {
+        self.value.extend_from_slice(rest);
+        let value = std::mem::take(&mut self.value).trim_ascii().to_vec();
+        match value.is_empty() {
+            true if self.comma && last => return Err("a comma stands before its end; remove the comma"),
+            true if !last => return Err("a comma has no element before it"),
+            true => {}
+            false => found.push_back(value),
+        }
+        self.comma = !last;
+        Ok(())
+    }
+}
