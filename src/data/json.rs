@@ -52,7 +52,7 @@ pub fn object(text: &[u8]) -> Result<Map<String, Value>> {
 /// Parses one JSON value. Errors say in words what was found.
 pub fn value(text: &[u8]) -> Result<Value> {
     match serde_json::from_slice(text) {
-        Ok(value) => match examine(&value) {
+        Ok(value) => match examine(&value, may_have_mark(text)) {
             Found::Usual => Ok(value),
             Found::LargeFloat => {
                 serde_json::from_slice(&rewrite(text)?).map_err(|error| bad(error.to_string()))
@@ -93,17 +93,21 @@ enum Found {
     Mark,
 }
 
-/// Looks for values that `serde_json` reads in another way than Python.
-fn examine(value: &Value) -> Found {
-    let text = |text: &str| match has_mark(text.as_bytes()) {
+/// Looks for values that `serde_json` reads in another way than Python, and for marks if `texts` is
+/// true.
+fn examine(value: &Value, texts: bool) -> Found {
+    let text = |text: &str| match texts && has_mark(text.as_bytes()) {
         true => Found::Mark,
         false => Found::Usual,
     };
     match value {
         Value::String(string) => text(string),
-        Value::Array(values) => values.iter().map(examine).max().unwrap_or(Found::Usual),
+        Value::Array(values) => {
+            values.iter().map(|value| examine(value, texts)).max().unwrap_or(Found::Usual)
+        }
         Value::Object(object) => {
-            object.iter().map(|(key, value)| text(key).max(examine(value))).max().unwrap_or(Found::Usual)
+            let member = |(key, value): (&String, &Value)| text(key).max(examine(value, texts));
+            object.iter().map(member).max().unwrap_or(Found::Usual)
         }
         // 2⁶³ is the smallest integer, and −2⁶³ the largest, that may be beyond 64 bits.
         Value::Number(number)
@@ -113,6 +117,11 @@ fn examine(value: &Value) -> Found {
         }
         Value::Null | Value::Bool(_) | Value::Number(_) => Found::Usual,
     }
+}
+
+/// False if a JSON text has marks neither as they are nor as escapes.
+fn may_have_mark(text: &[u8]) -> bool {
+    memchr::memchr(0xef, text).is_some() || memmem::find(text, b"\\u").is_some()
 }
 
 /// True if a UTF-8 text has U+FDD3 or U+FDD4.

@@ -37,7 +37,7 @@ fn data_that_is_not_data() {
     fs::write(here.join("chat.jsonl"), "\n{\"txt\": 5}\n").unwrap();
     train(here, &["--data", "chat.jsonl"]).badly(1, &["chat.jsonl, line 2", "no field to train on", "`txt`"]);
     fs::write(here.join("table.parquet"), "PAR1").unwrap();
-    train(here, &["--data", "table.parquet"]).badly(1, &["table.parquet", "not supported", "JSONL"]);
+    train(here, &["--data", "table.parquet"]).badly(1, &["table.parquet", "damaged or truncated Parquet"]);
     train(here, &["--data", "text.txt:0"]).badly(2, &["--data", "weight is 0"]);
     train(here, &["--data", "text.txt", "--val-fraction", "1"]).badly(1, &["validation fraction is 1"]);
     train(here, &["--data", "text.txt", "--val-fraction", "0.1", "--val", "text.txt"])
