@@ -12,9 +12,11 @@ mod finite;
 pub mod format;
 pub mod hash;
 mod index;
+pub mod json;
 pub mod master;
 mod message;
 mod name;
+mod placeholder;
 mod position;
 mod progress;
 
@@ -26,6 +28,7 @@ pub use finite::{check_f32, find_non_finite};
 pub use index::{ChunkIndex, MicroIndex, MicroSlotIndex, SlabIndex, SlotIndex, SpillIndex, UnitIndex};
 pub use message::{Front, Message, phrase};
 pub use name::Name;
+pub use placeholder::{LFS_POINTER, WEB_PAGE, placeholder};
 pub use position::Position;
 pub use progress::{Meter, OwnedProgress, Progress, unwatched};
 

@@ -26,7 +26,6 @@ pub mod chat;
 mod documents;
 mod encode;
 mod feeder;
-mod json;
 mod loader;
 mod order;
 mod pack;

@@ -50,7 +50,7 @@ impl Companions {
             };
             match read() {
                 Ok((_, Some(content))) => {
-                    contents::refuse_pointer(&path, &content)?;
+                    contents::refuse_placeholder(&path, &content)?;
                     files.push((name, content));
                 }
                 Ok((bytes, None)) => {

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
-use crate::base::{Error, Name, Result, Status};
+use crate::base::{Error, Name, Result, Status, placeholder};
 use crate::hf::family::unsupported;
 use crate::hf::{INDEX, SINGLE};
 
@@ -60,18 +60,23 @@ pub fn names(folder: &Path) -> Vec<String> {
     names
 }
 
-/// Refuses the pointer that Git stores in place of a large file.
-pub fn refuse_pointer(path: &Path, bytes: &[u8]) -> Result<()> {
-    if !bytes.starts_with(b"version https://git-lfs.github.com/spec/") {
-        return Ok(());
+/// Refuses what takes the place of a file.
+pub fn refuse_placeholder(path: &Path, bytes: &[u8]) -> Result<()> {
+    match placeholder(bytes) {
+        Some(what) => Err(Error::new(Status::BadFormat, format!("{} is {what}", path.display()))),
+        None => Ok(()),
     }
-    Err(Error::new(
-        Status::BadFormat,
-        format!(
-            "{} is a Git LFS pointer, not the file: run `git lfs pull` in its folder, or download the file",
-            path.display()
-        ),
-    ))
+}
+
+/// Refuses weights of another format under the name of safetensors.
+pub fn refuse_weights(path: &Path, bytes: &[u8]) -> Result<()> {
+    refuse_placeholder(path, bytes)?;
+    let (format, remedy) = match bytes {
+        [b'G', b'G', b'U', b'F', ..] => ("GGUF, the format of llama.cpp", GGUF),
+        [b'P', b'K', 3, 4, ..] | [0x80, 2..=5, ..] => ("a file of PyTorch", SAVE),
+        _ => return Ok(()),
+    };
+    Err(unsupported(format!("{} is {format}; {remedy}", path.display())))
 }
 
 /// The error for a folder without `config.json`.

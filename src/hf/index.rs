@@ -67,7 +67,7 @@ pub(super) fn sources(folder: &Path) -> Result<Sources> {
         (vec![folder.join(SINGLE)], None)
     } else if index.exists() {
         let text = fs::read(&index).map_err(|error| Error::reading(&index, &error))?;
-        contents::refuse_pointer(&index, &text)?;
+        contents::refuse_placeholder(&index, &text)?;
         let listed = Index::parse(&text).map_err(|error| error.within(index.display()))?;
         (listed.files().into_iter().map(|name| folder.join(name)).collect(), Some(listed))
     } else {

@@ -376,7 +376,7 @@ fn finite<T: Copy>(first: usize, run: &[T], widen: impl Fn(T) -> f32) -> Result<
 impl WeightFile {
     fn open(path: PathBuf) -> Result<WeightFile> {
         let bytes = MappedFile::open(&path)?;
-        contents::refuse_pointer(&path, &bytes)?;
+        contents::refuse_weights(&path, &bytes)?;
         let header = Header::parse(&bytes).map_err(|error| error.within(path.display()))?;
         Ok(WeightFile { path, bytes, header })
     }

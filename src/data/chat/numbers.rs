@@ -5,7 +5,7 @@ use serde_json::{Map, Value};
 
 use super::template::{MARK, TURN_BEGINS, TURN_ENDS};
 use super::{ChatTemplate, Conversation};
-use crate::data::json::NUMBER;
+use crate::base::json::NUMBER;
 
 /// Digits of a message's number between two [`MARK`]s.
 const ZERO: &str = "\u{fdd3}";

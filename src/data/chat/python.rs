@@ -10,7 +10,7 @@ use serde_json::Value as Json;
 
 use super::filters;
 use super::methods::method;
-use crate::data::json;
+use crate::base::json;
 
 /// Makes an environment print, filter and call values as Python and Jinja do.
 pub fn configure(environment: &mut Environment<'static>) {

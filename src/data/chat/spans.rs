@@ -9,8 +9,8 @@ use super::numbers::Numbered;
 use super::tags::{Owners, without_tags};
 use super::template::{MARK, TURN_BEGINS, TURN_ENDS};
 use super::{ChatTemplate, Conversation};
+use crate::base::json::SURROGATE;
 use crate::base::{Error, Result, Status};
-use crate::data::json::SURROGATE;
 
 /// No text may have these.
 const MARKS: [char; 4] = [TURN_BEGINS, TURN_ENDS, MARK, SURROGATE];

@@ -4,8 +4,8 @@ use std::fs::File;
 use std::io::{self, BufRead, BufReader, Cursor, Read, Seek};
 use std::path::Path;
 
-use crate::base::{Error, Result, Status};
-use crate::data::read::kind::{Compression, Format, HEAD_BYTES, PARQUET, WEB_PAGE, is_web_page, refused};
+use crate::base::{Error, Result, Status, placeholder};
+use crate::data::read::kind::{Compression, Format, HEAD_BYTES, PARQUET, refused};
 
 /// The contents of a file.
 pub enum Content {
@@ -66,7 +66,8 @@ fn read_head(file: &mut dyn Read) -> io::Result<Vec<u8>> {
 }
 
 fn check(path: &Path, format: Format, head: &[u8]) -> Result<()> {
-    let page = (format != Format::Text && is_web_page(head)).then_some(WEB_PAGE);
+    // A web page may be wanted as text.
+    let page = placeholder(head).filter(|_| format != Format::Text);
     match page.or_else(|| refused(path, head)) {
         Some(what) => Err(unsupported(path, what)),
         None => Ok(()),

@@ -5,8 +5,8 @@ use std::io::{self, BufRead, Read};
 use csv::{ByteRecord, ErrorKind, Reader, ReaderBuilder};
 use serde_json::{Map, Value as Json};
 
+use crate::base::json;
 use crate::base::{Error, Result, Status};
-use crate::data::json;
 use crate::data::read::rows::{Place, Record, Records, Value};
 
 /// Characters that can separate cells.

@@ -4,8 +4,8 @@
 use std::collections::VecDeque;
 use std::io::BufRead;
 
+use crate::base::json;
 use crate::base::{Error, Result, Status};
-use crate::data::json;
 use crate::data::read::lines::Lines;
 use crate::data::read::rows::{Place, Record, Value};
 

@@ -2,6 +2,8 @@
 
 use std::path::Path;
 
+use crate::base::{LFS_POINTER, placeholder};
+
 /// Format of a file with rows or text.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Format {
@@ -65,12 +67,8 @@ pub const HEAD_BYTES: usize = 8000;
 
 const ARROW: &str = "an Arrow file; convert it to Parquet, with datasets: load_from_disk(folder).to_parquet(\"data.parquet\")";
 
-/// The description of a file that [`is_web_page`].
-pub const WEB_PAGE: &str = "a web page, as a failed download leaves it; download the file again";
-
 /// Formats that are refused: first bytes, and a phrase with what the file is and what to do.
-const REFUSED: [(&[u8], &str); 15] = [
-    (LFS, "a Git LFS pointer, not the file itself; run `git lfs pull` in its folder"),
+const REFUSED: [(&[u8], &str); 14] = [
     (
         NUMPY,
         "a NumPy array; write tokens without a header: numpy.load(\"a.npy\").astype(\"<u4\").tofile(\"a.u32\")",
@@ -93,22 +91,23 @@ const REFUSED: [(&[u8], &str); 15] = [
     (b"PARE", "an encrypted Parquet file; decrypt it"),
 ];
 
-const LFS: &[u8] = b"version https://git-lfs";
 const NUMPY: &[u8] = b"\x93NUMPY";
 
 /// Returns what a file is that should have tokens. Without a header (`bare`) they can begin with
 /// any bytes, so only long marks count.
 pub fn refused_tokens(path: &Path, head: &[u8], bare: bool) -> Option<&'static str> {
     match magic(path, head) {
-        _ if is_web_page(head) => Some(WEB_PAGE),
-        found if !bare || head.starts_with(LFS) || head.starts_with(NUMPY) => found,
-        _ => None,
+        found if !bare || head.starts_with(NUMPY) => placeholder(head).or(found),
+        _ => placeholder(head),
     }
 }
 
 /// Returns what a file is and what to do, if it is not read: by its first bytes or its encoding.
 pub fn refused(path: &Path, head: &[u8]) -> Option<&'static str> {
-    magic(path, head).or_else(|| encoding(head))
+    placeholder(head)
+        .filter(|what| *what == LFS_POINTER)
+        .or_else(|| magic(path, head))
+        .or_else(|| encoding(head))
 }
 
 /// Returns what a file is and what to do, if its first bytes belong to a format that is not read.
@@ -172,13 +171,6 @@ fn encoding(head: &[u8]) -> Option<&'static str> {
         _ if all(4, 0) || all(4, 3) => Some(UTF32),
         _ => None,
     }
-}
-
-/// True if a file begins like a web page: what a failed download leaves.
-pub fn is_web_page(head: &[u8]) -> bool {
-    let start = head.trim_ascii_start();
-    let begins = |tag: &[u8]| start.get(..tag.len()).is_some_and(|start| start.eq_ignore_ascii_case(tag));
-    begins(b"<!doctype html") || begins(b"<html")
 }
 
 #[cfg(test)]

@@ -11,8 +11,8 @@ use parquet::record::{Field, Row};
 use parquet::schema::types::Type;
 use serde_json::{Map, Number, Value as Json};
 
+use crate::base::json;
 use crate::base::{Error, Result, Status};
-use crate::data::json;
 use crate::data::read::rows::{Place, Record, Records, Value};
 
 struct ParquetRows {

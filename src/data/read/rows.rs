@@ -10,9 +10,9 @@ use serde_json::Map;
 
 #[cfg(not(feature = "text"))]
 use crate::base::Status;
+use crate::base::json;
 use crate::base::{Error, Result};
 use crate::data::encode::Encoder;
-use crate::data::json;
 use crate::data::read::content::{Content, unreadable};
 use crate::data::read::json_rows::JsonRows;
 use crate::data::read::kind::Format;

@@ -3,8 +3,8 @@
 use std::io::Read;
 use std::path::Path;
 
+use crate::base::json;
 use crate::base::{Error, Result, Status};
-use crate::data::json;
 use crate::data::read::content::{Content, unreadable};
 use crate::data::read::json_rows::JsonRows;
 use crate::data::read::kind::{Format, HEAD_BYTES};

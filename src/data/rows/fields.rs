@@ -3,8 +3,8 @@
 use serde_json::{Map, Value};
 
 use super::formats::{Field, Format, is_irrelevant};
+use crate::base::json::{self, NUMBER, SURROGATE};
 use crate::base::{Error, Message, Result, Status};
-use crate::data::json::{self, NUMBER, SURROGATE};
 use crate::data::warning::{Warning, Warnings};
 
 /// The fields of one row. Only those of its format can be read, and those not read are reported.

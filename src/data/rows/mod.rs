@@ -8,9 +8,9 @@ mod tools;
 
 use serde_json::{Map, Value};
 
+use crate::base::json;
 use crate::base::{Error, Result};
 use crate::data::chat::Conversation;
-use crate::data::json;
 use crate::data::warning::Warnings;
 use fields::{Fields, bad};
 use formats::{FORMATS, QUESTIONS, TEXT};

@@ -9,7 +9,10 @@ use crate::data::warning::Warning;
 
 fn read(row: &Value) -> (Result<Vec<Row>>, Warnings) {
     let mut warnings = Warnings::default();
-    let rows = Row::parse(row.to_string().as_bytes(), &mut warnings);
+    let rows = match row {
+        Value::Object(row) => Row::of(row, &mut warnings),
+        other => Row::parse(other.to_string().as_bytes(), &mut warnings),
+    };
     (rows, warnings)
 }
 

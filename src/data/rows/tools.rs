@@ -4,7 +4,7 @@ use serde_json::{Map, Value, json};
 
 use super::fields::{Entry, bad, shown};
 use crate::base::Result;
-use crate::data::json as python;
+use crate::base::json as python;
 use crate::data::warning::{Warning, Warnings};
 
 /// Returns the documents of a row.
@@ -68,7 +68,7 @@ fn list(entry: Entry) -> Result<Option<Vec<Value>>> {
         Value::String(text) => match python::value(text.as_bytes()) {
             Ok(Value::Array(values)) => Ok(Some(values)),
             Ok(_) => Err(entry.not("a list, or the JSON text of one")),
-            Err(error) => Err(bad(format!("`{}` is a string, but {error}", entry.name))),
+            Err(error) => Err(bad(format!("`{}` is a string, but not JSON: {error}", entry.name))),
         },
         _ => Err(entry.not("a list")),
     }

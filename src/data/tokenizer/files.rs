@@ -6,7 +6,7 @@ use std::path::Path;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
-use crate::base::{Error, Result, Status};
+use crate::base::{Error, Result, Status, placeholder};
 
 /// Reads a JSON file; `None` if it does not exist.
 pub(crate) fn read_json<T: DeserializeOwned>(path: &Path) -> Result<Option<T>> {
@@ -25,15 +25,11 @@ pub(super) fn read_json_bytes(path: &Path) -> Result<Vec<u8>> {
     if bytes.starts_with(b"\xef\xbb\xbf") {
         bytes.drain(..3);
     }
-    let what = match bytes.trim_ascii_start() {
-        [] => "is empty; copy it again",
-        [b'<', ..] => "is an HTML page, not JSON; download the file itself",
-        text if text.starts_with(b"version https://git-lfs") => {
-            "is a Git LFS pointer, not the file itself; get it (git lfs pull)"
-        }
-        _ => return Ok(bytes),
-    };
-    Err(Error::new(Status::BadFormat, format!("{} {what}", path.display())))
+    let what = if bytes.trim_ascii().is_empty() { Some("empty; copy it again") } else { placeholder(&bytes) };
+    match what {
+        Some(what) => Err(Error::new(Status::BadFormat, format!("{} is {what}", path.display()))),
+        None => Ok(bytes),
+    }
 }
 
 pub(crate) fn read(path: &Path) -> Result<Vec<u8>> {
@@ -112,7 +108,7 @@ mod tests {
         assert_eq!(read("\u{feff}{}").unwrap().unwrap(), serde_json::json!({}));
         for (text, words) in [
             ("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n", "is a Git LFS pointer"),
-            ("\n<!doctype html>", "is an HTML page"),
+            ("\n<!doctype html>", "is a web page"),
             (" \n", "is empty"),
             ("\u{feff}", "is empty"),
         ] {

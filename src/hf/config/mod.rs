@@ -49,7 +49,7 @@ impl FolderConfig {
             io::ErrorKind::NotFound => contents::no_config(folder),
             _ => Error::reading(&path, &error),
         })?;
-        contents::refuse_pointer(&path, &text)?;
+        contents::refuse_placeholder(&path, &text)?;
         let config = FolderConfig::parse(&text).map_err(|error| error.within(path.display()))?;
         Ok(FolderConfig { companions: Companions::read(folder)?, ..config })
     }
