@@ -34,6 +34,8 @@ import rows
 import templates
 
 ROWS = 32
+# Labels of folders that may be the cause of a difference.
+ODD = ("tokens only", "no ", "missing", "template in tool_use", "template in folder")
 CHATS = ("messages", "conversations", "pair of messages", "instruction")
 # Differences that are meant: name, test of a difference, reason.
 INTENDED = [
