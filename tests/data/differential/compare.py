@@ -147,7 +147,7 @@ class Case:
         except reference.Refused as refused:
             return str(refused)
         except BaseException as error:
-            # The library panics on some tokens that take the spaces next to them, if a normalizer changes the text.
+            # The library panics if a normalizer makes an added token empty.
             if type(error).__name__ == "PanicException":
                 return "tokenizers panics"
             raise

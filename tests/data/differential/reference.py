@@ -396,8 +396,8 @@ class Reference:
         return [self.encode(self.text, [span for span, at in zip(spans, turns) if trained[at]])]
 
     def found(self, span: tuple[int, int]) -> tuple[int, int]:
-        """The turn that a search finds where tags have `span`: the generation prompt, also that of reasoning, is no part
-        of it, and space behind a special token at its end is not, either."""
+        """The turn that a search finds where tags have `span`: without the generation prompt, also that of reasoning, and
+        without space behind a special token at its end."""
         start, end = span
         if self.template.thinks and self.text.startswith("<think>\n", start):
             start += len("<think>\n")
