@@ -320,6 +320,8 @@ class Reference:
         self.special = {token.content for token in self.tokenizer.added_tokens_decoder.values() if token.special}
         # Begin of the template for rows with tools, and the last rendered text.
         self.tool_use, self.text = "", ""
+        # True if the template is used without its tags.
+        self.searched = False
         # Masks of transformers that differ by trimmed offsets only.
         self.trimmed = 0
 
@@ -387,9 +389,20 @@ class Reference:
         if tagged:
             assert len(turns) == len(spans), "one span per turn"
             self.trimmed += self.encode(self.text, spans)[1] != out["assistant_masks"]
+            if self.searched:
+                spans = [self.found(span) for span in spans]
         else:
             spans = [self.prefixes(render, messages, at) for at in turns]
         return [self.encode(self.text, [span for span, at in zip(spans, turns) if trained[at]])]
+
+    def found(self, span: tuple[int, int]) -> tuple[int, int]:
+        """The turn that a search finds where tags have `span`: without the generation prompt, also that of reasoning, and
+        without space behind a special token at its end."""
+        start, end = span
+        if self.template.thinks and self.text.startswith("<think>\n", start):
+            start += len("<think>\n")
+        turn = self.text[start:end].rstrip()
+        return (start, start + len(turn)) if any(map(turn.endswith, self.special)) else (start, end)
 
     def prefixes(self, render, messages: list[dict], at: int) -> tuple[int, int]:
         """The turn is what the text with it has more than the text that asks for it."""
@@ -399,9 +412,7 @@ class Reference:
             raise Unknown
         if not (self.text.startswith(before) and self.text.startswith(upto) and len(before) <= len(upto)):
             raise Unknown
-        turn = upto[len(before) :]
-        ended = any(turn.rstrip().endswith(special) for special in self.special)
-        return len(before), len(before) + len(turn.rstrip() if ended else turn)
+        return self.found((len(before), len(upto)))
 
     def documents(self, row: dict) -> list[tuple[list[int], list[int]]]:
         row = copy.deepcopy(row)

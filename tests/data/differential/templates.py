@@ -355,7 +355,7 @@ class File:
     def __init__(self, rng: random.Random):
         file = rng.choice([file for file in FILES if not TAGS.search(file.read_text())])
         self.plain, self.tagged, self.ornaments = file.read_text(), None, []
-        self.labels = [file.name]
+        self.labels, self.thinks = [file.name], False
 
 
 class Template:
@@ -402,7 +402,7 @@ class Template:
 
         content = rng.choice(CONTENTS)
         self.labels.append(content)
-        lead = rng.choice(["", "", " "]) if style == "inst" else ""
+        lead = rng.choice(["", "", " "]) if style == "inst" and not breaks else ""
         body = reasoning
         if strips:
             body += (
@@ -442,11 +442,9 @@ class Template:
         known = rng.choice(["raise", "generic", "ignore"])
         bos = rng.choice(["{{- bos_token }}", "{{- bos_token }}", "{{ bos_token }}", ""])
         self.labels.append("BOS" if bos else "")
-        generation_prompt = opening("assistant") + ("<think>\n" if rng.random() < 0.08 else "")
-        if generation_prompt.endswith("<think>\n"):
-            self.labels.append("generation prompt thinks")
-            if end not in special:
-                generation_prompt = opening("assistant")
+        self.thinks = rng.random() < 0.08 and end in special and not breaks
+        generation_prompt = opening("assistant") + ("<think>\n" if self.thinks else "")
+        self.labels.append("generation prompt thinks" if self.thinks else "")
         other = {
             "raise": "{%- else %}{{- raise_exception('role ' ~ message.role ~ ' is not known') }}",
             "generic": (
