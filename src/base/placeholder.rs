@@ -1,6 +1,6 @@
 //! Files that take the place of others.
 
-/// What a file is in the place of another, and what to do: completes "FILE is …".
+/// Completes "FILE is …": the file has the place of another; says how to get that.
 pub const LFS_POINTER: &str = "a Git LFS pointer, not the file itself; run `git lfs pull` in its folder";
 /// As [`LFS_POINTER`].
 pub const WEB_PAGE: &str = "a web page, as a failed download leaves it; download the file again";
