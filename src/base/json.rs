@@ -20,7 +20,10 @@
 //! with a float as large as an integer beyond 64 bits, or with marks of their own. They are
 //! rewritten and parsed again.
 
-use memchr::memmem;
+use std::ops::RangeInclusive;
+use std::sync::LazyLock;
+
+use memchr::memmem::Finder;
 use serde_json::{Map, Number, Value};
 
 use crate::base::{Error, Result, Status};
@@ -99,12 +102,21 @@ fn is_unlike_python(value: &Value, texts: bool) -> bool {
 
 /// False if a JSON text has marks neither as they are nor as escapes.
 fn may_have_mark(text: &[u8]) -> bool {
-    memchr::memchr(0xef, text).is_some() || memmem::find(text, b"\\u").is_some()
+    // A searcher takes longer to make than to search a short text.
+    static ESCAPE: LazyLock<Finder> = LazyLock::new(|| Finder::new("\\u"));
+    memchr::memchr(0xef, text).is_some() || ESCAPE.find(text).is_some()
 }
 
 /// True if a UTF-8 text has U+FDD3 or U+FDD4.
 fn has_mark(text: &[u8]) -> bool {
-    memmem::find_iter(text, b"\xef\xb7").any(|at| matches!(text.get(at + 2), Some(0x93 | 0x94)))
+    has_noncharacter(text, NUMBER..=SURROGATE)
+}
+
+/// True if a UTF-8 text has one of some noncharacters between U+FDD0 and U+FDEF.
+pub fn has_noncharacter(text: &[u8], which: RangeInclusive<char>) -> bool {
+    static BEGIN: LazyLock<Finder> = LazyLock::new(|| Finder::new(b"\xef\xb7"));
+    let is = |third: u8| char::from_u32(0xfdc0 + u32::from(third & 0x3f)).is_some_and(|c| which.contains(&c));
+    BEGIN.find_iter(text).any(|at| text.get(at + 2).is_some_and(|third| is(*third)))
 }
 
 /// Returns a text with marks in place of values that `serde_json` cannot hold.

@@ -1,8 +1,8 @@
 //! Access to the fields of a row, and their values.
 
 use std::borrow::Cow;
+use std::ops::RangeInclusive;
 
-use memchr::memmem;
 use serde_json::{Map, Value};
 
 use super::formats::{FORMATS, Field, Format, Kind, is_irrelevant};
@@ -32,7 +32,7 @@ impl<'a> Fields<'a> {
         format: &'static Format,
         warnings: &'a mut Warnings,
     ) -> Fields<'a> {
-        Fields { object, format, read: Vec::new(), warnings }
+        Fields { object, format, read: Vec::with_capacity(16), warnings }
     }
 
     /// Returns a field; `None` if it is absent, null, or not listed for the format.
@@ -208,8 +208,7 @@ impl<'a> Entry<'a> {
     }
 
     fn whole(self, text: &str) -> Result<()> {
-        // The first bytes of a mark in UTF-8 are rare, and quickly found.
-        if memmem::find(text.as_bytes(), b"\xef\xb7").is_none() || !text.contains(MARKS) {
+        if !json::has_noncharacter(text.as_bytes(), MARKS) {
             return Ok(());
         }
         Err(bad(format!(
@@ -222,11 +221,11 @@ impl<'a> Entry<'a> {
 }
 
 /// The characters that stand for something else here and in the chat template.
-const MARKS: [char; 5] = ['\u{fdd0}', '\u{fdd1}', '\u{fdd2}', NUMBER, SURROGATE];
+const MARKS: RangeInclusive<char> = '\u{fdd0}'..=SURROGATE;
 
 /// Returns a text that can be printed.
 pub fn readable(text: &str) -> String {
-    text.replace(NUMBER, "").replace(MARKS, "\u{fffd}")
+    text.replace(NUMBER, "").replace(|c| MARKS.contains(&c), "\u{fffd}")
 }
 
 pub fn bad(message: impl Into<Message>) -> Error {
@@ -246,6 +245,7 @@ pub fn shown(value: &Value) -> String {
 }
 
 /// Returns the integer that a value is, also if it is written as 1.0.
+#[inline]
 pub fn integer(value: &Value) -> Option<i64> {
     value.as_i64().or_else(|| {
         let number = value.as_f64()?;

@@ -157,7 +157,7 @@ pub static FORMATS: [Format; 8] = [
 pub static ROLE: Field = field(&["role", "from"], "the speaker, see below");
 pub static CONTENT: Field = field(
     &["content", "value"],
-    "text, or a list of parts of type text; null is empty text, and absent beside calls",
+    "text, or a list of parts of type text; null is empty text, and absent if there are calls",
 );
 pub static REASONING: Field = field(
     &["reasoning_content", "thinking", "reasoning"],
@@ -169,7 +169,7 @@ pub static TOOL_CALLS: Field = field(
 );
 pub static FUNCTION_CALL: Field = field(
     &["function_call"],
-    "one call, as in OpenAI's older API; becomes `tool_calls`, beside which it is refused if it differs",
+    "one call, as in OpenAI's older API; becomes `tool_calls`; refused if there are others",
 );
 pub static TRAINED: Field = field(
     &["weight", "train", "training", "trainable", "loss", "loss_mask"],
@@ -361,9 +361,9 @@ mod tests {
         for Format { needs, reads, trained, .. } in &FORMATS {
             writeln!(text, "| {} | {} | {trained} |", names(needs), names(reads)).unwrap();
         }
-        text += "\nThe optional fields of `prompt` and `completion` hold for messages alone; beside texts they are reported.\n\
-                 `prompt` beside `messages` is not reported if it is the first question, nor `text` beside an instruction if it\n\
-                 contains the instruction and the answer. A row in which nothing is trained on is counted.\n";
+        text += "\nThe optional fields of `prompt` and `completion` hold for messages alone; with texts they are reported. In a\n\
+                 row with `messages`, `prompt` is not reported if it is the first question; nor is `text` in a row with\n\
+                 `instruction` if it contains the instruction and the answer. A row in which nothing is trained on is counted.\n";
         let fields = FORMATS.iter().flat_map(|format| format.needs.iter().chain(format.reads)).copied();
         text += "\n## Fields of a row\n\n";
         text += &described(fields);

@@ -238,7 +238,7 @@ impl Turns {
 }
 
 /// Returns a message with `role` and `content` for the template. Null members are absent ones. The
-/// content is null if it is absent beside tool calls.
+/// content is null if it is absent and there are tool calls.
 fn message(given: &Map<String, Value>, warnings: &mut Warnings) -> Result<Map<String, Value>> {
     let (role, calls_as_text) = role(given)?;
     let (mut calls, reasoning) = (calls(given, warnings)?, spelled(given, REASONING.names)?);
@@ -257,12 +257,12 @@ fn message(given: &Map<String, Value>, warnings: &mut Warnings) -> Result<Map<St
     }
     // As transformers does it, so that a template that prints a whole message prints the same.
     let reasoning = reasoning.map(|entry| entry.text().map(Value::from)).transpose()?;
-    let mut message = Map::new();
+    let mut message = Map::with_capacity(given.len() + 2);
     message.extend(reasoning.clone().map(|reasoning| ("thinking".to_owned(), reasoning)));
     for (key, value) in given {
         let is = |field: &Field| field.names.contains(&&key[..]);
         if is(&CONTENT) {
-            message.insert("content".to_owned(), text.clone());
+            message.entry("content").or_insert_with(|| text.take());
         } else if value.is_null() || [&TRAINED, &MASKED, &SPANS].into_iter().any(is) {
         } else if is(&ROLE) {
             message.insert("role".to_owned(), role.into());
@@ -349,6 +349,11 @@ fn calls_in(text: &str, warnings: &mut Warnings) -> Result<Option<Value>> {
 
 /// Returns the field that says whether a turn is trained on, and its answer.
 fn mark(given: &Map<String, Value>) -> Result<Option<(&'static str, bool)>> {
+    let is_mark =
+        |key: &String| [&TRAINED, &MASKED, &SPANS].iter().any(|field| field.names.contains(&&key[..]));
+    if !given.keys().any(is_mark) {
+        return Ok(None);
+    }
     let entries = |field: &Field| {
         field.names.iter().filter_map(|&name| {
             let value = given.get(name).filter(|value| !value.is_null())?;

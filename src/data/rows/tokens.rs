@@ -20,7 +20,7 @@ pub fn read(fields: &mut Fields, ids: &Field) -> Result<Vec<Row>> {
     let count = ids.list()?.len();
     let mut starts = Starts { kept: 0..count, found: None };
     if let Some(mask) = per_token(fields, &ATTENTION_MASK, ids)? {
-        let (kept, found) = attended(mask)?;
+        let (kept, found) = without_padding(mask)?;
         starts.kept = kept;
         starts.agree(mask, found)?;
     }
@@ -99,7 +99,7 @@ fn numbers(entry: Entry, kind: &str) -> Result<Vec<i64>> {
 
 /// Returns the tokens between the padding at both ends, and the starts of the documents that the
 /// mask numbers: 1, 1, 1, 2, 2, ….
-fn attended(mask: Entry) -> Result<(Range<usize>, Vec<usize>)> {
+fn without_padding(mask: Entry) -> Result<(Range<usize>, Vec<usize>)> {
     let count = mask.list()?.len();
     let (mut kept, mut starts, mut document) = (0..count, Vec::new(), 0);
     for (at, value) in values(mask, &(0..count))? {
