@@ -46,16 +46,17 @@ pub fn instruction(fields: &mut Fields, input: &Field, output: &Field) -> Result
     let output = fields.needed(output)?;
     let answer = output.text()?;
     for (index, pair) in fields.get(&HISTORY)?.map_or(Ok(&[][..]), Entry::list)?.iter().enumerate() {
-        let texts = |pair: &[Value]| match pair {
-            [asked, answered] => Some((asked.as_str()?.to_owned(), answered.as_str()?.to_owned())),
+        Entry { name: "history", value: pair }.without_surrogates()?;
+        let text = |value| Entry { name: "history", value }.text().ok();
+        let texts = match pair.as_array().map(Vec::as_slice) {
+            Some([asked, answered]) => text(asked).zip(text(answered)),
             _ => None,
         };
-        let Some((asked, answered)) = pair.as_array().and_then(|pair| texts(pair)) else {
+        let Some((asked, answered)) = texts else {
             return Err(bad(format!("`history`[{index}] is {}; it must be a pair of strings", shown(pair))));
         };
-        Entry { name: "history", value: pair }.without_surrogates()?;
-        turns.say("user", asked);
-        turns.say("assistant", answered);
+        turns.say("user", asked.to_owned());
+        turns.say("assistant", answered.to_owned());
     }
     turns.begin_with_system(fields)?;
     let plain = turns.messages.is_empty().then(|| (alpaca(asked, input), answer.to_owned()));
