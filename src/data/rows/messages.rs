@@ -304,7 +304,7 @@ fn role(given: &Map<String, Value>) -> Result<(&str, bool)> {
 fn speaker(entry: Entry<'_>) -> Result<&str> {
     let name = entry.text()?;
     let is_name = |alias: &&str| alias.eq_ignore_ascii_case(name);
-    match ROLES.iter().find(|(_, names)| names.iter().any(|alias| is_name(&alias))) {
+    match ROLES.iter().find(|(_, names)| names.iter().any(is_name)) {
         Some((role, _)) => Ok(role),
         None if entry.name == "role" => Ok(name),
         None if is_name(&OBSERVATION) => Ok("tool"),
