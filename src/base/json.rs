@@ -11,18 +11,20 @@
 //! | an integer beyond 64 bits | a text: [`NUMBER`] and its digits |
 //! | a float beyond 64 bits (`1e999`) | a text: [`NUMBER`] and `Infinity` or `-Infinity` |
 //! | a lone surrogate in a text | [`SURROGATE`] in its place |
+//! | one of the marks in a text | [`SURROGATE`] in its place |
 //!
-//! Both marks are noncharacters, which no text may contain: text that has them is refused. Of equal
-//! keys the last one counts.
+//! Both marks are noncharacters, which no text may contain: a field that is used is refused if it
+//! has one. Of equal keys the last one counts.
 //!
 //! `serde_json` parses a text as it is, and few texts need more: those that it refuses, and those
-//! with a float as large as an integer beyond 64 bits. They are rewritten with marks and parsed
-//! again.
+//! with a float as large as an integer beyond 64 bits, or with marks of their own. They are
+//! rewritten and parsed again.
 
-use std::fmt::Write;
+use std::ops::RangeInclusive;
+use std::sync::LazyLock;
 
-use memchr::memmem;
-use serde_json::{Map, Value};
+use memchr::memmem::Finder;
+use serde_json::{Map, Number, Value};
 
 use crate::base::{Error, Result, Status};
 
@@ -51,97 +53,81 @@ pub fn object(text: &[u8]) -> Result<Map<String, Value>> {
 
 /// Parses one JSON value. Errors say in words what was found.
 pub fn value(text: &[u8]) -> Result<Value> {
-    match serde_json::from_slice(text) {
-        Ok(value) => match examine(&value, may_have_mark(text)) {
-            Found::Usual => Ok(value),
-            Found::LargeFloat => {
-                serde_json::from_slice(&rewrite(text)?).map_err(|error| bad(error.to_string()))
-            }
-            Found::Mark => Err(mark()),
-        },
-        Err(error) => {
-            let rewritten = rewrite(text)?;
-            match serde_json::from_slice(&rewritten) {
-                Ok(value) => Ok(value),
-                Err(again) => Err(bad(describe(&rewritten, if rewritten == text { &error } else { &again }))),
-            }
-        }
+    let parsed = serde_json::from_slice(text);
+    if let Ok(value) = parsed
+        && !is_unlike_python(&value, may_have_mark(text))
+    {
+        return Ok(value);
     }
+    let rewritten = rewrite(text);
+    serde_json::from_slice(&rewritten).map_err(|error| bad(describe(&rewritten, &error)))
 }
 
 fn bad(message: String) -> Error {
     Error::new(Status::BadFormat, message)
 }
 
-fn mark() -> Error {
-    bad("a text has one of the noncharacters U+FDD3 and U+FDD4, which no text may contain; remove it"
-        .to_owned())
-}
-
 /// Errors: a text that is not from JSON has marks.
 #[cfg(feature = "text")]
 pub fn check_text(text: &str) -> Result<()> {
-    if has_mark(text.as_bytes()) { Err(mark()) } else { Ok(()) }
+    match has_mark(text.as_bytes()) {
+        true => {
+            Err(bad("a text has one of the noncharacters U+FDD3 and U+FDD4, which no text may contain; \
+                         remove it"
+                .to_owned()))
+        }
+        false => Ok(()),
+    }
 }
 
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-enum Found {
-    Usual,
-    /// A float that may have been an integer beyond 64 bits.
-    LargeFloat,
-    /// A text has a mark.
-    Mark,
-}
-
-/// Looks for values that `serde_json` reads in another way than Python, and for marks if `texts` is
-/// true.
-fn examine(value: &Value, texts: bool) -> Found {
-    let text = |text: &str| match texts && has_mark(text.as_bytes()) {
-        true => Found::Mark,
-        false => Found::Usual,
-    };
+/// True if `serde_json` reads something in another way than Python, or, if `texts` is true, if a
+/// text has a mark.
+fn is_unlike_python(value: &Value, texts: bool) -> bool {
+    // 2⁶³ is the smallest integer, and −2⁶³ the largest, that may be beyond 64 bits.
+    let is_large =
+        |number: &Number| number.is_f64() && number.as_f64().is_some_and(|x| x.abs() >= 2f64.powi(63));
     match value {
-        Value::String(string) => text(string),
-        Value::Array(values) => {
-            values.iter().map(|value| examine(value, texts)).max().unwrap_or(Found::Usual)
-        }
-        Value::Object(object) => {
-            let member = |(key, value): (&String, &Value)| text(key).max(examine(value, texts));
-            object.iter().map(member).max().unwrap_or(Found::Usual)
-        }
-        // 2⁶³ is the smallest integer, and −2⁶³ the largest, that may be beyond 64 bits.
-        Value::Number(number)
-            if number.is_f64() && number.as_f64().is_some_and(|x| x.abs() >= 2f64.powi(63)) =>
-        {
-            Found::LargeFloat
-        }
-        Value::Null | Value::Bool(_) | Value::Number(_) => Found::Usual,
+        Value::String(text) => texts && has_mark(text.as_bytes()),
+        Value::Array(values) => values.iter().any(|value| match value {
+            Value::Number(number) => is_large(number),
+            value => is_unlike_python(value, texts),
+        }),
+        Value::Object(object) => object
+            .iter()
+            .any(|(key, value)| texts && has_mark(key.as_bytes()) || is_unlike_python(value, texts)),
+        Value::Number(number) => is_large(number),
+        Value::Null | Value::Bool(_) => false,
     }
 }
 
 /// False if a JSON text has marks neither as they are nor as escapes.
 fn may_have_mark(text: &[u8]) -> bool {
-    memchr::memchr(0xef, text).is_some() || memmem::find(text, b"\\u").is_some()
+    // A searcher takes longer to make than to search a short text.
+    static ESCAPE: LazyLock<Finder> = LazyLock::new(|| Finder::new("\\u"));
+    memchr::memchr(0xef, text).is_some() || ESCAPE.find(text).is_some()
 }
 
 /// True if a UTF-8 text has U+FDD3 or U+FDD4.
 fn has_mark(text: &[u8]) -> bool {
-    memmem::find_iter(text, b"\xef\xb7").any(|at| matches!(text.get(at + 2), Some(0x93 | 0x94)))
+    has_noncharacter(text, NUMBER..=SURROGATE)
+}
+
+/// True if a UTF-8 text has one of some noncharacters between U+FDD0 and U+FDEF.
+pub fn has_noncharacter(text: &[u8], which: RangeInclusive<char>) -> bool {
+    static BEGIN: LazyLock<Finder> = LazyLock::new(|| Finder::new(b"\xef\xb7"));
+    let is = |third: u8| char::from_u32(0xfdc0 + u32::from(third & 0x3f)).is_some_and(|c| which.contains(&c));
+    BEGIN.find_iter(text).any(|at| text.get(at + 2).is_some_and(|third| is(*third)))
 }
 
 /// Returns a text with marks in place of values that `serde_json` cannot hold.
-/// Errors: the text has marks itself.
-fn rewrite(text: &[u8]) -> Result<Vec<u8>> {
-    if has_mark(text) {
-        return Err(mark());
-    }
+fn rewrite(text: &[u8]) -> Vec<u8> {
     let mut out = Vec::with_capacity(text.len() + 16);
     let mut rest = text;
     while let Some(&byte) = rest.first() {
         let length = match byte {
             b'"' => {
                 let length = string_length(rest);
-                rewrite_string(&rest[..length], &mut out)?;
+                rewrite_string(&rest[..length], &mut out);
                 rest = &rest[length..];
                 continue;
             }
@@ -160,7 +146,7 @@ fn rewrite(text: &[u8]) -> Result<Vec<u8>> {
         }
         rest = after;
     }
-    Ok(out)
+    out
 }
 
 /// Returns the digits or the word of a number that `serde_json` cannot hold.
@@ -201,31 +187,31 @@ fn string_length(text: &[u8]) -> usize {
     }
 }
 
-/// Copies a JSON string with [`SURROGATE`] for lone surrogates; escaped pairs stay.
-fn rewrite_string(string: &[u8], out: &mut Vec<u8>) -> Result<()> {
+/// Copies a JSON string with [`SURROGATE`] for lone surrogates and marks; escaped pairs stay.
+fn rewrite_string(string: &[u8], out: &mut Vec<u8>) {
+    let mut mark = [0; 4];
+    let mark = SURROGATE.encode_utf8(&mut mark).as_bytes();
     let unit = |at: usize| -> Option<u32> {
         let digits = string.get(at..at + 6)?.strip_prefix(b"\\u")?;
         u32::from_str_radix(std::str::from_utf8(digits).ok()?, 16).ok()
     };
     let mut at = 0;
-    while let Some(escape) = memchr::memchr(b'\\', &string[at..]) {
-        out.extend_from_slice(&string[at..at + escape]);
-        at += escape;
-        let length = match (unit(at), unit(at + 6)) {
-            (Some(0xd800..=0xdbff), Some(0xdc00..=0xdfff)) => 12,
-            (Some(0xd800..=0xdfff), _) => {
-                out.extend_from_slice(SURROGATE.encode_utf8(&mut [0; 4]).as_bytes());
-                at += 6;
-                continue;
-            }
-            (Some(0xfdd3 | 0xfdd4), _) => return Err(mark()),
-            _ => 2.min(string.len() - at),
+    while let Some(next) = memchr::memchr2(b'\\', mark[0], &string[at..]) {
+        out.extend_from_slice(&string[at..at + next]);
+        at += next;
+        let (replaced, length) = match (unit(at), unit(at + 6)) {
+            _ if string[at] == mark[0] => match string.get(at..at + mark.len()) {
+                Some(found) if has_mark(found) => (true, mark.len()),
+                _ => (false, 1),
+            },
+            (Some(0xd800..=0xdbff), Some(0xdc00..=0xdfff)) => (false, 12),
+            (Some(0xd800..=0xdfff | 0xfdd3 | 0xfdd4), _) => (true, 6),
+            _ => (false, 2.min(string.len() - at)),
         };
-        out.extend_from_slice(&string[at..at + length]);
+        out.extend_from_slice(if replaced { mark } else { &string[at..at + length] });
         at += length;
     }
     out.extend_from_slice(&string[at..]);
-    Ok(())
 }
 
 /// Says in words why a text is not JSON.
@@ -241,37 +227,57 @@ fn describe(text: &[u8], error: &serde_json::Error) -> String {
     let words = words.split(" at line ").next().unwrap_or(&words);
     // The column of the last line counts bytes, from 1.
     let line = text.split(|&byte| byte == b'\n').nth(error.line().saturating_sub(1)).unwrap_or_default();
-    let rest = line.get(error.column().saturating_sub(1)..).unwrap_or_default();
+    let column = error.column().saturating_sub(1).min(line.len());
+    let rest = &line[column..];
     let begins = |what: &[&str]| what.iter().any(|word| rest.starts_with(word.as_bytes()));
-    let mut message = match words {
-        "trailing characters" if begins(&["{"]) => {
-            "two objects on one line; write one object per line".to_owned()
-        }
+    let place = match error.line() {
+        0 | 1 => format!("column {}", error.column()),
+        below => format!("line {below} of it, column {}", error.column()),
+    };
+    let message = match words {
+        _ if text.trim_ascii().is_empty() => return "it is empty".to_owned(),
+        "trailing characters" if begins(&["{"]) => "two objects on one line; write one object per line",
         "trailing characters" if begins(&[","]) => {
-            "a comma follows the object; remove it, or write all objects as one list in brackets".to_owned()
+            "a comma follows the object; remove it, or write all objects as one list in brackets"
         }
-        "trailing characters" => "text follows the end of the value".to_owned(),
-        "trailing comma" => "a comma has nothing behind it; remove the comma".to_owned(),
+        "trailing characters" => "text follows the end of the value",
+        "trailing comma" => "a comma has nothing behind it; remove the comma",
         "key must be a string" | "expected value" | "expected ident" if begins(&["'"]) => {
-            "single quotes, as Python prints a dict; write JSON, e.g. with json.dumps".to_owned()
+            "single quotes, as Python prints a dict; write JSON, e.g. with json.dumps"
         }
         "expected value" if begins(&["None", "True", "False"]) => {
-            "None, True or False of Python; write null, true or false, e.g. with json.dumps".to_owned()
+            "None, True or False of Python; write null, true or false, e.g. with json.dumps"
         }
-        _ if error.is_eof() && !text.trim_ascii().is_empty() => {
+        "expected value" | "expected ident" => {
+            return format!("{} is not a JSON value ({place})", word(line, column));
+        }
+        "key must be a string" => "a key must be a text in double quotes",
+        "recursion limit exceeded" => "lists and objects are nested too deeply",
+        _ if error.is_eof() => {
             "it ends inside a value: the file is truncated, or an object is written over several lines; \
              write one object per line"
-                .to_owned()
         }
         _ if words.starts_with("control character") => {
             let found = rest.first().copied().filter(u8::is_ascii_control);
             let found = found.map_or(String::new(), |byte| format!(" 0x{byte:02x}"));
-            format!("a control character{found} inside a text; write it as an escape (\\t, \\n, \\u0001)")
+            return format!(
+                "a control character{found} inside a text; write it as an escape (\\t, \\n, \\u0001) ({place})"
+            );
         }
-        _ => return error.to_string(),
+        words => words,
     };
-    let _ = write!(message, " (column {})", error.column());
-    message
+    format!("{message} ({place})")
+}
+
+/// Returns the word at a byte of a line, or the character there, in quotes.
+fn word(line: &[u8], at: usize) -> String {
+    const CHARACTERS_MAX: usize = 40;
+    let is_word = |byte: &u8| byte.is_ascii_alphanumeric() || b"_+-.".contains(byte);
+    let start = line[..at].iter().rposition(|byte| !is_word(byte)).map_or(0, |before| before + 1);
+    let text = String::from_utf8_lossy(&line[start..]);
+    let end = text.bytes().position(|byte| !is_word(&byte)).unwrap_or(text.len());
+    let word: String = text[..end].chars().take(CHARACTERS_MAX).collect();
+    format!("{:?}", if word.is_empty() { text.chars().take(1).collect() } else { word })
 }
 
 #[cfg(test)]
@@ -309,24 +315,26 @@ mod tests {
         assert_eq!(number("NaN"), None);
     }
 
+    /// A field that is not used may have them.
     #[test]
-    fn texts_with_marks_are_refused() {
-        for text in [
-            "[\"\u{fdd3}NaN\"]",
-            "[\"a\u{fdd4}\", NaN]",
-            r#"["\ufdd3NaN"]"#,
-            r#"["\uFDD4", "\ud83d"]"#,
-            r#"{"\ufdd3": 1e300}"#,
+    fn marks_in_a_text_are_replaced() {
+        for (text, expected) in [
+            ("[\"\u{fdd3}NaN\"]", json!(["\u{fdd4}NaN"])),
+            ("[\"a\u{fdd4}\", NaN]", json!(["a\u{fdd4}", "\u{fdd3}NaN"])),
+            (r#"["\ufdd3NaN"]"#, json!(["\u{fdd4}NaN"])),
+            (r#"["\uFDD4", "\ud83d"]"#, json!(["\u{fdd4}", "\u{fdd4}"])),
+            (r#"{"\ufdd3": 1e300, "\u{fdd3}b": "ﬁ"}"#, json!({"\u{fdd4}": 1e300, "\u{fdd4}b": "ﬁ"})),
+            (r#"["\\ufdd3", "\ufdd5", NaN]"#, json!(["\\ufdd3", "\u{fdd5}", "\u{fdd3}NaN"])),
         ] {
-            assert!(value(text.as_bytes()).unwrap_err().message().contains("U+FDD3"), "{text}");
+            let text = text.replace("\\u{fdd3}", "\u{fdd3}");
+            assert_eq!(value(text.as_bytes()).unwrap(), expected, "{text}");
         }
-        assert!(value(r#"["\\ufdd3", "\ufdd5", NaN]"#.as_bytes()).is_ok());
     }
 
     #[test]
     fn errors_say_what_was_found() {
         for (text, words) in [
-            (&b""[..], &["not a JSON object", "EOF"][..]),
+            (&b""[..], &["not a JSON object: it is empty"][..]),
             (b"[1]", &["not a JSON object: it is a list"]),
             (b"NaN", &["it is a number"]),
             (b"\"a\"", &["it is a text"]),
@@ -345,14 +353,18 @@ mod tests {
             (b"{\"text\": \"a\tb\"}", &["control character 0x09", "column 12"]),
             (b"{\"text\": \"a\0b\"}", &["byte 12 is a zero byte"]),
             (b"{\"text\": \"caf\xe9\"}", &["byte 14 is 0xe9", "save the file as UTF-8"]),
-            (b"{\"text\": nan}", &["expected"]),
-            (b"{NaN: 1}", &["key must be a string"]),
-            (b"[1.e999]", &["invalid number"]),
+            (b"{\"text\": nan}", &["\"nan\" is not a JSON value (column 11)"]),
+            (b"{\"text\": ?}", &["\"?\" is not a JSON value (column 10)"]),
+            (b"hello", &["\"hello\" is not a JSON value (column 1)"]),
+            (b"{\n\"text\": \"a\"\n\"b\"}", &["(line 3 of it, column 1)"]),
+            (b"{NaN: 1}", &["a key must be a text in double quotes (column 2)"]),
+            (b"[1.e999]", &["invalid number (column 4)"]),
             (b"{\"text\": --1}", &["invalid number"]),
             (b"{\"text\": 0123456789012345678901}", &["invalid number"]),
         ] {
             let error = object(text).unwrap_err();
             assert_eq!(error.status(), Status::BadFormat);
+            assert!(!error.message().contains("at line"), "{error}");
             for word in words {
                 assert!(error.message().contains(word), "{}: {error}", String::from_utf8_lossy(text));
             }

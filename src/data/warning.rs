@@ -36,6 +36,8 @@ pub enum Warning {
     NoEndToken,
     /// A trained turn follows another one, so that it has no question of its own.
     AdjacentTurns,
+    /// A row has no text, token or turn to train on.
+    NothingTrained,
 }
 
 /// Warnings of a row, a file or all data: for each kind, how often, and where first.
@@ -117,6 +119,7 @@ impl Warning {
             Warning::AdjacentTurns => {
                 of("trained turn follows", "trained turns follow") + " another trained turn directly"
             }
+            Warning::NothingTrained => of("row has", "rows have") + " nothing to train on",
         }
     }
 }

@@ -7,17 +7,38 @@ use super::fields::Fields;
 use super::{Row, messages, tokens};
 use crate::base::Result;
 
+/// Values that a field has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    Text,
+    /// A list or an object, or the JSON text of one.
+    Json,
+    /// A text, or a list of messages, which may be JSON text.
+    Messages,
+}
+
 /// A field of a row or a message.
 pub struct Field {
     /// Its name and other spellings.
     pub names: &'static [&'static str],
+    pub kind: Kind,
     /// Description for `formats.md`.
     #[cfg_attr(not(test), expect(dead_code, reason = "a test writes the documentation"))]
     pub meaning: &'static str,
 }
 
 const fn field(names: &'static [&'static str], meaning: &'static str) -> Field {
-    Field { names, meaning }
+    Field { names, kind: Kind::Text, meaning }
+}
+
+const fn list(names: &'static [&'static str], meaning: &'static str) -> Field {
+    Field { names, kind: Kind::Json, meaning }
+}
+
+impl Field {
+    const fn or_messages(self) -> Field {
+        Field { kind: Kind::Messages, ..self }
+    }
 }
 
 /// Fields that together make a row.
@@ -32,41 +53,46 @@ pub struct Format {
     pub read: fn(&mut Fields) -> Result<Vec<Row>>,
 }
 
-pub static MESSAGES: Field = field(&["messages"], "list of messages");
-pub static CONVERSATIONS: Field = field(&["conversations", "conversation"], "list of messages");
+pub static MESSAGES: Field = list(&["messages"], "list of messages");
+pub static CONVERSATIONS: Field = list(&["conversations", "conversation"], "list of messages");
 pub static SYSTEM: Field = field(
     &["system", "system_prompt"],
-    "text of the first message, of role system; once if the messages begin with it",
+    "text of the first message, of role system, or a list of parts, as `content`; once if a system message says the \
+     same",
 );
 pub static TOOLS: Field =
-    field(&["tools"], "variable of the template: a list, or JSON text; each tool an object or JSON text");
+    list(&["tools"], "variable of the template: list of tools, or one; each may be JSON text");
 pub static FUNCTIONS: Field =
-    field(&["functions"], "the functions of `tools`, as in OpenAI's older API; JSON text as well");
-pub static DOCUMENTS: Field = field(&["documents"], "variable of the template: a list, or JSON text");
-pub static KWARGS: Field = field(&["chat_template_kwargs"], "object with more variables of the template");
-pub static PROMPT: Field = field(&["prompt"], "text, or a list of messages; not trained on");
-pub static COMPLETION: Field = field(&["completion"], "text, or a list of messages, as `prompt`");
+    list(&["functions"], "the functions of `tools`, as in OpenAI's older API; each may be JSON text");
+pub static DOCUMENTS: Field = list(&["documents"], "variable of the template: list of objects");
+pub static KWARGS: Field = list(
+    &["chat_template_kwargs"],
+    "object with more variables of the template; `tools` and `documents` are as those of the row",
+);
+pub static PROMPT: Field = field(&["prompt"], "text, or a list of messages; not trained on").or_messages();
+pub static COMPLETION: Field =
+    field(&["completion"], "text, or a list of messages, as `prompt`").or_messages();
 pub static INSTRUCTION: Field = field(&["instruction"], "text of the last question");
-pub static INPUT: Field = field(&["input"], "text, appended to the instruction");
-pub static CONTEXT: Field = field(&["context"], "text, appended to the instruction");
+pub static INPUT: Field = field(&["input"], "text, appended to the instruction behind an empty line");
+pub static CONTEXT: Field = field(&["context"], "text, appended to the instruction behind an empty line");
 pub static OUTPUT: Field = field(&["output"], "text of the answer");
 pub static RESPONSE: Field = field(&["response"], "text of the answer");
-pub static HISTORY: Field = field(&["history"], "list of earlier turns: pairs of question and answer");
-pub static TOKENS: Field = field(&["tokens"], "list of token ids");
-pub static INPUT_IDS: Field = field(&["input_ids"], "list of token ids");
+pub static HISTORY: Field = list(&["history"], "list of earlier turns: pairs of question and answer");
+pub static TOKENS: Field = list(&["tokens"], "list of token ids");
+pub static INPUT_IDS: Field = list(&["input_ids"], "list of token ids");
 pub static LABELS: Field =
-    field(&["labels"], "per token: the token itself (not shifted), or −100 if it is not trained on");
-pub static LOSS_MASK: Field = field(&["loss_mask"], "per token: 1 if it is trained on, 0 if not");
-pub static COMPLETION_MASK: Field = field(&["completion_mask"], "as `loss_mask`; all masks must be 1");
-pub static ASSISTANT_MASKS: Field = field(&["assistant_masks"], "as `loss_mask`; all masks must be 1");
-pub static ATTENTION_MASK: Field = field(
+    list(&["labels"], "per token: the token itself (not shifted), or −100 if it is not trained on");
+pub static LOSS_MASK: Field = list(&["loss_mask"], "per token: 1 if it is trained on, 0 if not");
+pub static COMPLETION_MASK: Field = list(&["completion_mask"], "as `loss_mask`; all masks must be 1");
+pub static ASSISTANT_MASKS: Field = list(&["assistant_masks"], "as `loss_mask`; all masks must be 1");
+pub static ATTENTION_MASK: Field = list(
     &["attention_mask"],
     "per token: 0 for padding at the ends, which is dropped; else 1, or the document's number from 1",
 );
 pub static POSITION_IDS: Field =
-    field(&["position_ids"], "per token: its position; a restart begins a document");
-pub static SEQ_LENGTHS: Field = field(&["seq_lengths"], "lengths of the documents in the row");
-pub static CU_SEQLENS: Field = field(&["cu_seqlens"], "starts of the documents in the row, and its end");
+    list(&["position_ids"], "per token: its position; a restart begins a document");
+pub static SEQ_LENGTHS: Field = list(&["seq_lengths"], "lengths of the documents in the row");
+pub static CU_SEQLENS: Field = list(&["cu_seqlens"], "starts of the documents in the row, and its end");
 pub static TEXT: Field = field(&["text"], "text");
 
 const CHAT: &[&Field] = &[&SYSTEM, &TOOLS, &FUNCTIONS, &DOCUMENTS, &KWARGS];
@@ -81,7 +107,7 @@ const PER_TOKEN: &[&Field] = &[
     &CU_SEQLENS,
 ];
 
-/// The formats. A row has the first whose fields are present.
+/// The formats. A row has the first whose fields are present, lists and some text with content.
 pub static FORMATS: [Format; 8] = [
     Format {
         needs: &[&MESSAGES],
@@ -128,25 +154,26 @@ pub static FORMATS: [Format; 8] = [
     Format { needs: &[&TEXT], reads: &[], trained: "all of it", read: super::text },
 ];
 
-pub static ROLE: Field = field(
-    &["role", "from"],
-    "the speaker; `human`, `gpt` and the other names of ShareGPT become user, assistant, system or tool",
-);
+pub static ROLE: Field = field(&["role", "from"], "the speaker, see below");
 pub static CONTENT: Field = field(
     &["content", "value"],
-    "text, or a list of parts of type text, which are joined; null is empty text",
+    "text, or a list of parts of type text; null is empty text, and absent if there are calls",
 );
 pub static REASONING: Field = field(
-    &["reasoning_content", "reasoning", "thinking"],
-    "text of the reasoning; the template gets it under every name",
+    &["reasoning_content", "thinking", "reasoning"],
+    "text of the reasoning; the template gets it as `reasoning_content` and `thinking`",
 );
-pub static TOOL_CALLS: Field =
-    field(&["tool_calls"], "list of calls, or JSON text; `arguments` that are JSON text are decoded");
-pub static FUNCTION_CALL: Field =
-    field(&["function_call"], "one call, as in OpenAI's older API; becomes `tool_calls`");
+pub static TOOL_CALLS: Field = field(
+    &["tool_calls"],
+    "list of calls, or JSON text; `arguments` that are JSON text are decoded; null members are left out",
+);
+pub static FUNCTION_CALL: Field = field(
+    &["function_call"],
+    "one call, as in OpenAI's older API; becomes `tool_calls`; refused if there are others",
+);
 pub static TRAINED: Field = field(
     &["weight", "train", "training", "trainable", "loss", "loss_mask"],
-    "0 or false: this turn of the assistant is not trained on",
+    "0 or false, also as text: this turn of the assistant is not trained on",
 );
 pub static SPANS: Field =
     field(&["train_detail", "training_detail"], "refused: parts of a message cannot be selected");
@@ -157,9 +184,22 @@ pub static MASKED: Field = field(&["masked"], "1 or true: this turn of the assis
 pub static MESSAGE: [&Field; 8] =
     [&ROLE, &CONTENT, &REASONING, &TOOL_CALLS, &FUNCTION_CALL, &TRAINED, &MASKED, &SPANS];
 
+/// Roles, and the names of speakers that become them, in any case of letters.
+pub static ROLES: [(&str, &[&str]); 5] = [
+    ("user", &["user", "human"]),
+    ("assistant", &["assistant", "gpt", "ai", "model", "chatgpt", "bot", "function_call"]),
+    ("tool", &["tool", "function", "function_response"]),
+    ("system", &["system"]),
+    ("developer", &["developer"]),
+];
+
+/// A speaker of role tool, if it is the value of `from`.
+pub const OBSERVATION: &str = "observation";
+
 /// Fields of public datasets that cannot change the training: identity, origin, time, kind and size
 /// of a row. Sorted.
 pub static IRRELEVANT: &[&str] = &[
+    "Unnamed: 0",
     "__index_level_0__",
     "_id",
     "added",
@@ -192,6 +232,7 @@ pub static IRRELEVANT: &[&str] = &[
     "file_name",
     "file_path",
     "filename",
+    "full_topic",
     "generator",
     "guid",
     "hash",
@@ -199,6 +240,7 @@ pub static IRRELEVANT: &[&str] = &[
     "idx",
     "index",
     "info",
+    "int_score",
     "lang",
     "language",
     "language_score",
@@ -220,16 +262,20 @@ pub static IRRELEVANT: &[&str] = &[
     "offset_mapping",
     "origin",
     "overflow_to_sample_mapping",
+    "parallel_tool_calls",
     "path",
     "prompt_id",
     "question_id",
+    "repo",
     "repo_name",
     "row_id",
     "sample_id",
+    "score",
     "sha",
     "sha256",
     "shard",
     "size",
+    "skip_prompt_formatting",
     "source",
     "source_dataset",
     "sources",
@@ -243,6 +289,7 @@ pub static IRRELEVANT: &[&str] = &[
     "task_type",
     "time",
     "timestamp",
+    "title",
     "token_count",
     "token_type_ids",
     "topic",
@@ -306,18 +353,30 @@ mod tests {
     fn document() -> String {
         let mut text = format!(
             "<!-- Made from src/data/rows/formats.rs by {ACCEPT} -->\n\n\
-             The format of a row is the first of these whose fields are present. A field with the value null counts as\n\
-             absent.\n\n\
+             The format of a row is the first of these whose fields are present and not empty: lists have elements, and not\n\
+             all texts are empty. A field with the value null counts as absent. Lists and objects may be JSON text, as in\n\
+             CSV; empty text and `null` are absent then. A `prompt` or `completion` is read so if it is a list of messages.\n\n\
              | fields | optional fields | trained on |\n|---|---|---|\n"
         );
         for Format { needs, reads, trained, .. } in &FORMATS {
             writeln!(text, "| {} | {} | {trained} |", names(needs), names(reads)).unwrap();
         }
+        text += "\nThe optional fields of `prompt` and `completion` hold for messages alone; with texts they are reported. In a\n\
+                 row with `messages`, `prompt` is not reported if it is the first question; nor is `text` in a row with\n\
+                 `instruction` if it contains the instruction and the answer. A row in which nothing is trained on is counted.\n";
         let fields = FORMATS.iter().flat_map(|format| format.needs.iter().chain(format.reads)).copied();
         text += "\n## Fields of a row\n\n";
         text += &described(fields);
         text += "\n## Fields of a message\n\nThe chat template gets the other fields unchanged.\n\n";
         text += &described(MESSAGE);
+        text += "\nOf several names for one field, those with a value must have the same. An object whose members are all null,\n\
+                 as Parquet has it, is absent.\n\n\
+                 Roles by the names of `role` and `from`, in any case of letters; other values of `role` stay as they are:\n\n";
+        for (role, names) in ROLES {
+            let also =
+                if role == "tool" { format!("; in `from` also `{OBSERVATION}`") } else { String::new() };
+            writeln!(text, "- {role}: `{}`{also}", names.join("`, `")).unwrap();
+        }
         text += "\n## Fields without a meaning for training\n\nEvery other field that is not empty is reported.\n\n";
         let mut width = 0;
         for field in IRRELEVANT {

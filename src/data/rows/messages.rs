@@ -1,14 +1,13 @@
 //! Rows of messages: conversations, prompts with completions, and instructions.
 
-use std::slice::from_ref;
-
 use serde_json::{Map, Value, json};
 
 use super::Row;
-use super::fields::{Entry, Fields, bad, integer, shown, spelled};
+use super::content::{content, joined};
+use super::fields::{Entry, Fields, bad, integer, is_empty, is_hollow, shown, spelled};
 use super::formats::{
     COMPLETION, CONTENT, DOCUMENTS, FUNCTION_CALL, FUNCTIONS, Field, HISTORY, INSTRUCTION, KWARGS, MASKED,
-    PROMPT, REASONING, ROLE, SPANS, SYSTEM, TOOL_CALLS, TOOLS, TRAINED,
+    OBSERVATION, PROMPT, REASONING, ROLE, ROLES, SPANS, SYSTEM, TEXT, TOOL_CALLS, TOOLS, TRAINED,
 };
 use super::tools;
 use crate::base::Result;
@@ -20,6 +19,8 @@ pub fn chat(fields: &mut Fields, list: &Field) -> Result<Vec<Row>> {
     let list = fields.needed(list)?;
     let mut turns = Turns::default();
     turns.extend(list, true, fields.warnings)?;
+    let asked = turns.messages.iter().find(|message| message["role"] == "user");
+    fields.repeated(&PROMPT, |prompt| asked.is_some_and(|asked| joined(&asked["content"]) == prompt));
     turns.within_row(fields, list.name)
 }
 
@@ -27,7 +28,9 @@ pub fn chat(fields: &mut Fields, list: &Field) -> Result<Vec<Row>> {
 pub fn pair(fields: &mut Fields) -> Result<Vec<Row>> {
     let (prompt, completion) = (fields.needed(&PROMPT)?, fields.needed(&COMPLETION)?);
     if prompt.value.is_string() {
-        return Ok(vec![Row::Pair(prompt.text()?.to_owned(), completion.text()?.to_owned())]);
+        let (prompt, completion) = (prompt.text()?.to_owned(), completion.text()?.to_owned());
+        fields.count_untrained(completion.is_empty(), "`completion` is empty");
+        return Ok(vec![Row::Pair(prompt, completion)]);
     }
     let mut turns = Turns::default();
     turns.extend(prompt, false, fields.warnings)?;
@@ -40,19 +43,28 @@ pub fn instruction(fields: &mut Fields, input: &Field, output: &Field) -> Result
     let mut turns = Turns::default();
     let asked = fields.needed(&INSTRUCTION)?.text()?;
     let input = fields.get(input)?.map_or(Ok(""), Entry::text)?;
-    let output = fields.needed(output)?.text()?;
+    let output = fields.needed(output)?;
+    let answer = output.text()?;
     for (index, pair) in fields.get(&HISTORY)?.map_or(Ok(&[][..]), Entry::list)?.iter().enumerate() {
-        let Some([asked, answered]) = pair.as_array().map(Vec::as_slice) else {
+        Entry { name: "history", value: pair }.without_surrogates()?;
+        let text = |value| Entry { name: "history", value }.text().ok();
+        let texts = match pair.as_array().map(Vec::as_slice) {
+            Some([asked, answered]) => text(asked).zip(text(answered)),
+            _ => None,
+        };
+        let Some((asked, answered)) = texts else {
             return Err(bad(format!("`history`[{index}] is {}; it must be a pair of strings", shown(pair))));
         };
-        let text = |value| Entry { name: "history", value }.text();
-        turns.say("user", text(asked)?.to_owned());
-        turns.say("assistant", text(answered)?.to_owned());
+        turns.say("user", asked.to_owned());
+        turns.say("assistant", answered.to_owned());
     }
     turns.begin_with_system(fields)?;
-    let plain = turns.messages.is_empty().then(|| (alpaca(asked, input), output.to_owned()));
-    turns.say("user", if input.is_empty() { asked.to_owned() } else { format!("{asked}\n\n{input}") });
-    turns.say("assistant", output.to_owned());
+    let plain = turns.messages.is_empty().then(|| (alpaca(asked, input), answer.to_owned()));
+    let question: Vec<&str> = [asked, input].into_iter().filter(|text| !text.is_empty()).collect();
+    turns.say("user", question.join("\n\n"));
+    turns.say("assistant", answer.to_owned());
+    fields.repeated(&TEXT, |text| text.contains(asked) && text.contains(answer));
+    fields.count_untrained(plain.is_some() && answer.is_empty(), format_args!("`{}` is empty", output.name));
     Ok(vec![Row::Instruction(turns.conversation(Map::new()), plain)])
 }
 
@@ -72,28 +84,45 @@ fn alpaca(instruction: &str, input: &str) -> String {
 /// Returns the variables of the template.
 fn variables(fields: &mut Fields) -> Result<Map<String, Value>> {
     let mut variables = Map::new();
-    let (listed, functions) = (fields.get(&TOOLS)?, fields.get(&FUNCTIONS)?);
-    let tools = match (listed, functions) {
-        (Some(_), Some(_)) => {
-            return Err(bad("both `tools` and `functions` are present; give `tools`"));
+    let mut given = |name: &str, value: Option<Value>| match (variables.get(name), value) {
+        (_, None) => Ok(()),
+        (Some(before), Some(value)) if !is_empty(before) && !is_empty(&value) && *before != value => {
+            Err(bad(format!("`{name}` is given twice, with different values; give it once")))
         }
-        (Some(listed), None) => tools::tools(listed, fields.warnings)?,
-        (None, Some(functions)) => tools::functions(functions, fields.warnings)?,
-        (None, None) => None,
+        (Some(before), Some(value)) if !is_empty(before) && is_empty(&value) => Ok(()),
+        (_, Some(value)) => {
+            variables.insert(name.to_owned(), value);
+            Ok(())
+        }
     };
-    variables.extend(tools.map(|tools| ("tools".to_owned(), tools)));
+    if let Some(listed) = fields.get(&TOOLS)? {
+        given("tools", tools::tools(listed, fields.warnings)?)?;
+    }
+    if let Some(functions) = fields.get(&FUNCTIONS)? {
+        let found = tools::functions(functions, fields.warnings)?;
+        given("tools", found).map_err(|error| error.within("`functions`"))?;
+    }
     if let Some(documents) = fields.get(&DOCUMENTS)? {
-        variables.extend(tools::documents(documents)?.map(|documents| ("documents".to_owned(), documents)));
+        given("documents", tools::documents(documents)?)?;
     }
     if let Some(kwargs) = fields.get(&KWARGS)? {
         kwargs.without_surrogates()?;
-        let more = kwargs.value.as_object().ok_or_else(|| kwargs.not("an object"))?;
+        let more = kwargs.value.as_object().ok_or_else(|| kwargs.not_json("an object"))?;
         if let Some(key) = ["messages", "add_generation_prompt"].iter().find(|key| more.contains_key(**key)) {
             return Err(bad(format!(
                 "`chat_template_kwargs` has `{key}`, which cannot be set there; remove it"
             )));
         }
-        variables.extend(more.clone());
+        for (name, value) in more {
+            let value = match &name[..] {
+                "tools" => tools::tools(Entry { name: "tools", value }, fields.warnings),
+                "documents" => tools::documents(Entry { name: "documents", value }),
+                _ => Ok(Some(value.clone())),
+            };
+            value
+                .and_then(|value| given(name, value))
+                .map_err(|error| error.within("`chat_template_kwargs`"))?;
+        }
     }
     Ok(variables)
 }
@@ -130,7 +159,8 @@ impl Turns {
         let message = message(given, warnings)?;
         let trainable = trainable && message["role"] == "assistant";
         match mark {
-            Some((_, true)) if !trainable => {
+            // Some datasets have `masked: false` in every message.
+            Some((name, true)) if !trainable && !MASKED.names.contains(&name) => {
                 warnings.add(Warning::UntrainedRole, format_args!("role {}", shown(&message["role"])));
             }
             Some((name, false)) if trainable => self.excluded = Some(name),
@@ -141,18 +171,34 @@ impl Turns {
         Ok(())
     }
 
-    /// Inserts the field `system` as the first message, unless the messages begin with it.
+    /// Inserts the field `system` as the first message, unless a system message says the same. Of
+    /// equal system messages at the beginning one is kept.
     fn begin_with_system(&mut self, fields: &mut Fields) -> Result<()> {
-        let text = fields.get(&SYSTEM)?.map_or(Ok(""), Entry::text)?;
-        let first = self.messages.first().filter(|message| message["role"] == "system");
-        if text.is_empty() || first.is_some_and(|first| first["content"] == text) {
-            return Ok(());
+        let prompt = |message: &Value| joined(&message["content"]).trim().to_owned();
+        let is_system = |message: &Value| message["role"] == "system";
+        let mut leading = self.messages.iter().take_while(|message| is_system(message)).count();
+        for at in (1..leading).rev() {
+            if self.messages[..at].iter().any(|before| prompt(before) == prompt(&self.messages[at])) {
+                self.messages.remove(at);
+                self.trained.remove(at);
+                leading -= 1;
+            }
         }
-        if first.is_some() {
+        let mut several = leading > 1;
+        if let Some(system) = fields.get(&SYSTEM)? {
+            let message = json!({"role": "system", "content": content(system, fields.warnings)?});
+            let text = prompt(&message);
+            let mut others = self.messages.iter().filter(|message| is_system(message)).map(prompt).peekable();
+            let is_new = !text.is_empty() && others.clone().all(|other| other != text);
+            several |= is_new && others.peek().is_some();
+            if is_new {
+                self.messages.insert(0, message);
+                self.trained.insert(0, false);
+            }
+        }
+        if several {
             fields.warnings.add(Warning::TwoSystemPrompts, "");
         }
-        self.messages.insert(0, json!({"role": "system", "content": text}));
-        self.trained.insert(0, false);
         Ok(())
     }
 
@@ -160,15 +206,31 @@ impl Turns {
     fn within_row(mut self, fields: &mut Fields, list: &str) -> Result<Vec<Row>> {
         self.begin_with_system(fields)?;
         if !self.trained.contains(&true) {
-            return Err(bad(match self.excluded {
-                None => format!("`{list}` has no message with role assistant to train on"),
-                Some(name) => format!(
-                    "`{name}` excludes every message of `{list}` with role assistant, so nothing would be trained on; \
-                     remove the row"
-                ),
-            }));
+            let Some(excluded) = self.excluded else {
+                return Err(bad(format!(
+                    "`{list}` has no message with role assistant to train on; {}",
+                    self.roles()
+                )));
+            };
+            fields.count_untrained(true, format_args!("`{excluded}` excludes every message"));
         }
         Ok(vec![Row::Chat(self.conversation(variables(fields)?))])
+    }
+
+    /// Names the roles, for an error.
+    fn roles(&self) -> String {
+        let mut roles: Vec<String> = Vec::new();
+        for message in &self.messages {
+            let role = shown(&message["role"]);
+            if !roles.contains(&role) {
+                roles.push(role);
+            }
+        }
+        if roles.is_empty() {
+            "it is empty".to_owned()
+        } else {
+            format!("its roles are {}", roles.join(", "))
+        }
     }
 
     fn conversation(self, variables: Map<String, Value>) -> Conversation {
@@ -176,128 +238,123 @@ impl Turns {
     }
 }
 
-/// Returns a message with `role` and `content` for the template. Null members are absent ones.
+/// Returns a message with `role` and `content` for the template. Null members are absent ones. The
+/// content is null if it is absent and there are tool calls.
 fn message(given: &Map<String, Value>, warnings: &mut Warnings) -> Result<Map<String, Value>> {
-    let present = |name: &str| given.get(name).is_some_and(|value| !value.is_null());
-    let name_of = |field: &Field| field.names.iter().copied().find(|name| present(name));
-    let Some(role) = name_of(&ROLE) else {
-        return Err(bad("`role` is missing; a message has `role` and `content`, or `from` and `value`"));
+    let (role, calls_as_text) = role(given)?;
+    let (mut calls, reasoning) = (calls(given, warnings)?, spelled(given, REASONING.names)?);
+    let has_calls = calls.as_ref().is_some_and(|calls| !is_empty(calls));
+    let mut text = match spelled(given, CONTENT.names)? {
+        Some(entry) => content(entry, warnings)?,
+        None if has_calls => Value::Null,
+        None if reasoning.is_none() && CONTENT.names.iter().all(|name| !given.contains_key(*name)) => {
+            return Err(bad("`content` is missing; it must be a string or a list of text parts"));
+        }
+        None => "".into(),
     };
-    let null = || CONTENT.names.iter().copied().find(|name| given.contains_key(*name));
-    let content = name_of(&CONTENT).or_else(null);
-    if content.is_none()
-        && [&TOOL_CALLS, &FUNCTION_CALL, &REASONING].into_iter().all(|field| name_of(field).is_none())
-    {
-        return Err(bad("`content` is missing; it must be a string or a list of text parts"));
+    if calls_as_text && !has_calls {
+        calls = calls_in(&joined(&text), warnings)?;
+        text = if calls.is_some() { "".into() } else { text };
     }
-    let mut message = Map::new();
+    // As transformers does it, so that a template that prints a whole message prints the same.
+    let reasoning = reasoning.map(|entry| entry.text().map(Value::from)).transpose()?;
+    let mut message = Map::with_capacity(given.len() + 2);
+    message.extend(reasoning.clone().map(|reasoning| ("thinking".to_owned(), reasoning)));
     for (key, value) in given {
-        match &key[..] {
-            key if Some(key) == content => {
-                let text = text_of(Entry { name: content.unwrap_or_default(), value }, warnings)?;
-                message.insert("content".to_owned(), text.into());
-            }
-            _ if value.is_null() => {}
-            key if key == role => {
-                message.insert("role".to_owned(), speaker(Entry { name: role, value })?.into());
-            }
-            "tool_calls" => {
-                let calls = tools::calls(Entry { name: "tool_calls", value }, warnings)?;
-                message.extend(calls.map(|calls| ("tool_calls".to_owned(), calls)));
-            }
-            "function_call" => {
-                let calls = tools::function_call(Entry { name: "function_call", value }, warnings)?;
-                message.insert("tool_calls".to_owned(), calls);
-            }
-            key if [&REASONING, &TRAINED, &MASKED, &SPANS].iter().any(|field| field.names.contains(&key)) => {
-            }
-            _ => {
-                message.insert(key.clone(), value.clone());
-            }
+        let is = |field: &Field| field.names.contains(&&key[..]);
+        if is(&CONTENT) {
+            message.entry("content").or_insert_with(|| text.take());
+        } else if value.is_null() || [&TRAINED, &MASKED, &SPANS].into_iter().any(is) {
+        } else if is(&ROLE) {
+            message.insert("role".to_owned(), role.into());
+        } else if is(&TOOL_CALLS) || is(&FUNCTION_CALL) {
+            message.extend(calls.clone().map(|calls| ("tool_calls".to_owned(), calls)));
+        } else if is(&REASONING) {
+            message.extend(reasoning.clone().map(|reasoning| (key.clone(), reasoning)));
+        } else {
+            message.insert(key.clone(), value.clone());
         }
     }
-    if given[role] == "function_call" {
-        turn_into_calls(&mut message, warnings)?;
+    message.entry("content").or_insert(text);
+    if let Some(calls) = calls {
+        message.entry("tool_calls").or_insert(calls);
     }
-    if let Some(reasoning) = spelled(given, REASONING.names)? {
-        let text = reasoning.text()?;
-        let names = if text.is_empty() { from_ref(&reasoning.name) } else { REASONING.names };
-        message.extend(names.iter().map(|name| ((*name).to_owned(), text.into())));
-    }
+    message.extend(reasoning.map(|reasoning| ("reasoning_content".to_owned(), reasoning)));
     Ok(message)
 }
 
-/// Returns the role for a speaker of ShareGPT, or the role as it is.
+/// Returns the role, and true if the text of the message is a call.
+fn role(given: &Map<String, Value>) -> Result<(&str, bool)> {
+    let mut found: Option<(Entry, &str)> = None;
+    for name in ROLE.names {
+        let Some(value) = given.get(*name).filter(|value| !value.is_null() && *value != "") else { continue };
+        let entry = Entry { name, value };
+        let role = speaker(entry)?;
+        match found {
+            Some((other, before)) if before != role => return Err(other.differs(entry)),
+            _ => found = Some((entry, role)),
+        }
+    }
+    let missing = || bad("`role` is missing; a message has `role` and `content`, or `from` and `value`");
+    let (entry, role) = found.ok_or_else(missing)?;
+    Ok((role, entry.value == "function_call"))
+}
+
+/// Returns the role for a name of a speaker, or, of the field `role`, the role as it is.
 fn speaker(entry: Entry<'_>) -> Result<&str> {
-    match entry.text()? {
-        "human" | "user" => Ok("user"),
-        "gpt" | "assistant" | "model" | "chatgpt" | "bot" | "function_call" => Ok("assistant"),
-        "tool" | "function" | "function_response" => Ok("tool"),
-        "system" => Ok("system"),
-        role if entry.name == "role" => Ok(role),
-        "observation" => Ok("tool"),
-        "developer" => Ok("developer"),
-        other => Err(bad(format!(
-            "`from` is {other:?}; it must be human, gpt, system, tool or one of their aliases (user, assistant, model, \
-             chatgpt, bot, function_call, observation, function, function_response), or developer"
-        ))),
+    let name = entry.text()?;
+    let is_name = |alias: &&str| alias.eq_ignore_ascii_case(name);
+    match ROLES.iter().find(|(_, names)| names.iter().any(is_name)) {
+        Some((role, _)) => Ok(role),
+        None if entry.name == "role" => Ok(name),
+        None if is_name(&OBSERVATION) => Ok("tool"),
+        None => {
+            let names: Vec<&str> = ROLES.iter().flat_map(|(_, names)| *names).copied().collect();
+            Err(entry.not(&format!("one of {}, {OBSERVATION}", names.join(", "))))
+        }
     }
 }
 
-/// Returns the text of a message: a string, or the joined text parts.
-fn text_of(entry: Entry, warnings: &mut Warnings) -> Result<String> {
-    let Value::Array(parts) = entry.value else {
-        return match entry.value {
-            Value::Null => Ok(String::new()),
-            Value::String(_) => entry.text().map(str::to_owned),
-            _ => Err(entry.not("a string or a list of text parts")),
-        };
+/// Returns the tool calls of a message.
+fn calls(given: &Map<String, Value>, warnings: &mut Warnings) -> Result<Option<Value>> {
+    let mut entry = |field: &Field, read: fn(Entry, &mut Warnings) -> Result<Option<Value>>| {
+        let name = field.names[0];
+        let value = given.get(name).filter(|value| !is_hollow(value));
+        value.map_or(Ok(None), |value| read(Entry { name, value }, warnings))
     };
-    let mut joined = String::new();
-    for (index, part) in parts.iter().enumerate() {
-        let text = text_of_part(part, entry.name, warnings);
-        joined += text.map_err(|error| error.within(format!("`{}`[{index}]", entry.name)))?;
+    let calls = entry(&TOOL_CALLS, tools::calls)?;
+    let older = entry(&FUNCTION_CALL, tools::function_call)?;
+    match (calls, older) {
+        (calls, None) => Ok(calls),
+        (Some(calls), Some(older)) if !is_empty(&calls) => {
+            let functions = |calls: &Value| -> Vec<Value> {
+                calls.as_array().into_iter().flatten().map(|call| call["function"].clone()).collect()
+            };
+            match functions(&calls) == functions(&older) {
+                true => Ok(Some(calls)),
+                false => Err(bad("`tool_calls` and `function_call` are different calls; give `tool_calls`")),
+            }
+        }
+        (_, older) => Ok(older),
     }
-    Ok(joined)
 }
 
-fn text_of_part<'a>(part: &'a Value, name: &'static str, warnings: &mut Warnings) -> Result<&'a str> {
-    let Value::Object(members) = part else { return Entry { name, value: part }.text() };
-    match members.get("type").unwrap_or(&Value::Null) {
-        Value::Null => {}
-        Value::String(kind) if ["text", "input_text", "output_text"].contains(&&kind[..]) => {}
-        kind => {
-            return Err(bad(format!(
-                "a part of type {}; only parts of type text can be trained on",
-                shown(kind)
-            )));
-        }
+/// Returns the tool calls in the text of ShareGPT's `function_call`.
+fn calls_in(text: &str, warnings: &mut Warnings) -> Result<Option<Value>> {
+    let calls = tools::calls_in_text(text, warnings)?;
+    if calls.is_none() && !text.is_empty() {
+        warnings.add(Warning::ToolArguments, shown(&text.into()));
     }
-    let value = members.get("text").unwrap_or(&Value::Null);
-    for (key, value) in members {
-        if !value.is_null() && !["type", "text"].contains(&&key[..]) {
-            warnings.add(Warning::UnusedTurnField(format!("{name}[].{key}")), "");
-        }
-    }
-    Entry { name: "text", value }.text()
-}
-
-/// Turns the JSON text of ShareGPT's `function_call` into tool calls.
-fn turn_into_calls(message: &mut Map<String, Value>, warnings: &mut Warnings) -> Result<()> {
-    let content = message.get("content").and_then(Value::as_str).unwrap_or_default();
-    match tools::calls_in_text(content, warnings)? {
-        Some(calls) => {
-            message.insert("content".to_owned(), "".into());
-            message.insert("tool_calls".to_owned(), calls);
-        }
-        None if content.is_empty() => {}
-        None => warnings.add(Warning::ToolArguments, shown(&content.into())),
-    }
-    Ok(())
+    Ok(calls)
 }
 
 /// Returns the field that says whether a turn is trained on, and its answer.
 fn mark(given: &Map<String, Value>) -> Result<Option<(&'static str, bool)>> {
+    let is_mark =
+        |key: &String| [&TRAINED, &MASKED, &SPANS].iter().any(|field| field.names.contains(&&key[..]));
+    if !given.keys().any(is_mark) {
+        return Ok(None);
+    }
     let entries = |field: &Field| {
         field.names.iter().filter_map(|&name| {
             let value = given.get(name).filter(|value| !value.is_null())?;
@@ -332,12 +389,16 @@ fn mark(given: &Map<String, Value>) -> Result<Option<(&'static str, bool)>> {
     Ok(found.map(|(entry, trained)| (entry.name, trained)))
 }
 
-/// Reads a value that is on or off.
+/// Reads a value that is on or off; a text is read as the value that it writes.
 fn switch(entry: Entry) -> Result<bool> {
-    match entry.value {
+    let written = |text: &str| match text.to_ascii_lowercase().as_str() {
+        "true" => Some(Value::Bool(true)),
+        "false" => Some(Value::Bool(false)),
+        number => number.parse::<f64>().ok().map(Value::from),
+    };
+    let written = entry.value.as_str().and_then(written);
+    match written.as_ref().unwrap_or(entry.value) {
         Value::Bool(on) => Ok(*on),
-        Value::String(text) if text.eq_ignore_ascii_case("true") => Ok(true),
-        Value::String(text) if text.eq_ignore_ascii_case("false") => Ok(false),
         value => match integer(value) {
             Some(0) => Ok(false),
             Some(1) => Ok(true),

@@ -1,5 +1,6 @@
 //! Parses a line of a JSONL file. [`formats`] has the table of row formats and fields.
 
+mod content;
 mod fields;
 pub mod formats;
 mod messages;
@@ -12,8 +13,8 @@ use crate::base::json;
 use crate::base::{Error, Result};
 use crate::data::chat::Conversation;
 use crate::data::warning::Warnings;
-use fields::{Fields, bad};
-use formats::{FORMATS, QUESTIONS, TEXT};
+use fields::{Fields, bad, decoded, is_empty, readable};
+use formats::{FORMATS, Field, Format, Kind, QUESTIONS, TEXT};
 
 /// A parsed line, not yet tokenized.
 ///
@@ -43,10 +44,8 @@ impl Row {
 
     /// Parses an object.
     pub fn of(object: &Map<String, Value>, warnings: &mut Warnings) -> Result<Vec<Row>> {
-        let present = |name: &&str| object.get(*name).is_some_and(|value| !value.is_null());
-        let format =
-            FORMATS.iter().find(|format| format.needs.iter().all(|field| field.names.iter().any(present)));
-        let format = format.ok_or_else(|| unknown(object))?;
+        let object = &*decoded(object);
+        let format = format(object).ok_or_else(|| unknown(object))?;
         let mut fields = Fields::new(object, format, warnings);
         let rows = (format.read)(&mut fields)?;
         fields.report_unread();
@@ -54,8 +53,25 @@ impl Row {
     }
 }
 
+/// Returns the first format whose fields are present and not empty, else whose fields are present.
+fn format(object: &Map<String, Value>) -> Option<&'static Format> {
+    let has = |field: &Field, is: &dyn Fn(&Value) -> bool| {
+        field.names.iter().any(|name| object.get(*name).is_some_and(|value| !value.is_null() && is(value)))
+    };
+    let present = |format: &&Format| format.needs.iter().all(|field| has(field, &|_| true));
+    let filled = |format: &&Format| {
+        let lists = format.needs.iter().filter(|field| field.kind == Kind::Json);
+        present(format)
+            && lists.clone().all(|field| has(field, &|value| value.is_array() && !is_empty(value)))
+            && format.needs.iter().any(|field| has(field, &|value| !is_empty(value)))
+    };
+    FORMATS.iter().find(filled).or_else(|| FORMATS.iter().find(present))
+}
+
 fn text(fields: &mut Fields) -> Result<Vec<Row>> {
-    Ok(vec![Row::Text(fields.needed(&TEXT)?.text()?.to_owned())])
+    let text = fields.needed(&TEXT)?.text()?.to_owned();
+    fields.count_untrained(text.is_empty(), "`text` is empty");
+    Ok(vec![Row::Text(text)])
 }
 
 /// Returns the error for a row without a format, with the change that gives it one.
@@ -73,11 +89,15 @@ fn unknown(object: &Map<String, Value>) -> Error {
              chat, or to `prompt` and `completion` for plain text"
         ));
     }
-    let found: Vec<&str> = object.keys().map(String::as_str).take(12).collect();
+    let found = object.iter().take(12).map(|(name, value)| {
+        let null = if value.is_null() { ", which is null" } else { "" };
+        format!("`{}`{null}", readable(name))
+    });
+    let found: Vec<String> = found.collect();
     bad(format!(
         "no field to train on: there must be `messages`, `conversations`, `prompt` and `completion`, `instruction` and \
          `output`, `tokens`, `input_ids`, or `text`; found {}",
-        if found.is_empty() { "none".to_owned() } else { format!("`{}`", found.join("`, `")) }
+        if found.is_empty() { "none".to_owned() } else { found.join(", ") }
     ))
 }
 

@@ -1,5 +1,7 @@
 //! Rows of every format, and the errors and warnings about them.
 
+mod forms;
+
 use serde_json::json;
 
 use super::formats::{Field, IRRELEVANT, MESSAGE, SYSTEM};
@@ -137,12 +139,17 @@ fn every_field_of_a_message_in_the_table_is_taken_from_it() {
 fn formats_are_recognized_by_their_fields() {
     assert_eq!(clean(&json!({"text": "a", "meta": 1})), Row::Text("a".into()));
     assert_eq!(clean(&json!({"prompt": "a", "completion": "b"})), Row::Pair("a".into(), "b".into()));
-    // A dataset may repeat the prompt of a conversation in a field of its own.
-    let both = json!({"prompt": "a", "messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]});
-    assert_eq!(warned(&both, &Warning::UnusedField("prompt".into())).messages.len(), 2);
-    // tatsu-lab/alpaca has the rendered prompt as `text`.
-    let alpaca = json!({"instruction": "a", "input": "", "output": "b", "text": "…"});
-    warned(&alpaca, &Warning::UnusedField("text".into()));
+    // UltraChat has the first question as `prompt`.
+    let row = |prompt: &str| {
+        json!({"prompt": prompt, "messages": [{"role": "user", "content": [{"text": "a"}]},
+                                                               {"role": "assistant", "content": "b"}]})
+    };
+    assert_eq!(chat(&row("a")).messages.len(), 2);
+    assert_eq!(warned(&row("b"), &Warning::UnusedField("prompt".into())).messages.len(), 2);
+    // tatsu-lab/alpaca has the rendered prompt and the answer as `text`.
+    let row = |text: &str| json!({"instruction": "add", "input": "", "output": "sum", "text": text});
+    chat(&row("### Instruction:\nadd\n\n### Response:\nsum"));
+    warned(&row("add"), &Warning::UnusedField("text".into()));
 }
 
 #[test]
@@ -197,21 +204,17 @@ fn a_turn_with_a_mask_is_not_trained_on() {
         ("trainable", json!(false), json!(null)),
         ("loss", json!(false), json!(true)),
         ("loss_mask", json!(0), json!(1)),
+        ("weight", json!("0"), json!("1")),
         ("masked", json!(true), json!(false)),
     ] {
         for (list, role, content) in [("messages", "role", "content"), ("conversations", "from", "value")] {
             let row = json!({list: [
+                // Some datasets have `masked: false` in every message.
                 {role: "user", content: "a", field: if field == "masked" { &on } else { &off }},
                 {role: "assistant", content: "BAD", field: off},
                 {role: "user", content: "b"},
                 {role: "assistant", content: "good", field: on},
             ]});
-            if field == "masked" {
-                let (rows, warnings) = read(&row);
-                assert_eq!(conversation(rows.unwrap().remove(0)).trained, [false, false, false, true]);
-                assert_eq!(warnings.count(&Warning::UntrainedRole), 1);
-                continue;
-            }
             let chat = chat(&row);
             assert_eq!(chat.trained, [false, false, false, true], "{row}");
             assert_eq!(chat.messages[1], json!({"role": "assistant", "content": "BAD"}));
@@ -239,7 +242,6 @@ fn masks_that_cannot_be_followed_are_refused() {
         (json!({"train": true, "weight": 0}), &["`weight` is 0, but `train` is true", "contradict"]),
         (json!({"train": true, "masked": true}), &["`train` is true, but `masked` is true"]),
         (json!({"train_detail": [{"begin_offset": 0}]}), &["`train_detail`", "give `train`"]),
-        (json!({"weight": 0}), &["`weight` excludes every message of `messages`"]),
     ] {
         refused(&with(fields), words);
     }
@@ -250,7 +252,7 @@ fn null_members_are_absent_and_null_content_is_empty_text() {
     let call = json!({"id": "1", "index": null, "function": {"name": "f", "arguments": {"a": null}, "strict": null}});
     let message =
         json!({"role": "assistant", "content": null, "tool_calls": [call], "refusal": null, "weight": null});
-    let expected = json!({"role": "assistant", "content": "", "tool_calls":
+    let expected = json!({"role": "assistant", "content": null, "tool_calls":
         [{"id": "1", "function": {"name": "f", "arguments": {"a": null}}}]});
     assert_eq!(answer(message), expected);
     let plain = json!({"role": "assistant", "content": null, "tool_calls": null});
@@ -264,11 +266,16 @@ fn null_members_are_absent_and_null_content_is_empty_text() {
 
 /// The parts of OpenAI's chat and responses API.
 #[test]
-fn text_parts_are_joined_and_other_parts_refused() {
-    let parts =
-        json!([{"type": "text", "text": "a"}, "b", {"type": "output_text", "text": "c", "image": null}]);
-    assert_eq!(answer(json!({"role": "assistant", "content": parts}))["content"], "abc");
-    assert_eq!(answer(json!({"role": "assistant", "content": []}))["content"], "");
+fn text_parts_are_kept_and_other_parts_refused() {
+    let part = |text: &str| json!({"type": "text", "text": text});
+    let parts = json!([part("a"), "b", {"type": "output_text", "text": "c", "image": null}, null,
+                       {"type": "text", "text": null}]);
+    let content = answer(json!({"role": "assistant", "content": parts}))["content"].take();
+    assert_eq!(content, json!([part("a"), part("b"), part("c"), part(""), part("")]));
+    assert_eq!(super::content::joined(&content), "abc");
+    assert_eq!(answer(json!({"role": "assistant", "content": []}))["content"], json!([]));
+    let untold = json!({"messages": [{"role": "assistant", "content": [{"type": "text"}]}]});
+    refused(&untold, &["`messages`[0]: `content`[0]: `text` is missing"]);
     let image = json!([{"type": "text", "text": "a"}, {"type": "image_url", "image_url": {"url": "x"}}]);
     let words = ["`messages`[0]: `content`[1]: a part of type \"image_url\"", "type text"];
     refused(&json!({"messages": [{"role": "user", "content": image}]}), &words);
@@ -277,19 +284,36 @@ fn text_parts_are_joined_and_other_parts_refused() {
     warned(&row, &Warning::UnusedTurnField("content[].cache_control".into()));
 }
 
+/// As `_alias_reasoning_fields` of transformers 5.24, whose order of keys `tojson` prints.
 #[test]
 fn reasoning_is_one_field_with_three_names() {
-    for name in ["reasoning", "thinking", "reasoning_content"] {
-        let read = answer(json!({"role": "assistant", "content": "b", name: "why"}));
-        let expected = json!({"role": "assistant", "content": "b", "reasoning": "why", "thinking": "why",
-            "reasoning_content": "why"});
-        assert_eq!(read, expected);
+    for (given, text) in [
+        (
+            json!({"role": "assistant", "content": "b", "reasoning": "why"}),
+            r#"{"thinking":"why","role":"assistant","content":"b","reasoning":"why","reasoning_content":"why"}"#,
+        ),
+        (
+            json!({"role": "assistant", "thinking": "why", "content": "b"}),
+            r#"{"thinking":"why","role":"assistant","content":"b","reasoning_content":"why"}"#,
+        ),
+        (
+            json!({"role": "assistant", "reasoning_content": "why", "content": "b"}),
+            r#"{"thinking":"why","role":"assistant","reasoning_content":"why","content":"b"}"#,
+        ),
         // Some templates print a header for an empty text.
-        let empty = json!({"role": "assistant", "content": "b", name: ""});
-        assert_eq!(answer(empty.clone()), empty);
+        (
+            json!({"role": "assistant", "content": "b", "reasoning": ""}),
+            r#"{"thinking":"","role":"assistant","content":"b","reasoning":"","reasoning_content":""}"#,
+        ),
+        (
+            json!({"role": "assistant", "content": "b", "reasoning": null}),
+            r#"{"role":"assistant","content":"b"}"#,
+        ),
+    ] {
+        assert_eq!(answer(given).to_string(), text);
     }
     let two = json!({"role": "assistant", "content": "b", "reasoning": "x", "thinking": "y"});
-    refused(&json!({"messages": [two]}), &["`reasoning` is \"x\", but `thinking` is \"y\""]);
+    refused(&json!({"messages": [two]}), &["`thinking` is \"y\", but `reasoning` is \"x\""]);
 }
 
 #[test]
@@ -298,18 +322,24 @@ fn tools_and_calls_as_json_text_are_decoded() {
     let call =
         |arguments: Value| json!({"type": "function", "function": {"name": "f", "arguments": arguments}});
     let arguments = json!({"city": "Paris", "n": 5});
-    let decoded = json!({"role": "assistant", "content": "", "tool_calls": [call(arguments.clone())]});
+    let mut decoded = json!({"role": "assistant", "content": "", "tool_calls": [call(arguments.clone())]});
     let text = arguments.to_string();
     for calls in [json!([call(json!(text))]), json!(json!([call(json!(text))]).to_string())] {
         assert_eq!(answer(json!({"role": "assistant", "content": "", "tool_calls": calls})), decoded);
     }
     let legacy =
         json!({"role": "assistant", "content": null, "function_call": {"name": "f", "arguments": text}});
-    assert_eq!(answer(legacy), decoded);
     // LlamaFactory's ShareGPT format.
     let sharegpt =
         json!({"from": "function_call", "value": json!({"name": "f", "arguments": arguments}).to_string()});
     assert_eq!(answer(sharegpt), decoded);
+    decoded["content"].take();
+    assert_eq!(answer(legacy), decoded);
+    for content in [json!({"role": "assistant"}), json!({"role": "assistant", "content": null})] {
+        let mut message = content;
+        message["tool_calls"] = call(json!(text));
+        assert_eq!(answer(message), decoded, "one call in place of a list");
+    }
     let broken =
         json!({"messages": [{"role": "assistant", "content": "", "tool_calls": [call(json!("{city"))]}]});
     let kept = warned(&broken, &Warning::ToolArguments);
@@ -332,23 +362,65 @@ fn tools_and_calls_as_json_text_are_decoded() {
     warned(&with("tools", json!([coded])), &Warning::ToolArguments);
     refused(&with("tools", json!("[1")), &["`tools` is a string, but not JSON"]);
     refused(&with("tools", json!([5])), &["`tools`[0] is 5", "an object"]);
-    let both =
-        json!({"messages": [{"role": "assistant", "content": "b"}], "tools": [tool], "functions": [tool]});
-    refused(&both, &["`tools` and `functions`"]);
+    refused(&with("tools", json!("\u{fdd3}NaN")), &["`tools` is NaN; it must be a list"]);
+    // transformers: "Documents should be a list of dicts with 'title' and 'text' keys!"
+    refused(&with("documents", json!(["a"])), &["`documents`[0] is \"a\"", "an object"]);
+    assert_eq!(chat(&with("tools", tool.clone())).variables["tools"], json!([tool]));
+    for absent in [json!({}), json!("null"), json!(" "), json!("{}"), json!([{"name": null}])] {
+        assert!(chat(&with("tools", absent)).variables.is_empty());
+    }
 }
 
 #[test]
-fn a_system_prompt_given_twice_is_one_or_is_reported() {
-    let row = |system: &str| json!({"system": system, "messages": [{"role": "system", "content": "be kind"}, {"role": "assistant", "content": "b"}]});
-    for system in ["be kind", ""] {
-        assert_eq!(chat(&row(system)).messages.len(), 2);
+fn a_row_has_the_first_format_with_content() {
+    let text = Row::Text("a".into());
+    assert_eq!(clean(&json!({"messages": [], "text": "a"})), text);
+    assert_eq!(clean(&json!({"instruction": "", "output": "", "text": "a"})), text);
+    let (rows, _) = read(&json!({"tokens": 512, "text": "a"}));
+    assert_eq!(rows.unwrap(), [text]);
+    assert_eq!(clean(&json!({"prompt": "", "completion": "b"})), Row::Pair("".into(), "b".into()));
+    refused(&json!({"text": null}), &["found `text`, which is null"]);
+    refused(&json!({"messages": []}), &["`messages` has no message with role assistant", "it is empty"]);
+    refused(&json!({"tokens": 512}), &["`tokens` is 512; it must be a list"]);
+    let without_instruction = json!({"instruction": "", "input": "a", "output": "b"});
+    assert_eq!(chat(&without_instruction).messages[0]["content"], "a");
+}
+
+#[test]
+fn roles_are_read_in_any_case_and_named_if_none_is_the_assistant() {
+    for (name, role) in [
+        ("User", "user"),
+        ("Assistant", "assistant"),
+        ("ai", "assistant"),
+        ("Human", "user"),
+        ("SYSTEM", "system"),
+        ("GPT", "assistant"),
+        ("Developer", "developer"),
+    ] {
+        for field in ["role", "from"] {
+            let row =
+                json!({"messages": [{field: name, "content": "a"}, {"role": "assistant", "content": "b"}]});
+            assert_eq!(chat(&row).messages[0]["role"], role, "{row}");
+        }
     }
-    let two = warned(&row("be short"), &Warning::TwoSystemPrompts);
-    assert_eq!((two.messages.len(), &two.messages[0]["content"]), (3, &json!("be short")));
-    assert_eq!(two.trained, [false, false, true]);
-    let names =
-        json!({"system": "a", "system_prompt": "b", "messages": [{"role": "assistant", "content": "b"}]});
-    refused(&names, &["`system` is \"a\", but `system_prompt` is \"b\""]);
+    let row = json!({"messages": [{"role": "User", "content": "a"}, {"role": "Oracle", "content": "b"}]});
+    refused(&row, &["no message with role assistant", "its roles are \"user\", \"Oracle\""]);
+}
+
+#[test]
+fn rows_in_which_nothing_is_trained_on_are_counted() {
+    let excluded = json!({"role": "assistant", "content": "b", "train": false});
+    let chat = warned(&json!({"messages": [excluded]}), &Warning::NothingTrained);
+    assert_eq!(chat.trained, [false]);
+    for row in [
+        json!({"text": ""}),
+        json!({"prompt": "a", "completion": ""}),
+        json!({"instruction": "a", "response": ""}),
+    ] {
+        let (rows, warnings) = read(&row);
+        rows.unwrap();
+        assert_eq!(warnings.count(&Warning::NothingTrained), 1, "{row}");
+    }
 }
 
 /// The marks of numbers and of halves of characters that JSON values cannot hold.
@@ -362,6 +434,20 @@ fn marks_are_refused_in_fields_that_are_used() {
     refused(&row(&nan, &json!(1)), &["`content` is NaN; it must be a string"]);
     refused(&row(&half, &json!(1)), &["`content` has a lone surrogate", "cut \u{fffd}"]);
     refused(&json!({"text": half}), &["`text` has a lone surrogate"]);
+    for mark in ['\u{fdd0}', '\u{fdd1}', '\u{fdd2}', '\u{fdd3}', '\u{fdd4}'] {
+        let line = |field: &str| format!("{{\"id\": \"{mark}\", \"{field}\": \"a{mark}\"}}");
+        let parse = |line: String| Row::parse(line.as_bytes(), &mut Warnings::default());
+        let error = parse(line("text")).unwrap_err();
+        assert!(
+            error.message().contains("`text` has a lone surrogate") && !error.message().contains(mark),
+            "{error}"
+        );
+        let unused = line("text").replace(&format!("a{mark}"), "a");
+        assert_eq!(parse(unused).unwrap(), [Row::Text("a".into())]);
+    }
+    let mut warnings = Warnings::default();
+    Row::parse(br#"{"text": "a", "\ud83d": 1}"#, &mut warnings).unwrap();
+    assert_eq!(warnings.count(&Warning::UnusedField("\u{fffd}".into())), 1);
     refused(&json!({"tokens": [nan]}), &["`tokens`[0] is NaN"]);
     let digits = "\u{fdd3}123456789012345678901234567890";
     let call = |value: &Value| json!([{"name": "f", "arguments": {"a": value}}]);
@@ -406,7 +492,15 @@ fn errors_name_the_field_and_its_value() {
         (json!({"messages": [3]}), &["`messages`[0]: 3 is not a JSON object"]),
         (json!({"conversations": [{"from": "alien", "value": "a"}]}), &["`from` is \"alien\""]),
         (json!({"instruction": "a", "output": "b", "history": [["a"]]}), &["`history`[0]"]),
-        (with("tools", json!({})), &["`tools` is {}"]),
+        (
+            json!({"instruction": "a", "output": "b", "history": [["a", "\u{fdd3}NaN"]]}),
+            &["`history`[0] is [\"a\",\"NaN\"]"],
+        ),
+        (
+            json!({"instruction": "a", "output": "b", "history": [["a", "b"], ["a", 5]]}),
+            &["`history`[1] is [\"a\",5]"],
+        ),
+        (with("tools", json!(5)), &["`tools` is 5"]),
         (with("chat_template_kwargs", json!({"messages": []})), &["`chat_template_kwargs` has `messages`"]),
     ] {
         refused(&row, words);

@@ -10,6 +10,7 @@ use super::formats::{
     ASSISTANT_MASKS, ATTENTION_MASK, COMPLETION_MASK, CU_SEQLENS, Field, LABELS, LOSS_MASK, POSITION_IDS,
     SEQ_LENGTHS,
 };
+use crate::base::format::several;
 use crate::base::{Error, IGNORED_TARGET, Result};
 
 /// Reads a row of tokens: one document, or several if a field says where they begin. Padding is
@@ -17,27 +18,22 @@ use crate::base::{Error, IGNORED_TARGET, Result};
 pub fn read(fields: &mut Fields, ids: &Field) -> Result<Vec<Row>> {
     let ids = fields.needed(ids)?;
     let count = ids.list()?.len();
-    let padding = match per_token(fields, &ATTENTION_MASK, ids)? {
-        Some(mask) => Some((mask, numbers(mask, "0 or 1, or the number of a document", bit_or_integer)?)),
-        None => None,
-    };
-    let kept = match &padding {
-        Some((entry, mask)) => unpadded(*entry, mask)?,
-        None => 0..count,
-    };
-    let tokens = tokens(ids, &kept)?;
-    let mut starts = Starts { kept: kept.clone(), found: None };
-    if let Some((entry, mask)) = &padding {
-        starts.agree(*entry, numbered(*entry, mask, &kept)?)?;
+    let mut starts = Starts { kept: 0..count, found: None };
+    if let Some(mask) = per_token(fields, &ATTENTION_MASK, ids)? {
+        let (kept, found) = without_padding(mask)?;
+        starts.kept = kept;
+        starts.agree(mask, found)?;
     }
+    let kept = starts.kept.clone();
+    let tokens = tokens(ids, &kept)?;
     if let Some(entry) = per_token(fields, &POSITION_IDS, ids)? {
-        starts.agree(entry, restarts(entry, &numbers(entry, "a position", integer)?, &kept)?)?;
+        starts.agree(entry, restarts(entry, &kept)?)?;
     }
     if let Some(entry) = fields.get(&SEQ_LENGTHS)? {
-        starts.agree(entry, by_length(entry, &numbers(entry, "a length", integer)?, &kept, count)?)?;
+        starts.agree(entry, by_length(entry, &numbers(entry, "a length")?, &kept, count)?)?;
     }
     if let Some(entry) = fields.get(&CU_SEQLENS)? {
-        let bounds = numbers(entry, "an offset", integer)?;
+        let bounds = numbers(entry, "an offset")?;
         if bounds.first() != Some(&0) {
             return Err(entry.not("a list that begins with 0"));
         }
@@ -46,6 +42,12 @@ pub fn read(fields: &mut Fields, ids: &Field) -> Result<Vec<Row>> {
     }
     let starts = starts.all();
     let supervised = supervised(fields, ids, &tokens, &kept, &starts)?;
+    // Nothing predicts the first token of a document.
+    let trained = |at: usize| supervised[at] && starts.binary_search(&at).is_err();
+    fields.count_untrained(!(0..tokens.len()).any(trained), "");
+    if starts.len() == 1 {
+        return Ok(vec![Row::Tokens(tokens, supervised)]);
+    }
     let ends = starts[1..].iter().copied().chain([tokens.len()]);
     let documents = starts.iter().zip(ends);
     Ok(documents
@@ -59,93 +61,92 @@ fn per_token<'a>(fields: &mut Fields<'a>, field: &Field, ids: Entry) -> Result<O
     let (values, count) = (entry.list()?.len(), ids.list()?.len());
     if values != count {
         return Err(bad(format!(
-            "`{}` has {values} values, but `{}` has {count}; the counts must be equal",
-            entry.name, ids.name
+            "`{}` has {}, but `{}` has {count}; the counts must be equal",
+            entry.name,
+            several(values, "value"),
+            ids.name
         )));
     }
     Ok(Some(entry))
 }
 
 fn tokens(ids: Entry, kept: &Range<usize>) -> Result<Vec<i32>> {
-    let token = |at: usize, value: &Value| {
+    let mut tokens = Vec::with_capacity(kept.len());
+    for (at, value) in values(ids, kept)? {
         let id = integer(value).and_then(|id| i32::try_from(id).ok()).filter(|id| *id >= 0);
-        id.ok_or_else(|| not(ids, at, value, "a token id"))
-    };
-    kept.clone().zip(&ids.list()?[kept.clone()]).map(|(at, value)| token(at, value)).collect()
+        tokens.push(id.ok_or_else(|| not(ids, at, value, "a token id"))?);
+    }
+    Ok(tokens)
+}
+
+/// Returns the values of a list in a range, with their indices.
+fn values<'a>(entry: Entry<'a>, range: &Range<usize>) -> Result<impl Iterator<Item = (usize, &'a Value)>> {
+    Ok(range.clone().zip(&entry.list()?[range.clone()]))
 }
 
 fn not(entry: Entry, at: usize, value: &Value, kind: &str) -> Error {
     bad(format!("`{}`[{at}] is {}; it must be {kind}", entry.name, shown(value)))
 }
 
-/// Reads a list of numbers, none negative.
-fn numbers(entry: Entry, kind: &str, read: impl Fn(&Value) -> Option<i64>) -> Result<Vec<i64>> {
-    let number = |(at, value)| {
-        let number = read(value).filter(|number| *number >= 0);
-        number.ok_or_else(|| not(entry, at, value, kind))
-    };
-    entry.list()?.iter().enumerate().map(number).collect()
+/// Reads a number that is not negative.
+fn number(entry: Entry, at: usize, value: &Value, kind: &str) -> Result<i64> {
+    integer(value).filter(|number| *number >= 0).ok_or_else(|| not(entry, at, value, kind))
 }
 
-fn bit_or_integer(value: &Value) -> Option<i64> {
-    value.as_bool().map(i64::from).or_else(|| integer(value))
+fn numbers(entry: Entry, kind: &str) -> Result<Vec<i64>> {
+    entry.list()?.iter().enumerate().map(|(at, value)| number(entry, at, value, kind)).collect()
 }
 
-fn bit(value: &Value) -> Option<i64> {
-    bit_or_integer(value).filter(|bit| *bit <= 1)
-}
-
-/// Returns the tokens between the padding at both ends.
-fn unpadded(entry: Entry, mask: &[i64]) -> Result<Range<usize>> {
-    let present = |value: &i64| *value > 0;
-    let Some(first) = mask.iter().position(present) else {
-        return match mask.len() {
-            0 => Ok(0..0),
-            _ => Err(bad(format!("`{}` has only zeros: every token is padding", entry.name))),
-        };
-    };
-    let end = mask.iter().rposition(present).map_or(first, |last| last + 1);
-    match mask[first..end].iter().position(|value| *value == 0) {
-        None => Ok(first..end),
-        Some(at) => Err(bad(format!(
-            "`{}`[{}] is 0 between ones; only padding at the ends of a row can be left out; to \
-             exclude tokens from the loss, give `labels` or `loss_mask`",
-            entry.name,
-            first + at
-        ))),
-    }
-}
-
-/// Returns the starts of the documents that a mask numbers: 1, 1, 1, 2, 2, ….
-fn numbered(entry: Entry, mask: &[i64], kept: &Range<usize>) -> Result<Vec<usize>> {
-    let (mut starts, mut before) = (Vec::new(), 0);
-    for (at, &number) in kept.clone().zip(&mask[kept.clone()]) {
-        if number == before + 1 {
+/// Returns the tokens between the padding at both ends, and the starts of the documents that the
+/// mask numbers: 1, 1, 1, 2, 2, ….
+fn without_padding(mask: Entry) -> Result<(Range<usize>, Vec<usize>)> {
+    let count = mask.list()?.len();
+    let (mut kept, mut starts, mut document) = (0..count, Vec::new(), 0);
+    for (at, value) in values(mask, &(0..count))? {
+        let kind = "0 or 1, or the number of a document";
+        let number = value.as_bool().map_or_else(|| number(mask, at, value, kind), |bit| Ok(bit.into()))?;
+        if number == 0 {
+            let ends = document > 0 && kept.end == count;
+            kept.end = if ends { at } else { kept.end };
+        } else if kept.end < count {
+            return Err(bad(format!(
+                "`{}`[{}] is 0 between ones; only padding at the ends of a row can be left out; to exclude tokens from \
+                 the loss, give `labels` or `loss_mask`",
+                mask.name, kept.end
+            )));
+        } else if number == document + 1 {
+            kept.start = if document == 0 { at } else { kept.start };
             starts.push(at - kept.start);
-        } else if number != before {
-            let message = format!(
-                "`{}`[{at}] is {number} after {before}; documents are numbered 1, 2, 3, …",
-                entry.name
-            );
-            return Err(bad(message));
+            document = number;
+        } else if number != document {
+            return Err(bad(format!(
+                "`{}`[{at}] is {number} after {document}; documents are numbered 1, 2, 3, …",
+                mask.name
+            )));
         }
-        before = number;
     }
-    Ok(starts)
+    if document == 0 && count > 0 {
+        return Err(bad(format!("`{}` has only zeros: every token is padding", mask.name)));
+    }
+    Ok((kept, starts))
 }
 
 /// Returns the starts of the documents whose positions restart. Positions count from 0, from 1, or,
 /// of a row with padding on the left, from its length.
-fn restarts(entry: Entry, positions: &[i64], kept: &Range<usize>) -> Result<Vec<usize>> {
-    let Some(&first) = positions[kept.clone()].first() else { return Ok(Vec::new()) };
-    let base = i64::from(first == 1 && kept.start != 1);
+fn restarts(entry: Entry, kept: &Range<usize>) -> Result<Vec<usize>> {
+    let Some((_, first)) = values(entry, kept)?.next() else { return Ok(Vec::new()) };
+    let first = number(entry, kept.start, first, "a position")?;
+    // Behind one token of padding, 1 may also be the second position.
+    let from_zero = kept.start == 1 && values(entry, kept)?.any(|(_, value)| integer(value) == Some(0));
+    let base = i64::from(first == 1 && !from_zero);
     if first != base && first != kept.start as i64 {
         let message =
             format!("`{}`[{}] is {first}; the first position must be 0 or 1", entry.name, kept.start);
         return Err(bad(message));
     }
     let (mut starts, mut before) = (vec![0], first);
-    for (at, &position) in kept.clone().zip(&positions[kept.clone()]).skip(1) {
+    for (at, value) in values(entry, kept)?.skip(1) {
+        let position = number(entry, at, value, "a position")?;
         if position == base {
             starts.push(at - kept.start);
         } else if position != before + 1 {
@@ -233,27 +234,25 @@ fn supervised(
     kept: &Range<usize>,
     starts: &[usize],
 ) -> Result<Vec<bool>> {
-    let mut masks = Vec::new();
+    let (mut masks, mut masked) = (Vec::new(), vec![true; tokens.len()]);
     for field in [&LOSS_MASK, &COMPLETION_MASK, &ASSISTANT_MASKS] {
-        if let Some(entry) = per_token(fields, field, ids)? {
-            masks.push((entry, numbers(entry, "0 or 1", bit)?));
+        let Some(mask) = per_token(fields, field, ids)? else { continue };
+        for ((at, value), masked) in values(mask, kept)?.zip(&mut masked) {
+            *masked &= bit(value).ok_or_else(|| not(mask, at, value, "0 or 1"))?;
         }
+        masks.push(mask);
     }
-    let off = |at: usize| masks.iter().find(|(_, mask)| mask[at] == 0);
-    let masked: Vec<bool> = kept.clone().map(|at| off(at).is_none()).collect();
     let Some(labels) = per_token(fields, &LABELS, ids)? else { return Ok(masked) };
-    let label = |at: usize, value: &Value, token: i32| match integer(value) {
-        Some(label) if label == i64::from(IGNORED_TARGET) => Ok(false),
-        Some(label) if label == i64::from(token) => Ok(true),
-        _ => Err(not(labels, at, value, &format!("the token at that index, {token}, or {IGNORED_TARGET}"))),
-    };
-    let values = &labels.list()?[kept.clone()];
-    let labeled = kept
-        .clone()
-        .zip(values.iter().zip(tokens))
-        .map(|(at, (value, &token))| label(at, value, token))
-        .collect::<Result<Vec<bool>>>()?;
-    let Some((first_mask, _)) = masks.first() else { return Ok(labeled) };
+    let mut labeled = Vec::with_capacity(tokens.len());
+    for ((at, value), &token) in values(labels, kept)?.zip(tokens) {
+        let label = integer(value);
+        if label != Some(token.into()) && label != Some(IGNORED_TARGET.into()) {
+            let kind = format!("the token at that index, {token}, or {IGNORED_TARGET}");
+            return Err(not(labels, at, value, &kind));
+        }
+        labeled.push(label == Some(token.into()));
+    }
+    let Some(first_mask) = masks.first() else { return Ok(labeled) };
     let targets = |at: &usize| starts.binary_search(at).is_err();
     if (0..tokens.len()).filter(targets).all(|at| labeled[at]) {
         return Ok(masked.iter().zip(&labeled).map(|(a, b)| *a && *b).collect());
@@ -262,15 +261,24 @@ fn supervised(
         None => Ok(labeled),
         Some(at) => {
             let row = kept.start + at;
-            let mask = off(row).map_or(first_mask, |(entry, _)| entry);
+            let off = |mask: &&Entry| bit(&mask.value[row]) == Some(false);
+            let mask = masks.iter().find(off).unwrap_or(first_mask);
             Err(bad(format!(
                 "`labels`[{row}] is {}, but `{}`[{row}] is {}; they select different tokens; give one of them",
-                shown(&values[at]),
+                shown(&labels.value[row]),
                 mask.name,
                 u8::from(masked[at])
             )))
         }
     }
+}
+
+fn bit(value: &Value) -> Option<bool> {
+    value.as_bool().or_else(|| match integer(value)? {
+        0 => Some(false),
+        1 => Some(true),
+        _ => None,
+    })
 }
 
 #[cfg(test)]
@@ -279,7 +287,7 @@ mod tests {
 
     use super::*;
     use crate::base::IGNORED_TARGET as NO;
-    use crate::data::warning::Warnings;
+    use crate::data::warning::{Warning, Warnings};
 
     fn read(row: &Value) -> Result<Vec<(Vec<i32>, Vec<u8>)>> {
         let mut warnings = Warnings::default();
@@ -300,7 +308,6 @@ mod tests {
     #[test]
     fn masks_and_labels_select_the_tokens_trained_on() {
         is(json!({"tokens": [1, 2]}), &[(&[1, 2], &[1, 1])]);
-        is(json!({"tokens": []}), &[(&[], &[])]);
         is(json!({"input_ids": [1, 2, 3], "labels": [NO, 2, 3]}), &[(&[1, 2, 3], &[0, 1, 1])]);
         is(json!({"tokens": [1, 2, 3], "loss_mask": [0, true, 1]}), &[(&[1, 2, 3], &[0, 1, 1])]);
         // As pandas writes a column with gaps.
@@ -368,6 +375,33 @@ mod tests {
         is(first, &documents);
     }
 
+    /// Behind one token of padding, the second position of a count from 0 is 1, too.
+    #[test]
+    fn positions_behind_one_token_of_padding_count_from_0_or_1() {
+        let mask = json!([0, 1, 1, 1, 1, 2, 2]);
+        let documents: [(&[i32], &[u8]); 2] = [(&[1, 2, 3, 4], &[1; 4]), (&[5, 6], &[1, 1])];
+        for positions in
+            [json!([1, 1, 2, 3, 4, 1, 2]), json!([0, 1, 2, 3, 4, 0, 1]), json!([1, 0, 1, 2, 3, 0, 1])]
+        {
+            let row = json!({"input_ids": [0, 1, 2, 3, 4, 5, 6], "attention_mask": mask, "position_ids": positions});
+            is(row, &documents);
+        }
+    }
+
+    #[test]
+    fn rows_in_which_nothing_is_trained_on_are_counted() {
+        for row in [
+            json!({"tokens": []}),
+            json!({"tokens": [1, 2], "labels": [NO, NO]}),
+            json!({"tokens": [1, 2], "labels": [1, NO]}),
+            json!({"tokens": [1, 2, 3, 4], "loss_mask": [1, 0, 1, 0], "seq_lengths": [2, 2]}),
+        ] {
+            let mut warnings = Warnings::default();
+            Row::parse(row.to_string().as_bytes(), &mut warnings).unwrap();
+            assert_eq!(warnings.count(&Warning::NothingTrained), 1, "{row}");
+        }
+    }
+
     #[test]
     fn errors_name_the_field_the_token_and_its_value() {
         for (row, words) in [
@@ -378,7 +412,10 @@ mod tests {
                 json!({"tokens": [1], "labels": [2]}),
                 &["`labels`[0] is 2", "the token at that index, 1, or -100"],
             ),
-            (json!({"tokens": [1, 2], "loss_mask": [1]}), &["`loss_mask` has 1 values", "`tokens` has 2"]),
+            (
+                json!({"tokens": [1, 2], "loss_mask": [1]}),
+                &["`loss_mask` has 1 value, but", "`tokens` has 2"],
+            ),
             (json!({"tokens": [1], "loss_mask": [2]}), &["`loss_mask`[0] is 2; it must be 0 or 1"]),
             (json!({"tokens": [1], "attention_mask": [-1]}), &["`attention_mask`[0] is -1"]),
             (json!({"tokens": [1, 2], "attention_mask": [0, 0]}), &["`attention_mask` has only zeros"]),

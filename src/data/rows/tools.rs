@@ -2,14 +2,14 @@
 
 use serde_json::{Map, Value, json};
 
-use super::fields::{Entry, bad, shown};
+use super::fields::{Entry, bad, from_text, is_hollow, shown};
 use crate::base::Result;
 use crate::base::json as python;
 use crate::data::warning::{Warning, Warnings};
 
-/// Returns the documents of a row.
+/// Returns the documents of a row, each an object.
 pub fn documents(entry: Entry) -> Result<Option<Value>> {
-    list(entry)?.map(|documents| whole(entry.name, Value::Array(documents))).transpose()
+    objects(entry, |document| Value::Object(document.clone()))
 }
 
 /// Returns the tools of a row, each as an object.
@@ -31,12 +31,13 @@ pub fn calls(entry: Entry, warnings: &mut Warnings) -> Result<Option<Value>> {
 }
 
 /// Returns the call of OpenAI's older API as tool calls.
-pub fn function_call(entry: Entry, warnings: &mut Warnings) -> Result<Value> {
-    match as_object(entry.value) {
-        Some(function) if function.contains_key("name") => {
-            whole(entry.name, json!([call(&function, warnings)]))
+pub fn function_call(entry: Entry, warnings: &mut Warnings) -> Result<Option<Value>> {
+    match from_text(entry.value).as_ref().unwrap_or(entry.value) {
+        Value::Object(function) if function.contains_key("name") => {
+            whole(entry.name, json!([call(function, warnings)])).map(Some)
         }
-        _ => Err(entry.not("an object with `name` and `arguments`")),
+        value if is_hollow(value) => Ok(None),
+        _ => Err(entry.not_json("an object with `name` and `arguments`")),
     }
 }
 
@@ -60,17 +61,15 @@ fn call(function: &Map<String, Value>, warnings: &mut Warnings) -> Value {
     json!({"type": "function", "function": decoded(function, "arguments", warnings)})
 }
 
-/// Returns a list that is given as such or as JSON text; `None` if the text is empty.
+/// Returns a list that is given as such, as its only element, or as JSON text; `None` if there is
+/// nothing in it but null.
 fn list(entry: Entry) -> Result<Option<Vec<Value>>> {
-    match entry.value {
+    let decoded = from_text(entry.value);
+    match decoded.as_ref().unwrap_or(entry.value) {
+        value if is_hollow(value) => Ok(None),
         Value::Array(values) => Ok(Some(values.clone())),
-        Value::String(text) if text.trim().is_empty() => Ok(None),
-        Value::String(text) => match python::value(text.as_bytes()) {
-            Ok(Value::Array(values)) => Ok(Some(values)),
-            Ok(_) => Err(entry.not("a list, or the JSON text of one")),
-            Err(error) => Err(bad(format!("`{}` is a string, but not JSON: {error}", entry.name))),
-        },
-        _ => Err(entry.not("a list")),
+        value @ Value::Object(_) => Ok(Some(vec![value.clone()])),
+        _ => Err(entry.not_json("a list")),
     }
 }
 

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use super::{Case, assert_all, done, here, hi_yo, turns};
 
 /// One warning of each kind.
-fn all() -> [Warning; 14] {
+fn all() -> [Warning; 15] {
     [
         Warning::SkippedLine,
         Warning::UnreadFile,
@@ -22,6 +22,7 @@ fn all() -> [Warning; 14] {
         Warning::EmptyTurn,
         Warning::NoEndToken,
         Warning::AdjacentTurns,
+        Warning::NothingTrained,
     ]
 }
 
@@ -71,6 +72,7 @@ fn input(warning: &Warning) -> (Option<&'static str>, Value) {
             let answer = json!({"role": "assistant", "content": "yo"});
             (None, json!({"messages": [{"role": "user", "content": "hi"}, answer, answer]}))
         }
+        Warning::NothingTrained => (None, chat(json!({"role": "assistant", "content": "yo", "weight": 0}))),
     }
 }
 
