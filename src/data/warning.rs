@@ -36,6 +36,8 @@ pub enum Warning {
     NoEndToken,
     /// A trained turn follows another one, so that it has no question of its own.
     AdjacentTurns,
+    /// A text or a rendered chat begins with several BOS tokens.
+    BosRepeated,
 }
 
 /// Warnings of a row, a file or all data: for each kind, how often, and where first.
@@ -116,6 +118,11 @@ impl Warning {
             }
             Warning::AdjacentTurns => {
                 of("trained turn follows", "trained turns follow") + " another trained turn directly"
+            }
+            Warning::BosRepeated => {
+                of("text begins", "texts begin")
+                    + " with several BOS tokens, which are kept; remove those of the data that the tokenizer or the \
+                       chat template adds, too"
             }
         }
     }

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use super::{Case, assert_all, done, here, hi_yo, turns};
 
 /// One warning of each kind.
-fn all() -> [Warning; 14] {
+fn all() -> [Warning; 15] {
     [
         Warning::SkippedLine,
         Warning::UnreadFile,
@@ -22,6 +22,7 @@ fn all() -> [Warning; 14] {
         Warning::EmptyTurn,
         Warning::NoEndToken,
         Warning::AdjacentTurns,
+        Warning::BosRepeated,
     ]
 }
 
@@ -29,6 +30,8 @@ fn all() -> [Warning; 14] {
 /// does not compile without a row here; it also belongs into [`all`].
 fn input(warning: &Warning) -> (Option<&'static str>, Value) {
     const BARE: &str = "{% for m in messages %}{{ m.role }}: {{ m.content }}{% endfor %}";
+    const BEGIN: &str = "{{ bos_token }}{% for m in messages %}{{ m.content }}{% if m.role == 'assistant' %}\
+                         <|im_end|>{% endif %}{% endfor %}";
     const UPPER: &str =
         "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content | upper }}<|im_end|>\n{% endfor %}";
     let chat = |answer: Value| json!({"messages": [{"role": "user", "content": "hi"}, answer]});
@@ -71,6 +74,8 @@ fn input(warning: &Warning) -> (Option<&'static str>, Value) {
             let answer = json!({"role": "assistant", "content": "yo"});
             (None, json!({"messages": [{"role": "user", "content": "hi"}, answer, answer]}))
         }
+        // The template writes the BOS token, and so does the data.
+        Warning::BosRepeated => (Some(BEGIN), json!({"messages": turns(&["<|begin|>hi", "yo"])})),
     }
 }
 
