@@ -9,8 +9,8 @@ use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
-use half::f16;
 use half::slice::HalfFloatSliceExt;
+use half::{bf16, f16};
 use safetensors::tensor::{Dtype, Metadata, SafeTensors};
 
 use crate::base::format::several;
@@ -348,10 +348,10 @@ fn equality((one, one_dtype): (&[f32], Dtype), (two, two_dtype): (&[f32], Dtype)
     }
 }
 
-/// Rounds a value to a supported dtype.
+/// Rounds a value to a supported dtype, to nearest even as PyTorch does.
 fn rounded(value: f32, dtype: Dtype) -> f32 {
     match dtype {
-        Dtype::BF16 => master::widen(master::round(value)),
+        Dtype::BF16 => bf16::from_f32(value).to_f32(),
         Dtype::F16 => f16::from_f32(value).to_f32(),
         _ => value,
     }
