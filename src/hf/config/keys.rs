@@ -242,19 +242,20 @@ const TRUE: &[&str] = &["true"];
 const ONE: &[&str] = &["1", "1.0"];
 const ZERO: &[&str] = &["0", "0.0", "false"];
 
-/// Other names of sizes, with the size that they must have.
-const SIZES: [(&str, fn(&Dims) -> usize); 10] = [
-    ("d_model", |dims| dims.c),
-    ("ffn_hidden_size", |dims| dims.f),
-    ("kv_channels", |dims| dims.d),
-    ("n_heads", |dims| dims.h),
-    ("n_kv_heads", |dims| dims.g),
-    ("n_layers", |dims| dims.l),
-    ("num_key_value_groups", |dims| dims.h / dims.g.max(1)),
-    ("num_kv_heads", |dims| dims.g),
-    ("padded_vocab_size", |dims| dims.v),
-    ("rotary_dim", |dims| dims.d),
-];
+/// Returns the value of a key that is another name of a size; `None` for other keys.
+fn other_size(key: &str, dims: &Dims) -> Option<usize> {
+    Some(match key {
+        "d_model" => dims.c,
+        "ffn_hidden_size" => dims.f,
+        "kv_channels" | "rotary_dim" => dims.d,
+        "n_heads" => dims.h,
+        "n_kv_heads" | "num_kv_heads" => dims.g,
+        "n_layers" => dims.l,
+        "num_key_value_groups" => dims.h / dims.g.max(1),
+        "padded_vocab_size" => dims.v,
+        _ => return None,
+    })
+}
 
 /// The reason for refusing quantized weights, and the way to load the model.
 pub const QUANTIZED: &str = "quantized weights cannot be trained: take the model's folder without quantization, or \
@@ -307,10 +308,9 @@ fn fixed(key: &str, value: &Value) -> Result<bool> {
     Err(unsupported(format!("{key} is {text}; {reason}")))
 }
 
-/// Returns true if `key` is in [`SIZES`] and has the model's value; false for other keys.
+/// Returns true if `key` is another name of a size and has the model's value; false for other keys.
 fn size(key: &str, value: &Value, dims: &Dims) -> Result<bool> {
-    let Some((_, of)) = SIZES.iter().find(|(name, _)| *name == key) else { return Ok(false) };
-    let expected = of(dims);
+    let Some(expected) = other_size(key, dims) else { return Ok(false) };
     if value.is_null() || value.as_u64() == Some(expected as u64) {
         return Ok(true);
     }
