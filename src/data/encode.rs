@@ -63,6 +63,13 @@ impl Encoder {
         opened.as_ref().map_err(Error::clone)
     }
 
+    /// Errors: a row needed the tokenizer or the chat template, and it could not be opened.
+    pub fn check_opened(&self) -> Result<()> {
+        let tokenizer = self.tokenizer.get().and_then(|opened| opened.as_ref().err());
+        let template = self.template.get().and_then(|opened| opened.as_ref().err());
+        tokenizer.or(template).map_or(Ok(()), |error| Err(error.clone()))
+    }
+
     /// The chat template. Errors: it is invalid; `NotFound` if there is none.
     pub fn template(&self) -> Result<&ChatTemplate> {
         self.optional_template()?.ok_or_else(|| {
@@ -96,13 +103,12 @@ impl Encoder {
             Row::Instruction(conversation, _) => self.chat(conversation, warnings),
             Row::Tokens(tokens, supervised) => {
                 let vocabulary = self.source.tokenizer.vocabulary;
-                if let Some(at) = tokens.iter().position(|&token| token as usize >= vocabulary) {
+                if let Some(token) = tokens.iter().find(|&&token| token as usize >= vocabulary) {
                     return Err(Error::new(
                         Status::BadFormat,
                         format!(
-                            "`tokens`[{at}] is {}, outside the model's vocabulary of {vocabulary} tokens (0 … {}); \
-                             tokenize the data with this model's tokenizer",
-                            tokens[at],
+                            "token {token} is outside the model's vocabulary of {vocabulary} tokens (0 … {}); tokenize \
+                             the data with this model's tokenizer",
                             vocabulary - 1
                         ),
                     ));
@@ -121,6 +127,6 @@ impl Encoder {
 
     fn chat(&self, conversation: &Conversation, warnings: &mut Warnings) -> Result<Encoded> {
         let rendered = self.template()?.render(conversation, warnings)?;
-        self.tokenizer()?.encode(rendered.text.as_bytes(), &rendered.turns)
+        self.tokenizer()?.encode_chat(&rendered.text, &rendered.turns, warnings)
     }
 }

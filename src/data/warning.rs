@@ -38,6 +38,8 @@ pub enum Warning {
     AdjacentTurns,
     /// A row has no text, token or turn to train on.
     NothingTrained,
+    /// A text or a rendered chat begins with several BOS tokens.
+    BosRepeated,
 }
 
 /// Warnings of a row, a file or all data: for each kind, how often, and where first.
@@ -120,6 +122,11 @@ impl Warning {
                 of("trained turn follows", "trained turns follow") + " another trained turn directly"
             }
             Warning::NothingTrained => of("row has", "rows have") + " nothing to train on",
+            Warning::BosRepeated => {
+                of("text begins", "texts begin")
+                    + " with several BOS tokens, which are kept; remove those of the data that the tokenizer or the \
+                       chat template adds, too"
+            }
         }
     }
 }

@@ -5,6 +5,8 @@ use std::fs;
 use std::io;
 use std::path::Path;
 
+use serde::de::DeserializeOwned;
+
 use crate::base::format::Size;
 use crate::base::{Error, Result, Status};
 use crate::hf::contents;
@@ -79,6 +81,12 @@ impl Companions {
     /// Returns the contents of a file.
     pub fn get(&self, name: &str) -> Option<&[u8]> {
         self.files().find(|(found, _)| *found == name).map(|(_, content)| content)
+    }
+
+    /// Parses a JSON file, which may begin with a byte order mark; `None` if it is missing or invalid.
+    pub fn json<T: DeserializeOwned>(&self, name: &str) -> Option<T> {
+        let text = self.get(name)?;
+        serde_json::from_slice(text.strip_prefix(b"\xef\xbb\xbf").unwrap_or(text)).ok()
     }
 
     /// Adds a file, or replaces the one of this name.

@@ -1,7 +1,6 @@
 //! Folders and files that are not a model, or not yet: each is called by its name, with what to do.
 
 use std::fs;
-use std::io;
 use std::path::{Path, PathBuf};
 
 use serde_json::Value;
@@ -26,8 +25,13 @@ const ZERO: &str = "run that script with its option safe_serialization, and copy
 const FSDP: &str = "merge it with `accelerate merge-weights`";
 const OTHER: &str = "take the model's folder for transformers";
 
-/// Files of other formats (`*` stands for any text), the format's name, and what to do.
-const FORMATS: [(&str, &str, &str); 12] = [
+const MERGE: &str = "merge it first into its model, with merge_and_unload() of peft and then save_pretrained";
+
+/// Files of other formats (`*` stands for any text, capitals count as small letters), the format's
+/// name, and what to do.
+const FORMATS: [(&str, &str, &str); 14] = [
+    ("adapter_model*.safetensors", "an adapter (LoRA), not a model", MERGE),
+    ("adapter_model*.bin", "an adapter (LoRA), not a model", MERGE),
     ("*.gguf", "GGUF, the format of llama.cpp", GGUF),
     ("consolidated*.safetensors", "Mistral's own format", MISTRAL),
     ("consolidated*.pth", "Meta's own format", LLAMA),
@@ -43,14 +47,30 @@ const FORMATS: [(&str, &str, &str); 12] = [
 ];
 
 /// Files of weights next to a `config.json`, and what to do.
-const WEIGHT_FILES: [(&str, &str); 6] = [
+const WEIGHT_FILES: [(&str, &str); 7] = [
     ("pytorch_model*.bin*", SAVE),
     ("tf_model*.h5*", SAVE),
     ("flax_model*.msgpack*", SAVE),
     ("model*.pt*", SAVE),
     ("*.ckpt", SAVE),
+    ("*-of-*.safetensors", "it is one file of a set; download them all, with model.safetensors.index.json"),
     ("*.safetensors", "rename it to model.safetensors if it has all weights"),
 ];
+
+/// Files of a folder that is not a model, and what to do.
+const OTHER_FILES: [(&str, &str); 9] = [
+    ("tokenizer*", TOKENIZER),
+    ("vocab.*", TOKENIZER),
+    ("*.jsonl*", DATA),
+    ("*.parquet", DATA),
+    ("*.csv", DATA),
+    ("*.tsv", DATA),
+    ("*.txt", DATA),
+    ("*.arrow", DATA),
+    ("*.bin", DATA),
+];
+const TOKENIZER: &str = "it has a tokenizer alone; copy the model's config.json and model*.safetensors, too";
+const DATA: &str = "it looks like data; give the folder of a model, and this one as data";
 
 /// Names of the files and folders in a folder, sorted; none if it cannot be read.
 pub fn names(folder: &Path) -> Vec<String> {
@@ -81,8 +101,20 @@ pub fn refuse_weights(path: &Path, bytes: &[u8]) -> Result<()> {
 
 /// The error for a folder without `config.json`.
 pub fn no_config(folder: &Path) -> Error {
-    let none = || Error::reading(&folder.join("config.json"), &io::Error::from(io::ErrorKind::NotFound));
-    another_format(folder).or_else(|| below(folder)).unwrap_or_else(none)
+    let within = || children(folder).iter().find_map(|child| another_format(child));
+    another_format(folder).or_else(|| below(folder)).or_else(within).unwrap_or_else(|| {
+        let found = |files: &[(&str, &'static str)]| {
+            files.iter().find_map(|(pattern, remedy)| Some((first(folder, pattern)?, *remedy)))
+        };
+        let weights = || Some((found(&WEIGHT_FILES)?.0, "copy the config.json of these weights to it"));
+        let what = match weights().or_else(|| found(&OTHER_FILES)) {
+            Some((file, remedy)) => format!("(it has {file}): {remedy}"),
+            None => {
+                "or other file of a model: give the folder with config.json and model*.safetensors".into()
+            }
+        };
+        Error::new(Status::NotFound, format!("{} has no config.json {what}", folder.display()))
+    })
 }
 
 /// The error for a folder without safetensors of transformers.
@@ -112,8 +144,7 @@ fn another_format(folder: &Path) -> Option<Error> {
         let keys: Value = serde_json::from_slice(&text).unwrap_or_default();
         let base = keys["base_model_name_or_path"].as_str().unwrap_or("a model that is not named");
         return Some(unsupported(format!(
-            "{} is an adapter (LoRA) of {base}, not a model: merge it first, with merge_and_unload() of peft and \
-             then save_pretrained",
+            "{} is an adapter (LoRA) of {base}, not a model: {MERGE}",
             folder.display()
         )));
     }
@@ -122,15 +153,15 @@ fn another_format(folder: &Path) -> Option<Error> {
     Some(unsupported(format!("{} has {file}: {format}; {remedy}", folder.display())))
 }
 
-/// The error for a folder above a model: of Trainer's checkpoints, the Hugging Face cache, or a
-/// download.
+/// The error for a folder above a model, by one or two levels: of Trainer's checkpoints, the Hugging
+/// Face cache, or a download.
 fn below(folder: &Path) -> Option<Error> {
     let is_model = |path: &PathBuf| path.join("config.json").is_file();
-    let children =
-        |folder: &Path| names(folder).into_iter().map(|name| folder.join(name)).collect::<Vec<_>>();
     let nested = |path: &PathBuf| children(&path.join("snapshots"));
+    let level = children(folder);
+    let second = level.iter().flat_map(|path| children(path)).collect();
     let mut levels =
-        [children(folder), nested(&folder.to_owned()), children(folder).iter().flat_map(nested).collect()]
+        [level.clone(), nested(&folder.to_owned()), level.iter().flat_map(nested).collect(), second]
             .into_iter()
             .map(|level| level.into_iter().filter(is_model).collect::<Vec<_>>());
     let mut models = levels.find(|models| !models.is_empty())?;
@@ -143,6 +174,11 @@ fn below(folder: &Path) -> Option<Error> {
     Some(Error::new(Status::NotFound, format!("{} has no config.json: {message}", folder.display())))
 }
 
+/// The files and folders in a folder, sorted.
+fn children(folder: &Path) -> Vec<PathBuf> {
+    names(folder).into_iter().map(|name| folder.join(name)).collect()
+}
+
 /// The number at the end of a name, as in `checkpoint-500`.
 fn trailing_number(path: &Path) -> Option<u64> {
     let name = path.file_name()?.to_str()?;
@@ -151,7 +187,7 @@ fn trailing_number(path: &Path) -> Option<u64> {
 
 /// The first file of a folder that matches a pattern.
 fn first(folder: &Path, pattern: &str) -> Option<String> {
-    names(folder).into_iter().find(|name| matches(name, pattern))
+    names(folder).into_iter().find(|name| matches(&name.to_lowercase(), pattern))
 }
 
 /// Matches the parts of a pattern between its `*` in order, the first at the beginning and the last

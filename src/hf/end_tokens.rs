@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 
 use serde::Deserialize;
-use serde_json::Value;
 use serde_json::value::RawValue;
+use serde_json::{Map, Value};
 
 use crate::base::{Error, Result, Status};
 use crate::hf::companions::GENERATION;
@@ -24,17 +24,14 @@ impl FolderConfig {
             Some(bytes) => std::str::from_utf8(bytes).map(str::to_owned).map_err(|error| bad(&error))?,
             None => String::from_utf8_lossy(&file_text(&self.generation_json())).into_owned(),
         };
-        let keys: BTreeMap<String, &RawValue> = serde_json::from_str(&text).map_err(|error| bad(&error))?;
+        let text = text.trim_start_matches('\u{feff}');
+        let keys: BTreeMap<String, &RawValue> = serde_json::from_str(text).map_err(|error| bad(&error))?;
         let stated = keys.get(KEY).map(|value| value.get()).filter(|value| *value != "null");
         let value = match stated {
             Some(stated) => serde_json::from_str(stated).map_err(|error| bad(&error))?,
             None => self.carried.get(KEY).cloned().unwrap_or_default(),
         };
-        let mut ids = match value {
-            Value::Array(ids) => ids,
-            Value::Null => Vec::new(),
-            id => vec![id],
-        };
+        let mut ids = list(value);
         let mut added = Vec::new();
         for token in tokens.into_iter().map(Value::from) {
             if !ids.contains(&token) {
@@ -44,10 +41,30 @@ impl FolderConfig {
         }
         if !added.is_empty() {
             let list = Value::from(ids).to_string();
-            let text = with_value(&text, keys.get(KEY).map(|value| value.get()), &list);
+            let text = with_value(text, keys.get(KEY).map(|value| value.get()), &list);
             self.companions.put(GENERATION, text.into_bytes());
         }
         Ok(added)
+    }
+
+    /// Returns notes about ids of `eos_token_id` that are outside the vocabulary. transformers loads
+    /// such a model; generation never meets them.
+    pub(super) fn notes_of_end_tokens(&self) -> Vec<String> {
+        let vocabulary = self.model.dims.v;
+        let generation = self.companions.json::<Map<String, Value>>(GENERATION).unwrap_or_default();
+        let mut notes = Vec::new();
+        for (file, keys) in [(GENERATION, &generation), ("config.json", &self.carried)] {
+            let ids = list(keys.get(KEY).cloned().unwrap_or_default());
+            let is_outside = |id: &&Value| {
+                id.as_i64().is_some_and(|id| id < -1) || id.as_u64().is_some_and(|id| id >= vocabulary as u64)
+            };
+            notes.extend(ids.iter().filter(is_outside).map(|id| {
+                format!(
+                    "{KEY} of {file} has {id}, outside the vocabulary of {vocabulary} tokens; it is left out"
+                )
+            }));
+        }
+        notes
     }
 
     /// Returns a token's id and text.
@@ -56,12 +73,21 @@ impl FolderConfig {
         struct Tokenizer {
             added_tokens: Vec<Value>,
         }
-        let tokenizer = self.companions.get("tokenizer.json").map(serde_json::from_slice::<Tokenizer>);
-        let tokens = tokenizer.and_then(|tokenizer| tokenizer.ok()).map_or(Vec::new(), |it| it.added_tokens);
+        let tokens =
+            self.companions.json::<Tokenizer>("tokenizer.json").map_or(Vec::new(), |it| it.added_tokens);
         match tokens.iter().find(|token| token["id"] == *id).and_then(|token| token["content"].as_str()) {
             Some(text) => format!("{id} ({text})"),
             None => id.to_string(),
         }
+    }
+}
+
+/// Returns the ids of a value: one, a list, or null.
+fn list(value: Value) -> Vec<Value> {
+    match value {
+        Value::Array(ids) => ids,
+        Value::Null => Vec::new(),
+        id => vec![id],
     }
 }
 
@@ -109,6 +135,23 @@ mod tests {
         assert_eq!(added("{\"eos_token_id\": null}", &[7]).0, "{\"eos_token_id\": [2,7]}");
         assert_eq!(added("{}", &[7]).0, "{\n  \"eos_token_id\": [2,7]}");
         assert_eq!(added("{ \"a\": 1 }", &[7]).0, "{\n  \"eos_token_id\": [2,7], \"a\": 1 }");
+    }
+
+    /// transformers loads such a model.
+    #[test]
+    fn ids_outside_the_vocabulary_are_noted() {
+        let mut config = FolderConfig::of(preset("tiny").unwrap()).unwrap();
+        let v = config.model.dims.v;
+        config.carried.insert(KEY.into(), (v - 1).into());
+        let text = format!("\u{feff}{{\"eos_token_id\": [-1, 0, {v}, -2, \"x\"]}}");
+        config.companions.put(GENERATION, text.into_bytes());
+        let note = |id: i64| {
+            format!(
+                "eos_token_id of generation_config.json has {id}, outside the vocabulary of {v} tokens; it is left out"
+            )
+        };
+        assert_eq!(config.notes_of_end_tokens(), [note(v as i64), note(-2)]);
+        assert_eq!(config.add_end_tokens([7]).unwrap(), ["7"]);
     }
 
     #[test]

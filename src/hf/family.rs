@@ -112,7 +112,7 @@ pub static FAMILIES: [Family; 4] = [
 impl Family {
     /// Returns the family of `model_type` or, without it, of `architectures`; if both are present
     /// they must agree. transformers reads `model_type` alone: a name in `architectures` that ends
-    /// with the family's is accepted, and added to `notes`.
+    /// with the family's is accepted, and added to `notes`; so is that of a tied model without head.
     pub(super) fn named(keys: &Map<String, Value>, notes: &mut Vec<String>) -> Result<&'static Family> {
         let given = |key| keys.get(key).filter(|value: &&Value| !value.is_null());
         let names = given("architectures").and_then(Value::as_array).map_or(&[][..], Vec::as_slice);
@@ -123,7 +123,8 @@ impl Family {
             )));
         }
         let (name, kind) = (names.first(), given("model_type"));
-        name.and_then(Value::as_str).map_or(Ok(()), refuse_other_heads)?;
+        let tied = given("tie_word_embeddings") == Some(&Value::Bool(true));
+        name.and_then(Value::as_str).map_or(Ok(()), |name| refuse_other_heads(name, tied))?;
         let Some(kind) = kind else {
             let missing = || {
                 Error::new(
@@ -135,7 +136,10 @@ impl Family {
         };
         let family = find("model_type", kind, |family| family.model_type)?;
         let Some(name) = name.filter(|name| *name != family.architecture) else { return Ok(family) };
-        let ending = |name: &str| name.to_lowercase().ends_with(&family.architecture.to_lowercase());
+        let headless = family.architecture.replace("ForCausalLM", "Model");
+        let ending = |name: &str| {
+            name.to_lowercase().ends_with(&family.architecture.to_lowercase()) || (tied && name == headless)
+        };
         if !name.as_str().is_some_and(ending) {
             return Err(unsupported(format!(
                 "architectures is {name} and model_type is {kind}; they must agree: if the model is a {kind}, \
@@ -200,17 +204,17 @@ impl Family {
     }
 }
 
-/// Refuses architectures without a language model's head.
-fn refuse_other_heads(architecture: &str) -> Result<()> {
+/// Refuses architectures without a language model's head. The embedding is the head of a tied model.
+fn refuse_other_heads(architecture: &str, tied: bool) -> Result<()> {
     let other = if architecture.ends_with("ForConditionalGeneration") {
         "a model of images or sound: extract its language model, with a config.json of its own"
     } else if architecture.contains("Classification") || architecture.ends_with("RewardModel") {
         "a classifier, without an LM head: take the model that it was made from"
     } else if architecture.ends_with("ForQuestionAnswering") {
         "a model that marks answers in a text, without an LM head: take the model that it was made from"
-    } else if architecture.ends_with("Model") && !architecture.ends_with("LMHeadModel") {
-        "the model without its LM head: load it with AutoModelForCausalLM and save it with save_pretrained, or, if \
-         the embedding is its head, set architectures to the name that ends with ForCausalLM"
+    } else if architecture.ends_with("Model") && !architecture.ends_with("LMHeadModel") && !tied {
+        "the model without its LM head: take the model with its head, or, if the embedding is the head, set \
+         tie_word_embeddings to true"
     } else {
         return Ok(());
     };

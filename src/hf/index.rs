@@ -6,6 +6,7 @@ use std::path::{Component, Path, PathBuf};
 
 use serde::Deserialize;
 
+use crate::base::format::several;
 use crate::base::{Error, Result, Status};
 use crate::hf::{INDEX, SINGLE, contents, shards};
 
@@ -16,12 +17,12 @@ pub struct Index {
 }
 
 impl Index {
-    /// Parses the text of an index.
+    /// Parses the text of an index, which may begin with a byte order mark.
     ///
     /// Errors: `BadFormat` if it is not an index, or a file name leads out of its folder.
     pub fn parse(text: &[u8]) -> Result<Index> {
         let bad = |message: String| Error::new(Status::BadFormat, message);
-        let index: Index = serde_json::from_slice(text)
+        let index: Index = serde_json::from_slice(text.strip_prefix(b"\xef\xbb\xbf").unwrap_or(text))
             .map_err(|error| bad(format!("not an index of weight files: {error}")))?;
         for name in index.files() {
             if !is_plain(name) {
@@ -72,7 +73,8 @@ pub(super) fn sources(folder: &Path) -> Result<Sources> {
         (listed.files().into_iter().map(|name| folder.join(name)).collect(), Some(listed))
     } else {
         let names = shards_without_index(folder)?;
-        notes.push(format!("{INDEX} is missing; the {} weight files, a complete set, are read", names.len()));
+        let files = several(names.len(), "weight file");
+        notes.push(format!("{INDEX} is missing; the complete set of {files} is read"));
         (names.into_iter().map(|name| folder.join(name)).collect(), None)
     };
     if let (Some(path), Some(_)) = (paths.iter().find(|path| !path.exists()), &index) {
@@ -102,7 +104,7 @@ fn shards_without_index(folder: &Path) -> Result<Vec<String>> {
     };
     let counts: BTreeSet<usize> = names.iter().filter_map(count_of).collect();
     let Some(&count) = counts.first() else { return Err(contents::no_weights(folder)) };
-    let shards: Vec<_> = (0..count).map(|number| shards::file_name(number, count)).collect();
+    let shards: Vec<_> = (0..count).map(|number| shards::shard_name(number, count)).collect();
     let missing: Vec<_> = shards.iter().filter(|shard| !names.contains(shard)).collect();
     let problem = if counts.len() > 1 {
         "and has weight files of several sets".to_owned()

@@ -13,13 +13,18 @@
 //! |---|---|
 //! | config keys without arithmetic (`auto_map`, `*_token_id`, …) | ignored in silence |
 //! | `architectures` that ends as the family's, e.g. `FSDPQwen2ForCausalLM` | read, with a note |
+//! | `architectures` without LM head, e.g. `LlamaModel`, of a tied model | read, with a note |
 //! | RoPE of type `default` with keys of other types | the keys are ignored, with a note |
+//! | RoPE of type `llama3` without original length | `max_position_embeddings`, with a note |
 //! | RoPE of type `dynamic` | unscaled up to `max_position_embeddings`; exported as it was |
 //! | names of tensors with `_orig_mod.`, `module.`, … | read without it, with a note |
 //! | names of tensors without `model.`, or with one more | read as in transformers, with a note |
 //! | `_extra_state`, `v_head.*`, `score.weight`, `inv_freq`, … | left out, with a note |
 //! | `lm_head.weight` with the values of a tied embedding, in any dtype | left out |
-//! | all shards without an index | read, with a note |
+//! | the same with rounded values | left out, with a note |
+//! | `lm_head.weight` without the embedding it is tied to | is the embedding, with a note |
+//! | all shards without an index, or an index with more tensors | read, with a note |
+//! | `eos_token_id` outside the vocabulary | left out, with a note |
 //! | quantized weights, LoRA, GGUF, Git LFS pointers, … | refused, with the remedy |
 #![forbid(unsafe_code)]
 

@@ -5,11 +5,17 @@ use std::collections::BTreeSet;
 
 /// Modules around the model when it was saved, without influence on its values: the beginning of a
 /// name, and the origin.
-const WRAPPERS: [(&str, &str); 6] = [
+const WRAPPERS: [(&str, &str); 12] = [
     ("_orig_mod.", "torch.compile"),
+    ("_fsdp_wrapped_module.", "FSDP"),
+    ("_checkpoint_wrapped_module.", "activation checkpointing"),
+    ("_forward_module.", "Lightning"),
     ("module.", "DataParallel"),
     ("base_model.model.", "PEFT"),
+    ("base_model.", "PEFT"),
     ("pretrained_model.", "TRL"),
+    ("policy.", "a policy of RLHF"),
+    ("actor.", "a policy of RLHF"),
     ("language_model.", "a multimodal model"),
     ("model.language_model.", "a multimodal model"),
 ];

@@ -40,12 +40,14 @@ pub fn cut(layout: &Layout, dtype: DType, shard_bytes: u64) -> Vec<Shard> {
     named.map(|(number, indices)| shard(&file_name(number, count), indices, &tensors, dtype)).collect()
 }
 
-/// Returns the name of a weight file.
+/// Returns the name of a weight file of an export.
 pub fn file_name(number: usize, count: usize) -> String {
-    match count {
-        1 => super::SINGLE.to_owned(),
-        _ => format!("model-{:05}-of-{count:05}.safetensors", number + 1),
-    }
+    if count == 1 { super::SINGLE.to_owned() } else { shard_name(number, count) }
+}
+
+/// Returns the name of a file of a set.
+pub fn shard_name(number: usize, count: usize) -> String {
+    format!("model-{:05}-of-{count:05}.safetensors", number + 1)
 }
 
 /// Makes one file. Tensors are sorted by name, as the safetensors library does.

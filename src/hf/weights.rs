@@ -9,8 +9,8 @@ use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
-use half::f16;
 use half::slice::HalfFloatSliceExt;
+use half::{bf16, f16};
 use safetensors::tensor::{Dtype, Metadata, SafeTensors};
 
 use crate::base::format::several;
@@ -18,7 +18,7 @@ use crate::base::{Error, Meter, Progress, Result, Status, find_non_finite, maste
 use crate::engine::{TensorSlice, Trainer};
 use crate::hf::config::QUANTIZED;
 use crate::hf::family::unsupported;
-use crate::hf::index::{Sources, sources};
+use crate::hf::index::{Index, Sources, sources};
 use crate::hf::names::{self, Names};
 use crate::hf::{INDEX, contents};
 use crate::host::files::MappedFile;
@@ -113,8 +113,8 @@ impl Weights {
     ///
     /// Names may begin with the names of wrappers (`_orig_mod.`, `module.`, …), and `model.` may be
     /// missing, as transformers allows. Tensors that belong to training or to another head are left
-    /// out, as is a copy of the embedding named `lm_head.weight` in a tied model.
-    /// [`Weights::notes`] reports all but this copy.
+    /// out, as is a copy of the embedding named `lm_head.weight` in a tied model, exact or
+    /// rounded. [`Weights::notes`] reports all but an exact copy.
     ///
     /// Errors name file and tensor: the file is missing or truncated; the dtype is not bf16, f16 or
     /// f32; the shape differs from the model's; a tensor of the model is missing, or a tensor does
@@ -122,14 +122,10 @@ impl Weights {
     pub fn open(folder: &Path, layout: &Layout) -> Result<Weights> {
         let Sources { paths, index, mut notes } = sources(folder)?;
         let files = paths.into_iter().map(WeightFile::open).collect::<Result<Vec<_>>>()?;
-        if let Some(index) = index {
-            let is_there = |name: &String| files.iter().any(|file| file.header.tensor(name).is_some());
-            if let Some(name) = index.names().find(|name| !is_there(name)) {
-                return Err(bad(
-                    &folder.join(INDEX),
-                    format!("tensor {name} is in none of the files it lists"),
-                ));
-            }
+        let is_there = |name: &&String| files.iter().any(|file| file.header.tensor(name).is_some());
+        let listed = index.iter().flat_map(Index::names);
+        if let Some(name) = listed.filter(|name| !is_there(name)).min() {
+            notes.push(format!("{INDEX} lists tensors that its files do not have, e.g. {name}"));
         }
         let known: HashSet<&str> =
             layout.tensors().map(|(_, tensor)| &tensor.name[..]).chain([HEAD]).collect();
@@ -148,6 +144,14 @@ impl Weights {
                     }));
                 }
             }
+        }
+        let embedding = layout.tensors().next().map_or("", |(_, tensor)| &tensor.name[..]);
+        if layout.tied
+            && !found.contains_key(embedding)
+            && let Some(head) = found.remove(HEAD)
+        {
+            found.insert(embedding.to_owned(), head);
+            notes.push(format!("{HEAD} is read as {embedding}, since config.json ties them"));
         }
         refuse_missing(folder, layout, &known, &found)?;
         let mut tensors = Vec::new();
@@ -204,6 +208,7 @@ impl Weights {
     /// Notes the tensors that are left out; refuses others that do not belong to the model.
     fn leave_out(&mut self, layout: &Layout, leftovers: &Found) -> Result<()> {
         let mut left_out: BTreeMap<_, (usize, &str)> = BTreeMap::new();
+        let mut note = None;
         for (clean, (number, name)) in leftovers {
             let file = &self.files[*number];
             if let Some(kind) = names::left_out(clean) {
@@ -212,14 +217,18 @@ impl Weights {
                 return Err(
                     file.bad(format!("{name} is not a tensor of the model that config.json describes"))
                 );
-            } else if !self.is_embedding(file, name) {
-                return Err(file.bad(format!(
-                    "{name} differs from {}, but config.json ties them (tie_word_embeddings); set it to \
-                     false if they should differ",
-                    self.tensors[0].name
-                )));
+            } else {
+                note = match self.is_embedding(file, name) {
+                    Equality::Exact => None,
+                    Equality::Rounded => Some(format!(
+                        "{name} has the values of {}, rounded; it is left out, since config.json ties them",
+                        self.tensors[0].name
+                    )),
+                    Equality::None => return Err(file.differs(name, &self.tensors[0].name)),
+                };
             }
         }
+        self.notes.extend(note);
         self.notes.extend(left_out.into_iter().map(|((_, reason), (count, first))| match count {
             1 => format!("1 tensor is left out: {first} ({reason})"),
             _ => format!("{count} tensors are left out, e.g. {first} ({reason})"),
@@ -227,13 +236,13 @@ impl Weights {
         Ok(())
     }
 
-    /// Returns true if a tensor of a file has the values of the embedding.
-    fn is_embedding(&self, file: &WeightFile, name: &str) -> bool {
+    /// Compares a tensor of a file with the embedding.
+    fn is_embedding(&self, file: &WeightFile, name: &str) -> Equality {
         let embedding = &self.tensors[0];
         let (bytes, dtype, _) = file.header.tensor(name).expect("the name came from this file");
         let copy = Values { file: &file.bytes, bytes, dtype };
         let original = &self.files[embedding.file].bytes;
-        copy.equal(&Values { file: original, bytes: embedding.bytes.clone(), dtype: embedding.dtype })
+        copy.equality(&Values { file: original, bytes: embedding.bytes.clone(), dtype: embedding.dtype })
     }
 }
 
@@ -279,33 +288,72 @@ struct Values<'a> {
     dtype: Dtype,
 }
 
+/// The relation of two tensors' values.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Equality {
+    Exact,
+    /// Equal once the values of the wider dtype are rounded to the other.
+    Rounded,
+    None,
+}
+
 impl Values<'_> {
-    /// Returns true if both have equal values; the dtypes may differ. Releases the pages it has
-    /// read.
-    fn equal(&self, other: &Values) -> bool {
+    /// Compares values; −0.0 equals 0.0, and the dtypes may differ. Releases the pages it has read.
+    fn equality(&self, other: &Values) -> Equality {
         const BLOCK: usize = 1 << 20;
         let (Some(size), Some(other_size)) = (bytes_of(self.dtype), bytes_of(other.dtype)) else {
-            return false;
+            return Equality::None;
         };
         let elements = self.bytes.len() / size;
-        elements == other.bytes.len() / other_size
-            && (0..elements).step_by(BLOCK).all(|at| {
-                let count = BLOCK.min(elements - at);
-                let (a, b) = (self.block(at, count, size), other.block(at, count, other_size));
-                let (one, two) = (&self.file[a.clone()], &other.file[b.clone()]);
-                let same = match self.dtype == other.dtype {
-                    true => one == two,
-                    false => widened(one, self.dtype) == widened(two, other.dtype),
-                };
-                self.file.release(a);
-                other.file.release(b);
-                same
-            })
+        if elements != other.bytes.len() / other_size {
+            return Equality::None;
+        }
+        let mut all = Equality::Exact;
+        for at in (0..elements).step_by(BLOCK) {
+            let count = BLOCK.min(elements - at);
+            let (a, b) = (self.block(at, count, size), other.block(at, count, other_size));
+            let (one, two) = (&self.file[a.clone()], &other.file[b.clone()]);
+            if self.dtype != other.dtype || one != two {
+                let (one, two) = (widened(one, self.dtype), widened(two, other.dtype));
+                all = all.max(equality((&one, self.dtype), (&two, other.dtype)));
+            }
+            self.file.release(a);
+            other.file.release(b);
+            if all == Equality::None {
+                break;
+            }
+        }
+        all
     }
 
     fn block(&self, at: usize, count: usize, size: usize) -> Range<usize> {
         let start = self.bytes.start + at * size;
         start..start + count * size
+    }
+}
+
+/// Compares values, given with the dtypes that they were widened from.
+fn equality((one, one_dtype): (&[f32], Dtype), (two, two_dtype): (&[f32], Dtype)) -> Equality {
+    let rounds = |wide: &[f32], narrow: &[f32], dtype| {
+        wide.iter().zip(narrow).all(|(wide, narrow)| rounded(*wide, dtype) == *narrow)
+    };
+    if one == two {
+        Equality::Exact
+    } else if (one_dtype == Dtype::F32 && rounds(one, two, two_dtype))
+        || (two_dtype == Dtype::F32 && rounds(two, one, one_dtype))
+    {
+        Equality::Rounded
+    } else {
+        Equality::None
+    }
+}
+
+/// Rounds a value to a supported dtype, to nearest even as PyTorch does.
+fn rounded(value: f32, dtype: Dtype) -> f32 {
+    match dtype {
+        Dtype::BF16 => bf16::from_f32(value).to_f32(),
+        Dtype::F16 => f16::from_f32(value).to_f32(),
+        _ => value,
     }
 }
 
@@ -383,6 +431,14 @@ impl WeightFile {
 
     fn bad(&self, message: String) -> Error {
         bad(&self.path, message)
+    }
+
+    /// The error of a head that is not the embedding that `config.json` ties it to.
+    fn differs(&self, head: &str, embedding: &str) -> Error {
+        self.bad(format!(
+            "{head} differs from {embedding}, but config.json ties them: to train both, as transformers 5 does, set \
+             tie_word_embeddings to false; to train {embedding} alone, remove {head}"
+        ))
     }
 
     /// Refuses tensors that must be merged or dequantized first.

@@ -222,7 +222,7 @@ fn tokens_outside_the_vocabulary_are_refused() {
         let line = format!("{{\"tokens\": [1, {vocabulary}]}}");
         let row = Row::parse(line.as_bytes(), &mut Warnings::default()).unwrap().remove(0);
         let error = encoder(&folder, &cases, None).row(&row, &mut Warnings::default()).unwrap_err();
-        assert!(error.message().contains(&format!("`tokens`[1] is {vocabulary}")), "{error}");
+        assert!(error.message().contains(&format!("token {vocabulary} is outside")), "{error}");
     }
 }
 

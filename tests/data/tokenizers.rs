@@ -104,6 +104,10 @@ fn a_text_that_begins_with_the_bos_token_keeps_one() {
         assert_eq!(warnings.count(&Warning::BosTwice), twice, "{row:?}");
     }
     let mut warnings = Warnings::default();
+    let twice = encoder.document(b"<s><s>one", &mut warnings).unwrap();
+    assert_eq!(twice.tokens, [&[bos], &document[..]].concat());
+    assert_eq!((warnings.count(&Warning::BosRepeated), warnings.count(&Warning::BosTwice)), (1, 0));
+    let mut warnings = Warnings::default();
     encoder.document(b"<s>one two three, and on to the end of a long text", &mut warnings).unwrap();
     let found: Vec<_> = warnings.iter().map(|(_, _, example)| example.to_owned()).collect();
     assert_eq!(found, ["<s>one two three, and on to the end of a"]);
@@ -144,6 +148,30 @@ fn token_rows_need_no_tokenizer_and_others_all_get_its_error() {
         [Row::Text("a".into()), Row::Pair("a".into(), "b".into())].map(|text| row(text).unwrap_err());
     assert!(errors[0].message().contains("tokenizer.model is the model's tokenizer"), "{}", errors[0]);
     assert_eq!(errors[0], errors[1]);
+}
+
+/// `Strip` leaves nothing of the token; the tokenizers library panics when it meets a text.
+#[test]
+fn an_added_token_without_normalized_text_is_refused_by_name() {
+    let dir = folder_of("metaspace", &json!({}));
+    let path = dir.path().join("tokenizer.json");
+    let mut json: Value = serde_json::from_str(&fs::read_to_string(&path).unwrap()).unwrap();
+    json["normalizer"] = json!({"type": "Strip", "strip_left": true, "strip_right": true});
+    let mut token = |normalized: bool| {
+        let flags = json!({"id": 420, "content": "  ", "single_word": false, "lstrip": false, "rstrip": false,
+                           "normalized": normalized, "special": false});
+        let tokens = json["added_tokens"].as_array_mut().unwrap();
+        tokens.retain(|token| token["id"] != 420);
+        tokens.push(flags);
+        fs::write(&path, json.to_string()).unwrap();
+        source(&dir, 2000).open().map_err(|error| error.to_string())
+    };
+    let error = token(true).unwrap_err();
+    assert!(
+        error.contains("tokenizer.json: the added token \"  \" (420) is empty after normalization"),
+        "{error}"
+    );
+    token(false).unwrap().encode("é".as_bytes(), &[]).unwrap();
 }
 
 #[test]

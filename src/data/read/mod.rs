@@ -136,6 +136,7 @@ impl Input {
                     any = true;
                     let mut found = Warnings::default();
                     let document = encoder.document(&text, &mut found);
+                    encoder.check_opened()?;
                     sink.take(document.map_err(|error| error.within(file.display()))?, false)?;
                     warnings.extend(file.display(), found);
                 }

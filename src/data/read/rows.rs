@@ -215,7 +215,9 @@ fn encode(round: Vec<Record>, encoder: &Encoder, threads: usize) -> Result<Vec<(
             .collect::<Result<_>>()?;
         let outcomes =
             workers.into_iter().flat_map(|worker| worker.join().unwrap_or_else(|panic| resume_unwind(panic)));
-        Ok(outcomes.collect())
+        let outcomes = outcomes.collect();
+        // Its errors are not those of a record.
+        encoder.check_opened().map(|()| outcomes)
     })
 }
 

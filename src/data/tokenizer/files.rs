@@ -36,8 +36,8 @@ pub(crate) fn read(path: &Path) -> Result<Vec<u8>> {
     fs::read(path).map_err(|error| Error::reading(path, &error))
 }
 
-/// Reads `eos_token_id` of `generation_config.json`, else of `config.json`: an id below
-/// `vocabulary`, or a list of them. −1 is no token, as in transformers.
+/// Reads `eos_token_id` of `generation_config.json`, else of `config.json`: an id, or a list of them.
+/// Integers that are no token of the vocabulary are left out; `FolderConfig::notes` reports them.
 pub(super) fn end_tokens(folder: &Path, vocabulary: usize) -> Result<Vec<u32>> {
     for name in ["generation_config.json", "config.json"] {
         let path = folder.join(name);
@@ -47,19 +47,15 @@ pub(super) fn end_tokens(folder: &Path, vocabulary: usize) -> Result<Vec<u32>> {
             Value::Array(ids) => &ids[..],
             id => std::slice::from_ref(id),
         };
-        let ids = ids.iter().filter(|id| **id != -1).map(|id| {
-            let token = id.as_u64().filter(|&token| token < vocabulary as u64);
-            token.map(|token| token as u32).ok_or_else(|| {
-                let message = format!(
-                    "{}: `eos_token_id` has {id}; it must be a token of the model's vocabulary (0 … {}), or a list \
-                     of them",
-                    path.display(),
-                    vocabulary.saturating_sub(1)
-                );
-                Error::new(Status::BadFormat, message)
-            })
-        });
-        let ids = ids.collect::<Result<Vec<u32>>>()?;
+        if let Some(id) = ids.iter().find(|id| !(id.is_i64() || id.is_u64())) {
+            let message = format!(
+                "{}: `eos_token_id` has {id}; it must be a token id, or a list of them",
+                path.display()
+            );
+            return Err(Error::new(Status::BadFormat, message));
+        }
+        let in_vocabulary = ids.iter().filter_map(Value::as_u64).filter(|&id| id < vocabulary as u64);
+        let ids: Vec<u32> = in_vocabulary.map(|id| id as u32).collect();
         if !ids.is_empty() {
             return Ok(ids);
         }
@@ -83,13 +79,12 @@ mod tests {
             put("generation_config.json", &format!(r#"{{"eos_token_id": {none}}}"#));
             assert_eq!(ends().unwrap(), [7], "{none}");
         }
-        put("generation_config.json", r#"{"eos_token_id": [9, -1, 8]}"#);
+        put("generation_config.json", "\u{feff}{\"eos_token_id\": [9, -1, 8, 10, -2]}");
         assert_eq!(ends().unwrap(), [9, 8]);
-        for bad in ["10", "-2", "2.5", "\"2\""] {
+        for bad in ["2.5", "\"2\"", "true"] {
             put("generation_config.json", &format!(r#"{{"eos_token_id": [3, {bad}]}}"#));
-            let words = format!(
-                "generation_config.json: `eos_token_id` has {bad}; it must be a token of the model's"
-            );
+            let words =
+                format!("generation_config.json: `eos_token_id` has {bad}; it must be a token id, or a list");
             assert!(ends().unwrap_err().contains(&words), "{bad}");
         }
         put("config.json", "{");

@@ -1,8 +1,9 @@
 //! Reads `tokenizer.json` with the `tokenizers` crate.
 
 use std::ops::Range;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use tokenizers::{AddedToken, PostProcessorWrapper, Tokenizer as Inner};
+use tokenizers::{AddedToken, NormalizedString, Normalizer, PostProcessorWrapper, Tokenizer as Inner};
 
 use super::Encoded;
 use super::special::FolderTokens;
@@ -28,7 +29,7 @@ impl HuggingFace {
         let bad = |error: tokenizers::Error| {
             Error::new(Status::BadFormat, format!("not a Hugging Face tokenizer: {error}"))
         };
-        let mut inner = Inner::from_bytes(json).map_err(bad)?;
+        let mut inner = guarded(|| Inner::from_bytes(json)).map_err(bad)?;
         inner.with_truncation(None).map_err(bad)?.with_padding(None);
         let json_vocabulary = vocabulary(&inner);
         inner
@@ -42,7 +43,8 @@ impl HuggingFace {
             }))
             .map_err(bad)?;
         inner.set_encode_special_tokens(tokens.split_special);
-        let probe = inner.encode_fast("a", true).map_err(bad)?;
+        refuse_empty(&inner)?;
+        let probe = guarded(|| inner.encode_fast("a", true)).map_err(bad)?;
         let ids: Vec<i32> = probe.get_ids().iter().map(|&id| id as i32).collect();
         let is_text = |&mask: &u32| mask == 0;
         let mask = probe.get_special_tokens_mask();
@@ -80,9 +82,7 @@ impl HuggingFace {
 
     /// Encodes a text; a token with a byte in one of the spans is supervised.
     pub fn encode(&self, text: &str, spans: &[Range<usize>]) -> Result<Encoded> {
-        let encoding = self
-            .inner
-            .encode(text, false)
+        let encoding = guarded(|| self.inner.encode(text, false))
             .map_err(|error| Error::new(Status::BadFormat, format!("the tokenizer failed: {error}")))?;
         let mut encoded = Encoded::default();
         for (&id, &(start, end)) in encoding.get_ids().iter().zip(encoding.get_offsets()) {
@@ -96,7 +96,7 @@ impl HuggingFace {
 
     /// Decodes tokens, without special tokens.
     pub fn decode(&self, tokens: &[u32]) -> Result<String> {
-        self.inner.decode(tokens, true).map_err(|error| {
+        guarded(|| self.inner.decode(tokens, true)).map_err(|error| {
             Error::new(Status::BadFormat, format!("the tokenizer failed to decode: {error}"))
         })
     }
@@ -120,6 +120,34 @@ impl HuggingFace {
                 self.vocabulary_max
             ),
         ))
+    }
+}
+
+/// Calls the `tokenizers` crate. A panic becomes an error: tokenizers are untrusted input.
+fn guarded<T>(call: impl FnOnce() -> tokenizers::Result<T>) -> tokenizers::Result<T> {
+    catch_unwind(AssertUnwindSafe(call)).unwrap_or_else(|_| Err("the tokenizers library panicked".into()))
+}
+
+/// Refuses an added token whose normalized text is empty: it would be found everywhere.
+fn refuse_empty(inner: &Inner) -> Result<()> {
+    let Some(normalizer) = inner.get_normalizer() else { return Ok(()) };
+    let normalized = |token: &AddedToken| {
+        let mut text = NormalizedString::from(token.content.as_str());
+        guarded(|| normalizer.normalize(&mut text)).map(|()| text.get().to_owned())
+    };
+    let tokens = inner.get_added_tokens_decoder();
+    let empty = tokens.iter().filter(|(_, token)| token.normalized && !token.content.is_empty());
+    let mut empty = empty.filter(|(_, token)| normalized(token).is_ok_and(|text| text.is_empty()));
+    match empty.next() {
+        None => Ok(()),
+        Some((id, token)) => Err(Error::new(
+            Status::BadFormat,
+            format!(
+                "the added token {:?} ({id}) is empty after normalization, so that it would be found everywhere; set \
+                 its `normalized` to false, or remove it",
+                token.content
+            ),
+        )),
     }
 }
 

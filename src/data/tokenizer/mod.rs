@@ -63,6 +63,8 @@ pub struct Tokenizer {
     fingerprint: u64,
     /// Tokens at which generation ends.
     ends: Vec<u32>,
+    /// The token that begins a document or a chat.
+    bos: Option<i32>,
     /// The token that ends a document.
     eos: Option<u32>,
 }
@@ -86,6 +88,7 @@ impl Tokenizer {
             kind: Kind::Bytes,
             fingerprint: Tokenizer::BYTES_FINGERPRINT,
             ends: Vec::new(),
+            bos: None,
             eos: None,
         }
     }
@@ -170,7 +173,9 @@ impl Tokenizer {
             encoded.tokens.splice(0..0, before.iter().copied());
             encoded.supervised.splice(0..0, before.iter().map(|_| false));
         } else {
-            warnings.add(Warning::BosTwice, beginning(text));
+            if !self.warn_of_bos(text, &encoded, warnings) {
+                warnings.add(Warning::BosTwice, beginning(text));
+            }
             encoded.supervised[..before.len()].fill(false);
         }
         if !encoded.tokens.ends_with(after) {
@@ -181,6 +186,27 @@ impl Tokenizer {
         }
         encoded.supervised.resize(encoded.tokens.len(), true);
         Ok(encoded)
+    }
+
+    /// Encodes a rendered chat, whose template has written all special tokens.
+    pub fn encode_chat(
+        &self,
+        text: &str,
+        spans: &[Range<usize>],
+        warnings: &mut Warnings,
+    ) -> Result<Encoded> {
+        let encoded = self.encode(text.as_bytes(), spans)?;
+        self.warn_of_bos(text.as_bytes(), &encoded, warnings);
+        Ok(encoded)
+    }
+
+    /// Counts a text that begins with several BOS tokens; returns true if it does.
+    fn warn_of_bos(&self, text: &[u8], encoded: &Encoded, warnings: &mut Warnings) -> bool {
+        let several = self.bos.is_some_and(|bos| encoded.tokens.starts_with(&[bos, bos]));
+        if several {
+            warnings.add(Warning::BosRepeated, beginning(text));
+        }
+        several
     }
 
     /// Encodes a prompt: like a document, but without tokens after the text.

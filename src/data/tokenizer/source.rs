@@ -19,7 +19,7 @@ pub struct TokenizerSource {
 impl TokenizerSource {
     /// Opens the tokenizer.
     ///
-    /// Errors: `BadFormat` if a file of the tokenizer is invalid, or a token that ends a document
+    /// Errors: `BadFormat` if a file of the tokenizer is invalid, or the `eos_token` that ends a document
     /// is outside the model's vocabulary; `Unsupported` if the folder only has a tokenizer of
     /// another kind; `InvalidArgument` if there is no tokenizer and the vocabulary has fewer than
     /// 256 tokens, or is that of a folder and has more than 384.
@@ -38,10 +38,13 @@ impl TokenizerSource {
             tokenizer.check_vocabulary(eos).map_err(within)?;
             ends.extend(Some(eos).filter(|eos| !ends.contains(eos)));
         }
+        let bos = tokens.named("bos_token").and_then(|text| tokenizer.id(text)).map(|id| id as i32);
+        let bos = bos.or(tokenizer.added().0.first().copied());
         Ok(Tokenizer {
             kind: Kind::HuggingFace(Box::new(tokenizer)),
             fingerprint: fingerprint_of(bytes, &tokens),
             ends,
+            bos,
             eos,
         })
     }

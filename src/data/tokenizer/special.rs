@@ -9,7 +9,11 @@
 //!
 //! Named tokens are `bos_token`, `eos_token` and so on, other texts whose key ends with `_token`,
 //! and the members of an object `extra_special_tokens`. Tokens that `tokenizer.json` does not have
-//! are added to it: those of `added_tokens_decoder` or `added_tokens.json` in the order of their
+//! are added to it, and a token of `added_tokens.json` that is named is special. If an object of
+//! `tokenizer_config.json` names it, it is also searched for in the normalized text, whatever the
+//! object's flags are; if a text or `special_tokens_map.json` does, it is not.
+//!
+//! The order is: those of `added_tokens_decoder` or `added_tokens.json` in the order of their
 //! ids, then the named ones, then those of the list. A token has the id that the tokenizer's
 //! vocabulary gives to its text, or the next free id.
 

@@ -2,7 +2,7 @@
 
 use serde_json::{Map, Value};
 
-use crate::base::{Error, Result, Status};
+use crate::base::{Dims, Error, Result, Status};
 use crate::hf::family::unsupported;
 
 /// Keys that an export copies unchanged: they do not affect a training step. `max_window_layers`
@@ -37,14 +37,19 @@ const HARMLESS: &[&[&str]] = &[
     // The folder, its origin and its code.
     &[
         "architectures",
+        "author",
         "auto_map",
         "base_model",
         "base_model_name_or_path",
+        "description",
         "dtype",
         "is_llama_config",
         "language",
         "library_name",
         "license",
+        "license_name",
+        "merge_method",
+        "mergekit",
         "model_id",
         "model_name",
         "model_type",
@@ -54,15 +59,24 @@ const HARMLESS: &[&[&str]] = &[
         "torch_dtype",
         "transformers.js_config",
         "transformers_version",
+        "trust_remote_code",
     ],
     // Tokens and lengths. `llama3` RoPE reads the original length.
     &[
+        "add_bos_token",
+        "add_eos_token",
+        "add_prefix_space",
         "bos_token",
+        "chat_template",
+        "context_length",
         "eos_token",
+        "max_context_length",
         "max_seq_len",
         "max_seq_length",
         "max_sequence_length",
         "model_max_length",
+        "n_ctx",
+        "n_positions",
         "original_max_position_embeddings",
         "pad_token",
         "seq_length",
@@ -75,6 +89,7 @@ const HARMLESS: &[&[&str]] = &[
         "chunk_size_feed_forward",
         "experts_implementation",
         "is_decoder",
+        "keys_to_ignore_at_inference",
         "output_attentions",
         "output_hidden_states",
         "pretraining_tp",
@@ -102,6 +117,7 @@ const HARMLESS: &[&[&str]] = &[
         "fp16",
         "gradient_checkpointing",
         "gradient_checkpointing_kwargs",
+        "ignore_index",
         "multiple_of",
         "neftune_noise_alpha",
         "use_bfloat16",
@@ -199,20 +215,47 @@ const HARMLESS_PREFIXES: &[&str] = &[
 ];
 const HARMLESS_SUFFIXES: &[&str] = &["_token_id", "_token_ids", "_version"];
 
-/// Keys with only some supported values, and the reason shown in errors; null is always allowed.
-const FIXED: &[(&str, &[&str], &str)] = &[
-    ("hidden_act", &["\"silu\"", "\"swish\""], "only the SiLU activation is supported"),
-    ("rope_interleaved", &["false"], "interleaved RoPE is not supported"),
-    ("partial_rotary_factor", ONE, "partial RoPE is not supported"),
-    ("rotary_pct", ONE, "partial RoPE is not supported"),
-    ("rope_scaling_factor", ONE, "give RoPE scaling as rope_scaling"),
-    ("loss_type", &["\"ForCausalLM\""], "only the loss of causal language models is supported"),
-    ("quantization_config", &[], QUANTIZED),
-    ("quantization", &[], QUANTIZED),
-    ("compression_config", &[], QUANTIZED),
+/// Keys with only some supported values, and the reason shown in errors. Null is allowed, too, but not
+/// in place of [`TRUE`], since code may take it for false.
+const FIXED: &[(&[&str], &[&str], &str)] = &[
+    (&["hidden_act"], &["\"silu\"", "\"swish\""], "only the SiLU activation is supported"),
+    (&["is_causal", "causal"], TRUE, "only causal attention is supported"),
+    (&["scale_attn_weights"], TRUE, "attention without scaled scores is not supported"),
+    (&["use_rope"], TRUE, "only RoPE is supported"),
+    (&["use_rmsnorm", "use_rms_norm"], TRUE, "only RMSNorm is supported"),
+    (&["position_embedding_type"], &["\"rope\"", "\"rotary\""], "only RoPE is supported"),
+    (&["rope_interleaved"], &["false"], "interleaved RoPE is not supported"),
+    (&["partial_rotary_factor", "rotary_pct", "rotary_percent"], ONE, "partial RoPE is not supported"),
+    (&["rope_scaling_factor", "rope_ratio"], ONE, "give RoPE scaling as rope_scaling"),
+    (
+        &["embedding_multiplier", "scale_emb", "residual_multiplier", "logits_scaling", "logit_scale"],
+        ONE,
+        "scaled embeddings, residuals and logits are not supported",
+    ),
+    (&["num_experts", "num_local_experts", "first_k_dense_replace"], ZERO, "experts are not supported"),
+    (&["num_nextn_predict_layers", "num_mtp_layers", "mtp"], ZERO, "only the next token is predicted"),
+    (&["label_smoothing", "z_loss", "layerdrop"], ZERO, "this option of a training is not supported"),
+    (&["loss_type"], &["\"ForCausalLM\""], "only the loss of causal language models is supported"),
+    (&["quantization_config", "quantization", "compression_config"], &[], QUANTIZED),
 ];
+const TRUE: &[&str] = &["true"];
 const ONE: &[&str] = &["1", "1.0"];
-const ZERO: &[&str] = &["0", "0.0"];
+const ZERO: &[&str] = &["0", "0.0", "false"];
+
+/// Returns the value of a key that is another name of a size; `None` for other keys.
+fn other_size(key: &str, dims: &Dims) -> Option<usize> {
+    Some(match key {
+        "d_model" => dims.c,
+        "ffn_hidden_size" => dims.f,
+        "kv_channels" | "rotary_dim" => dims.d,
+        "n_heads" => dims.h,
+        "n_kv_heads" | "num_kv_heads" => dims.g,
+        "n_layers" => dims.l,
+        "num_key_value_groups" => dims.h / dims.g.max(1),
+        "padded_vocab_size" => dims.v,
+        _ => return None,
+    })
+}
 
 /// The reason for refusing quantized weights, and the way to load the model.
 pub const QUANTIZED: &str = "quantized weights cannot be trained: take the model's folder without quantization, or \
@@ -220,10 +263,12 @@ pub const QUANTIZED: &str = "quantized weights cannot be trained: take the model
 
 /// Refuses unknown keys, and unsupported values of known keys.
 ///
-/// An unknown key may be null, false or empty, since that means that a feature is off.
-pub fn refuse_unknown(keys: &Map<String, Value>) -> Result<()> {
+/// An unknown key may be null, false or empty, since that means that a feature is off. Keys of
+/// [`FIXED`] with [`TRUE`] are the features that every model has.
+pub fn refuse_unknown(keys: &Map<String, Value>, dims: &Dims) -> Result<()> {
     for (key, value) in keys {
-        if READ.contains(&&key[..]) || CARRIED.contains(&&key[..]) || is_harmless(key) || fixed(key, value)? {
+        let known = READ.contains(&&key[..]) || CARRIED.contains(&&key[..]) || is_harmless(key);
+        if known || fixed(key, value)? || size(key, value, dims)? {
             continue;
         }
         let off = match value {
@@ -251,16 +296,25 @@ fn is_harmless(key: &str) -> bool {
 /// Returns true if `key` is in [`FIXED`], or a dropout, and has a supported value; false for other
 /// keys.
 fn fixed(key: &str, value: &Value) -> Result<bool> {
-    let (allowed, reason) = match FIXED.iter().find(|(name, ..)| *name == key) {
+    let (allowed, reason) = match FIXED.iter().find(|(names, ..)| names.contains(&key)) {
         Some((_, allowed, reason)) => (*allowed, *reason),
         None if key.contains("dropout") || key.ends_with("_pdrop") => (ZERO, "dropout is not supported"),
         None => return Ok(false),
     };
     let text = value.to_string();
-    if value.is_null() || allowed.contains(&text.as_str()) {
+    if (value.is_null() && allowed != TRUE) || allowed.contains(&text.as_str()) {
         return Ok(true);
     }
     Err(unsupported(format!("{key} is {text}; {reason}")))
+}
+
+/// Returns true if `key` is another name of a size and has the model's value; false for other keys.
+fn size(key: &str, value: &Value, dims: &Dims) -> Result<bool> {
+    let Some(expected) = other_size(key, dims) else { return Ok(false) };
+    if value.is_null() || value.as_u64() == Some(expected as u64) {
+        return Ok(true);
+    }
+    Err(unsupported(format!("{key} is {value}, but by the other keys it is {expected}; they must agree")))
 }
 
 /// Typed access to an object's keys; null counts as absent.

@@ -51,7 +51,9 @@ impl FolderConfig {
         })?;
         contents::refuse_placeholder(&path, &text)?;
         let config = FolderConfig::parse(&text).map_err(|error| error.within(path.display()))?;
-        Ok(FolderConfig { companions: Companions::read(folder)?, ..config })
+        let mut config = FolderConfig { companions: Companions::read(folder)?, ..config };
+        config.notes.extend(config.notes_of_end_tokens());
+        Ok(config)
     }
 
     /// Makes the config of a model without a folder. Its family is the simplest one that has its
@@ -87,7 +89,7 @@ impl FolderConfig {
             window: if dims.l <= LAYERS_MAX { window(family, reader, dims.l)? } else { None },
             split_layers: false,
         };
-        refuse_unknown(&keys)?;
+        refuse_unknown(&keys, &dims)?;
         model.validate()?;
         let mut carried: Map<_, _> = CARRIED
             .iter()

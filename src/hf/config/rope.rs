@@ -11,7 +11,7 @@ use crate::model::{ModelConfig, RopeScaling};
 const THETA_DEFAULT: f64 = 10_000.0;
 
 /// Keys that some types of scaling have. Type `default` has none and ignores them, as transformers
-/// does.
+/// does; other types ignore a value of 1, and the original length.
 const SCALING_KEYS: [&str; 11] = [
     "attention_factor",
     "beta_fast",
@@ -56,9 +56,9 @@ pub fn read(keys: &Map<String, Value>, notes: &mut Vec<String>) -> Result<Rope> 
             )));
         }
         theta = theta.or(nested);
-        let mut ignored = Vec::new();
-        let scaling = scaling_of(parameters, keys, &mut ignored).map_err(|error| error.within(name))?;
-        notes.extend(ignored.iter().map(|key| format!("{name}.{key} has no effect with rope_type default")));
+        let mut remarks = Vec::new();
+        let scaling = scaling_of(parameters, keys, &mut remarks).map_err(|error| error.within(name))?;
+        notes.extend(remarks.iter().map(|note| format!("{name}.{note}")));
         if found.as_ref().is_some_and(|found| *found != scaling) {
             return Err(Error::argument("rope_parameters and rope_scaling differ; they must agree"));
         }
@@ -68,12 +68,12 @@ pub fn read(keys: &Map<String, Value>, notes: &mut Vec<String>) -> Result<Rope> 
     Ok(Rope { theta: theta.unwrap_or(THETA_DEFAULT), scaling, carried })
 }
 
-/// Reads the scaling, and the value that an export carries. Adds the keys that transformers ignores
-/// to `ignored`.
+/// Reads the scaling, and the value that an export carries. Adds a note about each key that is
+/// ignored or missing to `notes`.
 fn scaling_of(
     parameters: &Map<String, Value>,
     config: &Map<String, Value>,
-    ignored: &mut Vec<String>,
+    notes: &mut Vec<String>,
 ) -> Result<(RopeScaling, Option<Value>)> {
     let reader = Reader(parameters);
     let kinds = [reader.text("rope_type")?, reader.text("type")?];
@@ -84,27 +84,28 @@ fn scaling_of(
         [new, old] => new.or(old),
     };
     let number = |key: &str| reader.number(key)?.ok_or_else(|| missing(key));
-    let (scaling, carried, known): (_, _, &[&str]) = match kind.as_deref() {
-        None | Some("default") => (RopeScaling::None, None, &[]),
-        Some("linear") => (RopeScaling::Linear { factor: number("factor")? }, None, &["factor"]),
+    let kind = kind.as_deref().unwrap_or("default");
+    let (scaling, carried, known): (_, _, &[&str]) = match kind {
+        "default" => (RopeScaling::None, None, &[]),
+        "linear" => (RopeScaling::Linear { factor: number("factor")? }, None, &["factor"]),
         // Up to max_position_embeddings, the longest sequence that is trained on, the frequencies
         // are not scaled.
-        Some("dynamic") => {
+        "dynamic" => {
             let factor = number("factor")?;
             RopeScaling::Linear { factor }.validate()?;
             (RopeScaling::None, Some(json!({ "rope_type": "dynamic", "factor": factor })), &["factor"])
         }
-        Some("llama3") => (
+        "llama3" => (
             RopeScaling::Llama3 {
                 factor: number("factor")?,
                 low: number("low_freq_factor")?,
                 high: number("high_freq_factor")?,
-                original_positions: original_positions(reader, Reader(config))?,
+                original_positions: original_positions(reader, Reader(config), notes)?,
             },
             None,
             &["factor", "low_freq_factor", "high_freq_factor", ORIGINAL],
         ),
-        Some(other) => {
+        other => {
             return Err(unsupported(format!(
                 "rope_type is {other:?}; supported are default, linear, dynamic and llama3"
             )));
@@ -117,10 +118,11 @@ fn scaling_of(
         if read || whole || value.is_null() {
             continue;
         }
-        if known.is_empty() && SCALING_KEYS.contains(&key.as_str()) {
-            // A factor of 1 has no effect with any type.
-            if value.as_f64() != Some(1.0) {
-                ignored.push(key.clone());
+        // A factor of 1 has no effect with any type.
+        let neutral = value.as_f64() == Some(1.0);
+        if SCALING_KEYS.contains(&key.as_str()) && (known.is_empty() || neutral || key == ORIGINAL) {
+            if !neutral {
+                notes.push(format!("{key} has no effect with rope_type {kind}"));
             }
             continue;
         }
@@ -132,14 +134,21 @@ fn scaling_of(
 const ORIGINAL: &str = "original_max_position_embeddings";
 
 /// The sequence length before scaling, from the parameters or, as transformers 5 reads it, from the
-/// config around them.
-fn original_positions(parameters: Reader, config: Reader) -> Result<usize> {
+/// config around them, where `max_position_embeddings` takes its place (with a note).
+fn original_positions(parameters: Reader, config: Reader, notes: &mut Vec<String>) -> Result<usize> {
     match (parameters.size(ORIGINAL)?, config.size(ORIGINAL)?) {
         (Some(inner), Some(outer)) if inner != outer => Err(Error::argument(format!(
             "{ORIGINAL} is {inner} here and {outer} in the config; transformers 4 uses the first, \
              transformers 5 the second: they must agree"
         ))),
-        (inner, outer) => inner.or(outer).ok_or_else(|| missing(ORIGINAL)),
+        (Some(positions), _) | (None, Some(positions)) => Ok(positions),
+        (None, None) => {
+            let positions = config.size("max_position_embeddings")?.ok_or_else(|| missing(ORIGINAL))?;
+            notes.push(format!(
+                "{ORIGINAL} is missing: max_position_embeddings, {positions}, is used, as in transformers 5"
+            ));
+            Ok(positions)
+        }
     }
 }
 

@@ -90,6 +90,20 @@ fn unsupported_values_are_refused_with_the_key() {
         ("num_local_experts", json!(8)),
         ("attn_logit_softcapping", json!(50.0)),
         ("logit_scale", json!(0.5)),
+        ("is_causal", json!(false)),
+        ("is_causal", Value::Null),
+        ("causal", json!(false)),
+        ("scale_attn_weights", json!(false)),
+        ("use_rope", json!(false)),
+        ("use_rmsnorm", json!(false)),
+        ("position_embedding_type", json!("alibi")),
+        ("rope_ratio", json!(2.0)),
+        ("rotary_percent", json!(0.25)),
+        ("rotary_dim", json!(32)),
+        ("num_key_value_groups", json!(2)),
+        ("embedding_multiplier", json!(12.0)),
+        ("num_nextn_predict_layers", json!(1)),
+        ("label_smoothing", json!(0.1)),
     ] {
         let error = with(key, value.clone()).expect_err(&format!("{key}: {value}"));
         let subject = if key == "architectures" { "Mixtral" } else { key.split('.').next().unwrap() };
@@ -104,6 +118,25 @@ fn unsupported_values_are_refused_with_the_key() {
         ("_name_or_path", json!("somewhere")),
         ("pad_token_id", json!(0)),
         ("hidden_act", json!("swish")),
+        ("is_causal", json!(true)),
+        ("position_embedding_type", json!("rope")),
+        ("rope_ratio", json!(1.0)),
+        ("rotary_percent", json!(1.0)),
+        ("rotary_dim", json!(64)),
+        ("num_key_value_groups", json!(4)),
+        ("embedding_multiplier", json!(1)),
+        ("logits_scaling", json!(1.0)),
+        ("residual_multiplier", json!(1.0)),
+        ("logit_scale", json!(1.0)),
+        ("scale_emb", json!(1)),
+        ("num_experts", json!(0)),
+        ("num_nextn_predict_layers", json!(0)),
+        ("num_mtp_layers", json!(0)),
+        ("mtp", json!(false)),
+        ("first_k_dense_replace", json!(0)),
+        ("label_smoothing", json!(0.0)),
+        ("z_loss", json!(0.0)),
+        ("layerdrop", json!(0.0)),
     ] {
         with(key, value.clone()).unwrap_or_else(|error| panic!("{key}: {value}: {error}"));
     }
@@ -138,6 +171,17 @@ fn keys_without_arithmetic_are_accepted_in_silence() {
         ("quantization_config", Value::Null),
         ("embd_pdrop", json!(0.0)),
         ("loss_type", json!("ForCausalLM")),
+        ("trust_remote_code", json!(true)),
+        ("add_bos_token", json!(true)),
+        ("add_eos_token", json!(true)),
+        ("add_prefix_space", json!(true)),
+        ("ignore_index", json!(-100)),
+        ("keys_to_ignore_at_inference", json!(["past_key_values"])),
+        ("chat_template", json!("x")),
+        ("max_context_length", json!(4096)),
+        ("description", json!("x")),
+        ("author", json!("x")),
+        ("mergekit", json!({"a": 1})),
     ] {
         let config = with(key, value).unwrap_or_else(|error| panic!("{key}: {error}"));
         assert!(config.notes.is_empty() && config.json(DType::Bf16).get(key).is_none(), "{key}");
@@ -155,12 +199,17 @@ fn architectures_that_end_with_the_family_are_accepted_with_a_note() {
             format!("the architecture \"{name}\" is read as LlamaForCausalLM, since model_type is \"llama\"");
         assert_eq!((found.model, found.notes), (plain.model.clone(), vec![note]));
     }
+    // The model is tied: its embedding is the head.
+    assert_eq!(with("architectures", json!(["LlamaModel"])).unwrap().model, plain.model);
+    let untied = V4.replace("\"tie_word_embeddings\": true", "\"tie_word_embeddings\": false");
+    let error = FolderConfig::parse(untied.replace("LlamaForCausalLM", "LlamaModel").as_bytes()).unwrap_err();
+    assert!(error.message().contains("LlamaModel is the model without its LM head"), "{error}");
     for (names, words) in [
         (json!(["LlamaForSequenceClassification"]), "is a classifier"),
         (json!(["LlamaForTokenClassification"]), "is a classifier"),
         (json!(["LlamaForQuestionAnswering"]), "marks answers"),
         (json!(["LlavaForConditionalGeneration"]), "its language model"),
-        (json!(["LlamaModel"]), "without its LM head"),
+        (json!(["MistralModel"]), "set architectures to [\"LlamaForCausalLM\"]"),
         (json!(["Phi3ForCausalLM"]), "set architectures to [\"LlamaForCausalLM\"]"),
         (json!(["GPT2LMHeadModel"]), "set architectures to"),
         (json!(["LlamaForCausalLM", "FSDPLlamaForCausalLM"]), "one architecture"),
@@ -231,9 +280,37 @@ fn rope_is_read_where_transformers_reads_it() {
         assert_eq!(llama3(inner, outer).unwrap(), expected);
     }
     assert!(llama3(Some(64), Some(128)).unwrap_err().message().contains("they must agree"));
-    assert!(
-        llama3(None, None).unwrap_err().message().contains("original_max_position_embeddings is missing")
+    // `RotaryEmbeddingConfigMixin.standardize_rope_params` sets the default.
+    assert_eq!(
+        llama3(None, None).unwrap(),
+        RopeScaling::Llama3 { factor: 8.0, low: 1.0, high: 4.0, original_positions: 4096 }
     );
+}
+
+/// transformers 5.24 has equal losses with and without these keys.
+#[test]
+fn keys_of_other_rope_types_are_ignored_where_transformers_ignores_them() {
+    let llama3 = json!({"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+        "original_max_position_embeddings": 64});
+    for (rope, key, value, noted) in [
+        (llama3, "attention_factor", json!(1.0), false),
+        (json!({"rope_type": "linear", "factor": 4.0}), "original_max_position_embeddings", json!(64), true),
+        (
+            json!({"rope_type": "dynamic", "factor": 2.0}),
+            "original_max_position_embeddings",
+            json!(512),
+            true,
+        ),
+    ] {
+        let plain = with("rope_scaling", rope.clone()).unwrap();
+        let mut more = rope.clone();
+        more[key] = value;
+        let found = with("rope_scaling", more).unwrap();
+        let kind = rope["rope_type"].as_str().unwrap();
+        let note = format!("rope_scaling.{key} has no effect with rope_type {kind}");
+        assert_eq!(found.notes, if noted { vec![note] } else { vec![] });
+        assert_eq!(FolderConfig { notes: vec![], ..found }, plain);
+    }
 }
 
 #[test]

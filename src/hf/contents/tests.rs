@@ -28,7 +28,9 @@ fn folders_of_other_formats_are_called_by_their_names() {
     for (file, text, words) in [
         ("adapter_config.json", adapter, ["is an adapter (LoRA) of org/base", "merge_and_unload()"]),
         ("adapter_config.json", "{}", ["of a model that is not named", "merge_and_unload()"]),
+        ("adapter_model.safetensors", "", ["an adapter (LoRA), not a model", "merge_and_unload()"]),
         ("model-q8.gguf", "GGUF", ["has model-q8.gguf: GGUF", "gguf_file"]),
+        ("m.GGUF", "GGUF", ["has m.GGUF: GGUF", "gguf_file"]),
         ("consolidated.safetensors", "", ["Mistral's own format", "convert_mistral_weights_to_hf.py"]),
         ("consolidated-00001-of-00002.safetensors", "", ["Mistral's own format", "model*.safetensors"]),
         ("consolidated.00.pth", "", ["Meta's own format", "convert_llama_weights_to_hf.py"]),
@@ -62,15 +64,51 @@ fn weight_files_of_other_formats_are_named_with_the_remedy() {
         ("last.ckpt", "save_pretrained"),
         ("model.fp16.safetensors", "rename it"),
         ("llama.safetensors", "rename it"),
+        ("weights-2-of-3.safetensors", "one file of a set"),
     ] {
         let [config, weights] = errors(folder(&[(file, "")]).path());
-        assert!(config.message().contains("cannot read") && config.status() == Status::NotFound, "{config}");
+        let words = format!("has no config.json (it has {file}): copy the config.json of these weights");
+        assert!(config.message().contains(&words) && config.status() == Status::NotFound, "{config}");
         assert_eq!(weights.status(), Status::Unsupported);
         assert!(weights.message().contains(&format!("has its weights in {file}, not in model.safetensors")));
         assert!(weights.message().contains(remedy), "{weights}");
     }
     let [_, none] = errors(folder(&[("optimizer.pt", ""), ("rng_state.pth", "")]).path());
     assert!(none.message().contains("has neither model.safetensors nor"), "{none}");
+}
+
+#[test]
+fn folders_that_are_not_a_model_are_called_so() {
+    for (files, words) in [
+        (&[][..], "has no config.json or other file of a model: give the folder with config.json"),
+        (&["notes.md"], "has no config.json or other file of a model"),
+        (&["tokenizer.json", "tokenizer_config.json"], "(it has tokenizer.json): it has a tokenizer alone"),
+        (&["a.jsonl", "b.jsonl.gz"], "(it has a.jsonl): it looks like data"),
+        (&["train/a.parquet", "c.csv"], "(it has c.csv): it looks like data"),
+        (&["model-00002-of-00003.safetensors"], "copy the config.json of these weights"),
+    ] {
+        let named: Vec<_> = files.iter().map(|file| (*file, "")).collect();
+        let error = FolderConfig::open(folder(&named).path()).unwrap_err();
+        assert_eq!(error.status(), Status::NotFound);
+        assert!(error.message().contains(words), "{error}");
+    }
+    let error = FolderConfig::open(folder(&[("original/consolidated.00.pth", "")]).path()).unwrap_err();
+    assert!(error.message().contains("original has consolidated.00.pth: Meta's own format"), "{error}");
+}
+
+#[test]
+fn weights_of_other_formats_under_the_name_of_safetensors_are_refused() {
+    for (bytes, words) in [
+        (&b"GGUF\x03\0\0\0\0\0\0\0"[..], "is GGUF, the format of llama.cpp"),
+        (b"PK\x03\x04\0\0\0\0\0\0\0\0", "is a file of PyTorch"),
+        (b"\x80\x02\x8a\x0al\xfc\x9c\x46\xf9\x20", "is a file of PyTorch"),
+        (b"<!DOCTYPE html><html></html>", "is a web page"),
+    ] {
+        let dir = folder(&[]);
+        fs::write(dir.path().join("model.safetensors"), bytes).unwrap();
+        let [_, error] = errors(dir.path());
+        assert!(error.message().contains(&format!("model.safetensors {words}")), "{error}");
+    }
 }
 
 #[test]
@@ -100,6 +138,7 @@ fn folders_above_a_model_name_it() {
         ),
         (&[snapshot, "refs/main", "blobs/0"], "the model is in "),
         (&[&cached], "the model is in "),
+        (&["runs/final/config.json"], "the model is in "),
     ] {
         let named: Vec<_> = files.iter().map(|file| (*file, "{}")).collect();
         let dir = folder(&named);

@@ -113,7 +113,6 @@ fn shards_are_found_by_the_index() {
         ("model.norm.weight", "b.safetensors/", Status::BadFormat, "is not the name of a file"),
         ("model.norm.weight", "b.safetensors\0", Status::BadFormat, "is not the name of a file"),
         ("model.norm.weight", "c.safetensors", Status::NotFound, "c.safetensors"),
-        ("model.extra.weight", "a.safetensors", Status::BadFormat, "model.extra.weight"),
     ] {
         let mut wrong = map.clone();
         wrong.insert(name.to_owned(), file.into());
@@ -122,6 +121,14 @@ fn shards_are_found_by_the_index() {
         assert_eq!(error.status(), status, "{error}");
         assert!(error.message().contains(word), "{error}");
     }
+    // transformers needs only the model's tensors; an editor may have written a byte order mark.
+    map.insert("model.rotary_emb.inv_freq".to_owned(), "a.safetensors".into());
+    let text = format!("\u{feff}{}", serde_json::json!({ "weight_map": map }));
+    std::fs::write(dir.path().join(INDEX), text).unwrap();
+    assert_eq!(load(dir.path(), &model).unwrap().len(), first.len() + second.len());
+    let notes = Weights::open(dir.path(), &Layout::new(&model)).unwrap().notes().to_vec();
+    let note = "model.safetensors.index.json lists tensors that its files do not have, e.g. model.rotary_emb.inv_freq";
+    assert_eq!(notes, [note]);
     std::fs::write(dir.path().join(INDEX), "{\"weight_map\": 3}").unwrap();
     assert_eq!(load(dir.path(), &model).unwrap_err().status(), Status::BadFormat);
 }
@@ -237,7 +244,12 @@ fn other_spellings_of_names_are_read_with_a_note() {
         };
         for (wrapper, origin) in [
             ("_orig_mod.", "torch.compile"),
+            ("_fsdp_wrapped_module.", "FSDP"),
+            ("_checkpoint_wrapped_module.", "activation checkpointing"),
+            ("_forward_module.", "Lightning"),
             ("module.", "DataParallel"),
+            ("policy.", "a policy of RLHF"),
+            ("actor.", "a policy of RLHF"),
             ("base_model.model.", "PEFT"),
             ("pretrained_model.", "TRL"),
             ("language_model.", "a multimodal model"),
@@ -247,6 +259,9 @@ fn other_spellings_of_names_are_read_with_a_note() {
             assert_eq!(notes(&model, |name| format!("{wrapper}{name}"), vec![]), expected);
             assert_eq!(notes(&model, |name| format!("{wrapper}{}", without(name)), vec![]), expected);
         }
+        // The head, `base_model.lm_head.weight`, shows that the model was not in `base_model.model`.
+        let found = notes(&model, |name| format!("base_model.{name}"), vec![]);
+        assert_eq!(found.contains(&saved("base_model.", "PEFT")), !tied);
         let inner = |name: &str| name.replace("layers.1.", "layers.1._fsdp_wrapped_module._orig_mod.");
         let expected = [saved("_fsdp_wrapped_module.", "FSDP"), saved("_orig_mod.", "torch.compile")];
         assert_eq!(notes(&model, inner, vec![]), expected);
@@ -319,6 +334,67 @@ fn a_copy_of_the_tied_embedding_is_accepted_in_every_dtype() {
     let mut tensors = tensors_of(&model, Dtype::BF16);
     tensors.push(tensor(HEAD, &[15, 8], Dtype::F32));
     assert!(refusal(&tensors, &model).message().contains("lm_head.weight differs"));
+}
+
+/// transformers ties them, too, when it loads both in the narrower dtype.
+#[test]
+fn a_rounded_copy_of_the_tied_embedding_is_accepted_with_a_note() {
+    let model = model(true);
+    let (narrow, wide) = (tensors_of(&model, Dtype::BF16), tensors_of(&model, Dtype::F32));
+    // Halfway above an even bf16, which rounds to it.
+    let inexact = |dtype| {
+        let mut tensor = tensor(&wide[0].name, &[16, 8], Dtype::F32);
+        for value in tensor.bytes.as_chunks_mut::<4>().0 {
+            let low = if dtype == Dtype::BF16 && value[2] % 2 == 0 { 0x8000u16 } else { 1 };
+            value[..2].copy_from_slice(&low.to_le_bytes());
+        }
+        tensor
+    };
+    let with = |embedding: &Tensor, head: &Tensor| {
+        let dir = tempfile::tempdir().unwrap();
+        let mut tensors = tensors_of(&model, Dtype::BF16);
+        let copy = |tensor: &Tensor, name: &str| Tensor {
+            name: name.to_owned(),
+            shape: tensor.shape.clone(),
+            dtype: tensor.dtype,
+            bytes: tensor.bytes.clone(),
+        };
+        tensors[0] = copy(embedding, &embedding.name);
+        tensors.push(copy(head, HEAD));
+        save(&dir.path().join(SINGLE), &tensors);
+        let weights = Weights::open(dir.path(), &Layout::new(&model));
+        weights.map(|weights| weights.notes().to_vec()).map_err(|error| error.to_string())
+    };
+    let note = "lm_head.weight has the values of model.embed_tokens.weight, rounded; it is left out, since config.json \
+                ties them";
+    for dtype in [Dtype::BF16, Dtype::F16] {
+        let other = tensor(&narrow[0].name, &[16, 8], dtype);
+        assert_eq!(with(&inexact(dtype), &other).unwrap(), [note]);
+        assert_eq!(with(&other, &inexact(dtype)).unwrap(), [note]);
+    }
+    // 3.0 is not a rounded 2.9.
+    let mut far = tensor(&wide[0].name, &[16, 8], Dtype::F32);
+    far.bytes[0..4].copy_from_slice(&2.9f32.to_le_bytes());
+    assert!(with(&far, &narrow[0]).unwrap_err().contains("remove lm_head.weight"));
+    let zeros = |bits: u16| Tensor {
+        bytes: bits.to_le_bytes().repeat(128),
+        ..tensor(&narrow[0].name, &[16, 8], Dtype::BF16)
+    };
+    assert_eq!(with(&zeros(0), &zeros(0x8000)).unwrap(), [""; 0]);
+}
+
+#[test]
+fn the_head_of_a_tied_model_may_stand_for_its_embedding() {
+    let model = model(true);
+    let rename = |name: &str| name.replace("model.embed_tokens.weight", HEAD);
+    let dir = tempfile::tempdir().unwrap();
+    let mut tensors = tensors_of(&model, Dtype::BF16);
+    tensors[0].name = rename(&tensors[0].name);
+    save(&dir.path().join(SINGLE), &tensors);
+    let (name, values) = load(dir.path(), &model).unwrap().remove(0);
+    assert!(values.iter().enumerate().all(|(e, &found)| found == value(&name, e)), "{name}");
+    let notes = Weights::open(dir.path(), &Layout::new(&model)).unwrap().notes().to_vec();
+    assert_eq!(notes, ["lm_head.weight is read as model.embed_tokens.weight, since config.json ties them"]);
 }
 
 #[test]
@@ -402,8 +478,11 @@ fn shards_without_an_index_are_read_if_all_are_there() {
     let notes = Weights::open(dir.path(), &Layout::new(&model)).unwrap().notes().to_vec();
     assert_eq!(
         notes,
-        ["model.safetensors.index.json is missing; the 3 weight files, a complete set, are read"]
+        ["model.safetensors.index.json is missing; the complete set of 3 weight files is read"]
     );
+    let one = tempfile::tempdir().unwrap();
+    save(&one.path().join(shard(1, 1)), &tensors_of(&model, Dtype::BF16));
+    assert_eq!(load(one.path(), &model).unwrap().len(), 21);
 
     let refused = |words: &str| {
         let error = load(dir.path(), &model).unwrap_err();

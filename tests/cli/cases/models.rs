@@ -231,6 +231,11 @@ fn configs_are_taken_as_in_transformers() {
             Loss("base"),
         ),
         (
+            "a key whose false changes the arithmetic",
+            |case| case.config(json!({"is_causal": false})),
+            Refused(&["is_causal"]),
+        ),
+        (
             "a key that changes the arithmetic",
             |case| case.config(json!({"final_logit_softcapping": 30.0})),
             Refused(&["final_logit_softcapping"]),
@@ -371,6 +376,43 @@ fn folders_without_weights_are_called_what_they_are() {
             Refused(&["pytorch_model.bin", "safetensors"]),
         ),
     ]);
+}
+
+/// Such an error ends a run, whatever `--skip-bad-lines` says.
+#[test]
+fn errors_of_the_model_are_not_those_of_a_line() {
+    assert_all(
+        [
+            ("generation_config.json", "{\"eos_token_id\": 393,}"),
+            ("generation_config.json", "{\"eos_token_id\": \"x\"}"),
+            ("chat_template.jinja", "{% if %}"),
+        ]
+        .map(|(file, text)| {
+            let case = Case::new();
+            case.write(&format!("model/{file}"), text);
+            case.write("ch.jsonl", super::hi_yo());
+            case.write("doc.txt", "a text");
+            let check = |data: &str| {
+                let ran =
+                    case.run(&format!("tokenize --model model --data {data} --out out.bin --skip-bad-lines"));
+                refused(&ran, &[file])?;
+                if ran.err.contains(data) { Err(format!("{data} is blamed: {}", ran.err)) } else { Ok(()) }
+            };
+            let text = if file.ends_with(".json") { check("doc.txt") } else { Ok(()) };
+            (file, check("ch.jsonl").and(text))
+        }),
+    );
+}
+
+/// transformers loads the model.
+#[test]
+fn end_tokens_outside_the_vocabulary_are_left_out_with_a_warning() {
+    let case = Case::new();
+    case.write("model/generation_config.json", r#"{"eos_token_id": [393, 5000]}"#);
+    case.write("doc.txt", "a text");
+    let ran = case.tokenize("doc.txt");
+    let words = "eos_token_id of generation_config.json has 5000, outside the vocabulary";
+    assert!(ran.code == Some(0) && ran.err.contains(words), "{}", ran.err);
 }
 
 #[test]

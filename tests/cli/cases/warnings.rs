@@ -23,6 +23,7 @@ fn all() -> [Warning; 15] {
         Warning::NoEndToken,
         Warning::AdjacentTurns,
         Warning::NothingTrained,
+        Warning::BosRepeated,
     ]
 }
 
@@ -30,6 +31,8 @@ fn all() -> [Warning; 15] {
 /// does not compile without a row here; it also belongs into [`all`].
 fn input(warning: &Warning) -> (Option<&'static str>, Value) {
     const BARE: &str = "{% for m in messages %}{{ m.role }}: {{ m.content }}{% endfor %}";
+    const BEGIN: &str = "{{ bos_token }}{% for m in messages %}{{ m.content }}{% if m.role == 'assistant' %}\
+                         <|im_end|>{% endif %}{% endfor %}";
     const UPPER: &str =
         "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content | upper }}<|im_end|>\n{% endfor %}";
     let chat = |answer: Value| json!({"messages": [{"role": "user", "content": "hi"}, answer]});
@@ -73,6 +76,8 @@ fn input(warning: &Warning) -> (Option<&'static str>, Value) {
             (None, json!({"messages": [{"role": "user", "content": "hi"}, answer, answer]}))
         }
         Warning::NothingTrained => (None, chat(json!({"role": "assistant", "content": "yo", "weight": 0}))),
+        // The template writes the BOS token, and so does the data.
+        Warning::BosRepeated => (Some(BEGIN), json!({"messages": turns(&["<|begin|>hi", "yo"])})),
     }
 }
 
