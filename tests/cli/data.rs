@@ -207,7 +207,7 @@ fn documents_are_shown_with_their_trained_tokens_marked() {
     horizon_in(here, &["tokenize", "--model", "model", "--data", "chats.jsonl:2", "--show", "1"])
         .badly(1, &["chats.jsonl:2 is a path with a weight", "`train --data`", "leave :2 out"]);
 
-    // The reader closes the pipe; the work goes on.
+    // The reader has closed the pipe: the file is written all the same.
     let (reader, writer) = std::io::pipe().unwrap();
     drop(reader);
     let command = Command::new(env!("CARGO_BIN_EXE_horizon"))
@@ -258,10 +258,10 @@ fn a_token_file_names_its_ends_of_turns_and_not_its_template() {
             .well()
             .err
     };
-    let said = tokenize(&["chats.jsonl", "--chat-template", "chat.jinja"]);
+    let stderr = tokenize(&["chats.jsonl", "--chat-template", "chat.jinja"]);
     let advice = "the file does not contain the chat template: train with --chat-template chat.jinja to export it \
                   with the model\n";
-    assert!(said.ends_with(advice), "{said}");
+    assert!(stderr.ends_with(advice), "{stderr}");
     let ends = || fs::read(here.join("a.bin")).unwrap()[44..64].to_vec();
     for (labels, end) in [("[-100, 6, 422, -100]", 423u32), ("[5, 6, 422, 7]", 0), ("[-100, 6, 422, 7]", 0)] {
         let row = format!("{{\"tokens\": [5, 6, 422, 7], \"labels\": {labels}}}\n");

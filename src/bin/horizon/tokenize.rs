@@ -75,9 +75,9 @@ impl Counted<'_> {
         let (untrained, first) = self.untrained;
         if untrained > 0 {
             let of = several(self.documents as usize, "document");
-            let have = if untrained == 1 { "has" } else { "have" };
+            let (have, which) = if untrained == 1 { ("has", "") } else { ("have", "the first: ") };
             eprintln!(
-                "warning: {untrained} of {of} {have} no token that is trained on (the first: document {first})"
+                "warning: {untrained} of {of} {have} no token that is trained on ({which}document {first})"
             );
         }
         let (named, others) = self.writer.as_ref().map(TokenWriter::turn_ends).unwrap_or_default();
