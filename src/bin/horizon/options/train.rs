@@ -54,8 +54,6 @@ pub struct TrainOptions {
     #[arg(long, help_heading = DATA, value_name = "PATH[:WEIGHT]", num_args = 1.., value_parser = values::data_path)]
     pub data: Vec<DataPath>,
     /// Validation data, in the formats of --data
-    ///
-    /// Of a folder with training and validation splits, the latter.
     #[arg(long, help_heading = DATA, value_name = "PATH", num_args = 1.., value_parser = values::data_path)]
     pub val: Vec<DataPath>,
     /// Share of --data held out for validation, between 0 and 1
