@@ -67,18 +67,26 @@ pub fn several(number: usize, what: &str) -> String {
     format!("{number} {what}{ending}")
 }
 
-/// A text whose control characters, which a terminal could obey, are escaped, except those of
-/// `kept`: `\u{1b}[2J`.
+/// A text whose control characters, which a terminal could obey, and invisible characters are
+/// escaped, except those of `kept`: `\u{1b}[2J`.
 pub fn escaped(text: &str, kept: &str) -> String {
     let mut shown = String::with_capacity(text.len());
     for character in text.chars() {
-        if character.is_control() && !kept.contains(character) {
+        if (character.is_control() || is_invisible(character)) && !kept.contains(character) {
             shown.extend(character.escape_default());
         } else {
             shown.push(character);
         }
     }
     shown
+}
+
+/// True for characters without a glyph that separate lines, change the direction of writing, or
+/// have no width; joiners, which belong to the spelling of words, are not among them.
+fn is_invisible(character: char) -> bool {
+    matches!(character, '\u{ad}' | '\u{61c}' | '\u{180e}' | '\u{200b}' | '\u{200e}' | '\u{200f}'
+        | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}' | '\u{fff9}'..='\u{fffb}'
+        | '\u{e0000}'..='\u{e007f}')
 }
 
 /// A count with three significant digits: `950`, `12.3k`, `1.20M`.
@@ -159,6 +167,10 @@ mod tests {
     #[test]
     fn control_characters_are_escaped() {
         assert_eq!(escaped("a\t\n\x1b[2J\u{9b}é\\", "\n"), "a\\t\n\\u{1b}[2J\\u{9b}é\\");
+        assert_eq!(
+            escaped("\u{200b}\u{202e}\u{2028}\u{200d}אב", ""),
+            "\\u{200b}\\u{202e}\\u{2028}\u{200d}אב"
+        );
     }
 
     #[test]

@@ -103,22 +103,28 @@ pub struct DataReport {
     pub packed_rows: (u64, u64),
 }
 
+impl DataReport {
+    /// The share of padding in windows of whole documents; `None` without such windows.
+    pub fn padding(&self) -> Option<f64> {
+        let (rows, padding) = self.packed_rows;
+        (rows > 0).then(|| padding as f64 / rows as f64)
+    }
+}
+
 impl fmt::Display for DataReport {
-    /// Writes one line per kind of unused data, without the [warnings](DataReport::warnings);
-    /// nothing if there is none.
+    /// Writes the [warnings](DataReport::warnings) and one line per kind of unused data; nothing if
+    /// there is none.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.warnings)?;
         let LeftOut { truncated, cut_tokens, targetless, targetless_windows } = self.left_out;
         let some = |number: u64, noun: &str, [one, more]: [&str; 2]| {
             format!("{} {}", several(number as usize, noun), if number == 1 { one } else { more })
         };
         let (are, have) = (["is", "are"], ["has", "have"]);
-        if let (rows @ 1.., padding) = self.packed_rows {
-            writeln!(f, "packing: {:.1} % of the tokens are padding", 100.0 * padding as f64 / rows as f64)?;
-        }
         if truncated > 0 {
             writeln!(
                 f,
-                "truncated: {} longer than a window, of {} in all; {} cut off",
+                "warning: truncated: {} longer than a window, of {} in all; {} cut off",
                 some(truncated, "document", are),
                 self.documents,
                 some(cut_tokens, "token", are)
@@ -126,10 +132,11 @@ impl fmt::Display for DataReport {
         }
         if targetless > 0 {
             let documents = some(targetless, "document", have);
-            writeln!(f, "left out: {documents} no supervised tokens within a window")?;
+            writeln!(f, "warning: left out: {documents} no supervised tokens within a window")?;
         }
         if targetless_windows > 0 {
-            writeln!(f, "left out: {} no supervised tokens", some(targetless_windows, "window", have))?;
+            let windows = some(targetless_windows, "window", have);
+            writeln!(f, "warning: left out: {windows} no supervised tokens")?;
         }
         Ok(())
     }
@@ -145,8 +152,8 @@ fn without_targets(tokens: &Tokens, seq_len: usize) -> Error {
         )
     } else {
         format!(
-            "no token of {documents} is a target (supervised, and behind another of its document), so there is \
-             nothing to learn from; see what is masked: horizon tokenize --show 3"
+            "there is nothing to train on in {documents}: every token is masked from the loss, or is the first of its \
+             document, which nothing predicts; to see the masks: horizon tokenize --show 3"
         )
     })
 }

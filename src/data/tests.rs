@@ -172,11 +172,10 @@ fn whole_documents_are_packed_and_losses_are_counted() {
         report.left_out,
         LeftOut { truncated: 1, cut_tokens: 3, targetless: 1, targetless_windows: 0 }
     );
-    assert_eq!((report.documents, report.packed_rows), (4, (12, 1)));
+    assert_eq!((report.documents, report.packed_rows, report.padding()), (4, (12, 1), Some(1.0 / 12.0)));
     let text = report.to_string();
-    let expected = "packing: 8.3 % of the tokens are padding\n\
-                    truncated: 1 document is longer than a window, of 4 in all; 3 tokens are cut off\n\
-                    left out: 1 document has no supervised tokens within a window\n";
+    let expected = "warning: truncated: 1 document is longer than a window, of 4 in all; 3 tokens are cut off\n\
+                    warning: left out: 1 document has no supervised tokens within a window\n";
     assert_eq!(text, expected);
 }
 
@@ -211,13 +210,18 @@ fn windows_of_a_stream_without_a_target_are_skipped() {
     };
     let data = stream(4).unwrap();
     assert_eq!(data.report().left_out, LeftOut { targetless_windows: 1, ..LeftOut::default() });
-    assert_eq!(data.report().to_string(), "left out: 1 window has no supervised tokens\n");
+    assert_eq!(data.report().to_string(), "warning: left out: 1 window has no supervised tokens\n");
     let mut loader = Loader::new(&data, 1, None);
     let mut next = || letters(&loader.next(&data).unwrap().targets);
     assert_eq!([next(), next(), next(), next()], ["···c", "d···", "···e", "···c"]);
     std::fs::write(&path, "{\"prompt\": \"0123456789\", \"completion\": \"\"}\n").unwrap();
     let error = stream(4).unwrap_err();
-    assert!(error.message().contains("no token of 1 document is a target"), "{error}");
+    assert!(
+        error
+            .message()
+            .contains("nothing to train on in 1 document: every token is masked from the loss, or"),
+        "{error}"
+    );
 }
 
 /// Returns the letters of every window of the given number of epochs.

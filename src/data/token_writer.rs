@@ -1,5 +1,7 @@
 //! Writes a token file in Horizon's format (see [`super::TokenFile`]), completely or not at all.
 
+use std::cmp::Reverse;
+use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::{self, BufWriter, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
@@ -24,7 +26,8 @@ pub struct TokenWriter {
     starts: Vec<u64>,
     fingerprint: u64,
     keeps_documents: bool,
-    turn_ends: TurnEnds,
+    /// Special tokens that end trained turns, and how often.
+    turn_ends: BTreeMap<i32, u64>,
 }
 
 impl TokenWriter {
@@ -47,7 +50,7 @@ impl TokenWriter {
             starts: Vec::new(),
             fingerprint,
             keeps_documents: false,
-            turn_ends: TurnEnds::new(),
+            turn_ends: BTreeMap::new(),
         })
     }
 
@@ -56,21 +59,18 @@ impl TokenWriter {
         self.keeps_documents = true;
     }
 
-    /// Notes a special token that ends a trained turn. Errors: the header has no space for it.
-    pub fn ends_turn(&mut self, token: i32) -> Result<()> {
-        self.turn_ends.insert(token);
-        let most = TURN_ENDS.len() / 4;
-        if self.turn_ends.len() <= most {
-            return Ok(());
-        }
-        Err(Error::new(
-            Status::Unsupported,
-            format!(
-                "trained turns end with more than {most} different special tokens, which a token file cannot name: \
-                 {:?}; train on the data itself",
-                self.turn_ends
-            ),
-        ))
+    /// Notes a special token that ends a trained turn.
+    pub fn ends_turn(&mut self, token: i32) {
+        *self.turn_ends.entry(token).or_default() += 1;
+    }
+
+    /// Returns the special tokens that end trained turns: the most frequent, which the header names,
+    /// and those for which it has no space.
+    pub fn turn_ends(&self) -> (TurnEnds, TurnEnds) {
+        let mut tokens: Vec<i32> = self.turn_ends.keys().copied().collect();
+        tokens.sort_by_key(|token| Reverse(self.turn_ends[token]));
+        let others = tokens.split_off(tokens.len().min(TURN_ENDS.len() / 4));
+        (tokens.into_iter().collect(), others.into_iter().collect())
     }
 
     /// Appends a document; an empty one is ignored.
@@ -136,7 +136,7 @@ impl TokenWriter {
         header.extend((self.starts.len() as u64).to_le_bytes());
         header.extend(self.fingerprint.to_le_bytes());
         header.extend(u32::from(self.keeps_documents).to_le_bytes());
-        self.turn_ends.iter().for_each(|&token| header.extend((token as u32 + 1).to_le_bytes()));
+        self.turn_ends().0.iter().for_each(|&token| header.extend((token as u32 + 1).to_le_bytes()));
         header.resize(HEADER_BYTES, 0);
         header
     }
@@ -178,7 +178,7 @@ mod tests {
             writer.push(&document(&[], &[])).unwrap();
             writer.push(&document(&[4, 5, 6, 7, 8, 9, 10, 11], &[false; 8])).unwrap();
             writer.keep_documents();
-            [4, 1, 4].iter().for_each(|&token| writer.ends_turn(token).unwrap());
+            [4, 1, 4].iter().for_each(|&token| writer.ends_turn(token));
             assert_eq!((writer.tokens(), writer.documents()), (11, 2));
             writer.finish().unwrap();
             let file = TokenFile::open(&path, TokenFormat::Headed, vocabulary).unwrap();
@@ -194,6 +194,19 @@ mod tests {
         let names: Vec<_> =
             fs::read_dir(dir.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
         assert_eq!(names, ["tokens.bin"]);
+    }
+
+    #[test]
+    fn the_header_names_the_most_frequent_ends_of_turns() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("tokens.bin");
+        let mut writer = TokenWriter::create(&path, 300, 0).unwrap();
+        writer.push(&document(&[1, 2], &[true; 2])).unwrap();
+        [7, 9, 8, 7, 1, 2, 3, 3, 2, 1, 9].iter().for_each(|&token| writer.ends_turn(token));
+        assert_eq!(writer.turn_ends(), ([1, 2, 3, 7, 9].into(), [8].into()));
+        writer.finish().unwrap();
+        let file = TokenFile::open(&path, TokenFormat::Headed, 300).unwrap();
+        assert!(file.turn_ends().iter().eq(&[1, 2, 3, 7, 9]));
     }
 
     #[test]

@@ -11,13 +11,18 @@ use crate::data::tokenizer::Encoded;
 pub type TurnEnds = BTreeSet<i32>;
 
 impl Encoder {
-    /// Returns the special tokens that end the trained turns of a row. Rows of text have no turns;
-    /// rows of tokens may end anywhere.
+    /// Returns the special tokens that end the trained turns of a row. Rows of text have no turns,
+    /// and neither have rows of tokens of which nothing is masked.
     pub fn turn_ends(&self, row: &Row, encoded: &Encoded) -> TurnEnds {
-        if !matches!(row, Row::Pair(..) | Row::Chat(_) | Row::Instruction(..)) {
+        let Encoded { tokens, supervised, .. } = encoded;
+        let has_turns = match row {
+            Row::Text(_) => false,
+            Row::Tokens(..) => supervised.contains(&false),
+            Row::Pair(..) | Row::Chat(_) | Row::Instruction(..) => true,
+        };
+        if !has_turns {
             return TurnEnds::new();
         }
-        let Encoded { tokens, supervised, .. } = encoded;
         let is_last = |&at: &usize| supervised[at] && supervised.get(at + 1) != Some(&true);
         let last = (0..tokens.len()).filter(is_last).map(|at| tokens[at]);
         let Ok(tokenizer) = self.tokenizer() else { return TurnEnds::new() };

@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use crate::base::{Error, Progress, Result, Status};
+use crate::base::{DType, Error, Progress, Result, Status};
 use crate::checkpoint;
 use crate::data::tokenizer::TokenizerSource;
 use crate::engine::Trainer;
@@ -67,10 +67,12 @@ impl ModelSource {
     }
 
     /// Replaces the model's chat template, so that exports and checkpoints have that of `file`.
-    pub fn use_chat_template(&mut self, file: &Path) -> Result<()> {
+    /// Returns whether it differs from the model's `chat_template.jinja`.
+    pub fn use_chat_template(&mut self, file: &Path) -> Result<bool> {
         let template = fs::read(file).map_err(|error| Error::reading(file, &error))?;
+        let before = self.config.files(DType::Bf16);
         self.config.set_chat_template(template);
-        Ok(())
+        Ok(before != self.config.files(DType::Bf16))
     }
 
     /// Remarks for the user about the folder's config and weights.

@@ -69,7 +69,8 @@ fn a_step_without_a_target() {
         fs::write(folder.join(name), name).unwrap();
     }
     let arguments = ["train", "--data", "letters", "--seq-len", "1", "--micro-batch", "1", "--out", "out"];
-    horizon_in(dir.path(), &arguments).badly(1, &["target", "nothing to learn from"]);
+    horizon_in(dir.path(), &arguments)
+        .badly(1, &["nothing to train on in 3 documents", "the first of its document"]);
     assert_eq!(names(dir.path()), ["letters"]);
 }
 

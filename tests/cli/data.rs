@@ -2,10 +2,11 @@
 
 use std::fs;
 use std::path::Path;
+use std::process::Command;
 
 use serde_json::{Value, json};
 
-use super::{horizon_in, names, short, write_text};
+use super::{Ran, horizon_in, names, short, write_text};
 
 /// Writes a tiny model with fresh weights, the tokenizer of `tests/data/chat/byte_level` and a chat
 /// template.
@@ -196,7 +197,7 @@ fn documents_are_shown_with_their_trained_tokens_marked() {
     let document = |number: u64| {
         format!(
             "document {}: 25 tokens, 8 trained on\n<|begin|><|im_start|>user\nWhat is {number}?<|im_end|>\n\
-             <|im_start|>assistant\n⟦The capital of France is Paris.<|im_end|>⟧\n\n\n",
+             <|im_start|>assistant\n⟦The capital of France is Paris.<|im_end|>⟧\n\n",
             number + 1
         )
     };
@@ -204,6 +205,71 @@ fn documents_are_shown_with_their_trained_tokens_marked() {
     assert!(ran.err.ends_with("trained on, in 60 documents\n"), "{}", ran.err);
     assert_eq!(names(here), ["chats.jsonl", "model", "text.txt"], "nothing is written");
     horizon_in(here, &show[..5]).badly(2, &["--out <FILE.bin>"]);
+    horizon_in(here, &["tokenize", "--model", "model", "--data", "chats.jsonl:2", "--show", "1"])
+        .badly(1, &["chats.jsonl:2 is a path with a weight", "`train --data`", "leave :2 out"]);
+
+    // The reader has closed the pipe: the file is written all the same.
+    let (reader, writer) = std::io::pipe().unwrap();
+    drop(reader);
+    let command = Command::new(env!("CARGO_BIN_EXE_horizon"))
+        .args(show)
+        .args(["--out", "chats.bin"])
+        .current_dir(here)
+        .stdout(writer)
+        .output();
+    Ran::from(command.unwrap()).well();
+    assert!(here.join("chats.bin").is_file());
+}
+
+/// Rows of tokens need no tokenizer, and are shown as ids. Nothing predicts the first token of a
+/// document: of the second and the third no token is trained on.
+#[test]
+fn rows_of_tokens_are_shown_and_counted_without_a_tokenizer() {
+    let dir = tempfile::tempdir().unwrap();
+    let here = dir.path();
+    chat_model(here);
+    fs::remove_file(here.join("model/tokenizer.json")).unwrap();
+    let rows = "{\"tokens\": [5, 6, 7], \"labels\": [5, -100, 7]}\n\
+                {\"tokens\": [8, 9], \"labels\": [8, -100]}\n{\"tokens\": [4]}\n";
+    fs::write(here.join("rows.jsonl"), rows).unwrap();
+    let start = ["tokenize", "--model", "model", "--data", "rows.jsonl", "--show", "9", "--out", "rows.bin"];
+    let ran = horizon_in(here, &start).well();
+    let shown = "document 1: 3 tokens, 1 trained on\n5 6 ⟦7⟧\n\n\
+                 document 2: 2 tokens, 0 trained on\n8 9\n\ndocument 3: 1 token, 0 trained on\n4\n\n";
+    assert_eq!(ran.out, shown);
+    let expected = "warning: 2 of 3 documents have no token that is trained on (the first: document 2)\n\
+                    wrote rows.bin: 6 tokens, 1 of them trained on, in 3 documents\n";
+    assert_eq!(ran.err, expected);
+    // Training agrees, also in quiet mode.
+    let more = ["--model", "model", "--init", "--data", "rows.bin", "--steps", "1", "-q"];
+    let left_out = "warning: left out: 2 documents have no supervised tokens within a window\n";
+    assert_eq!(horizon_in(here, &short(&more)).well().err, left_out);
+}
+
+/// A token file has no chat template, but names the tokens that end turns, also those of masked
+/// rows of tokens.
+#[test]
+fn a_token_file_names_its_ends_of_turns_and_not_its_template() {
+    let dir = tempfile::tempdir().unwrap();
+    let here = dir.path();
+    base_model(here);
+    write_chats(&here.join("chats.jsonl"));
+    let tokenize = |more: &[&str]| {
+        horizon_in(here, &[&["tokenize", "--model", "model", "--out", "a.bin", "--data"], more].concat())
+            .well()
+            .err
+    };
+    let stderr = tokenize(&["chats.jsonl", "--chat-template", "chat.jinja"]);
+    let advice = "the file does not contain the chat template: train with --chat-template chat.jinja to export it \
+                  with the model\n";
+    assert!(stderr.ends_with(advice), "{stderr}");
+    let ends = || fs::read(here.join("a.bin")).unwrap()[44..64].to_vec();
+    for (labels, end) in [("[-100, 6, 422, -100]", 423u32), ("[5, 6, 422, 7]", 0), ("[-100, 6, 422, 7]", 0)] {
+        let row = format!("{{\"tokens\": [5, 6, 422, 7], \"labels\": {labels}}}\n");
+        fs::write(here.join("rows.jsonl"), row).unwrap();
+        tokenize(&["rows.jsonl"]);
+        assert_eq!(ends(), [&end.to_le_bytes()[..], &[0; 16]].concat(), "{labels}");
+    }
 }
 
 #[test]

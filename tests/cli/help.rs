@@ -116,6 +116,13 @@ fn the_help_of_plan_has_every_name_and_every_line_of_its_output() {
 }
 
 #[test]
+fn the_formats_of_data_are_printed() {
+    let file = include_str!("../../src/data/formats.md");
+    let text = horizon(&["man", "--formats"]).well().out;
+    assert!(file.ends_with(&text) && text.starts_with("The format of a row is"), "{text}");
+}
+
+#[test]
 fn manual_pages_have_every_option() {
     let folder = tempfile::tempdir().unwrap();
     horizon_in(folder.path(), &["man", "--out", "pages/man1"]).well();

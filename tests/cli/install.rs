@@ -172,6 +172,7 @@ fn an_install_is_staged_repeated_and_removed() {
         "opt/include/horizon.h",
         "opt/hz/share/man/man1/horizon-train.1",
         "opt/hz/share/doc/horizon/LICENSE",
+        "opt/hz/share/doc/horizon/formats.md",
         "opt/hz/share/doc/horizon/examples/tokens.c",
         "opt/hz/share/horizon/install.list",
     ] {

@@ -160,6 +160,11 @@ fn a_resumed_run_has_the_date_and_the_name_of_the_first() {
     };
     assert_eq!((&note(1)["time"], &note(2)["time"]), (&json!(1_728_000_000), &json!(1_728_000_000)));
     assert!(note(2)["options"].get("chat-template").is_none(), "the checkpoint has the template");
+
+    // Another template makes other data.
+    fs::write(dir.path().join("other.jinja"), "Hello! ".to_owned() + &template).unwrap();
+    let other = ["--resume", "run/step-00000001", "--chat-template", "other.jinja"];
+    on_day(20_000, &other).badly(1, &["--chat-template other.jinja differs", "leave the option out"]);
 }
 
 #[test]

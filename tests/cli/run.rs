@@ -78,7 +78,10 @@ fn a_model_is_trained_exported_trained_on_and_sampled() {
     // A prompt from a file, as long as the model's 1024 positions and longer.
     for (tokens, warning) in [
         (1017, ""),
-        (1020, "prompt and new text exceed the model's 1024 positions: it wrote the last 3 tokens without"),
+        (
+            1020,
+            "more tokens than the model positions (1024): the beginning of the prompt was left out for the last 3",
+        ),
         (1100, "the prompt has 1100 tokens, the model 1024 positions: the first 76 are dropped\n"),
     ] {
         let prompt: String = "line 3 ".chars().cycle().take(tokens).collect();

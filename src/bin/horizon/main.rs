@@ -23,11 +23,11 @@ mod show;
 mod tokenize;
 mod train;
 
+use std::fmt::Display;
 use std::io::{self, Write};
 use std::process::ExitCode;
 
 use horizon::base::{Error, Front, Result};
-use horizon::data::Warnings;
 use horizon::plan::MemoryLimits;
 
 use crate::options::Command;
@@ -59,14 +59,29 @@ fn main() -> ExitCode {
 
 /// Writes to standard output. A closed pipe is an error, unlike with `print!`, which panics.
 fn print(bytes: &[u8]) -> Result<()> {
+    written(bytes).map_err(|error| cannot_print(&error))
+}
+
+/// As [`print`], but returns false if the pipe is closed: the reader has seen enough.
+fn print_for_reader(bytes: &[u8]) -> Result<bool> {
+    match written(bytes) {
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(false),
+        ended => ended.map(|()| true).map_err(|error| cannot_print(&error)),
+    }
+}
+
+fn written(bytes: &[u8]) -> io::Result<()> {
     let mut out = io::stdout().lock();
-    out.write_all(bytes)
-        .and_then(|()| out.flush())
-        .map_err(|error| Error::io("cannot write to standard output", &error))
+    out.write_all(bytes)?;
+    out.flush()
+}
+
+fn cannot_print(error: &io::Error) -> Error {
+    Error::io("cannot write to standard output", error)
 }
 
 /// Prints warnings about data, also in quiet mode. `which` names data other than `--data`.
-fn warn_of_data(which: &str, warnings: &Warnings) {
+fn warn_of_data(which: &str, warnings: &impl Display) {
     for line in warnings.to_string().lines() {
         eprintln!("{}", line.replacen("warning: ", &format!("warning: {which}"), 1));
     }

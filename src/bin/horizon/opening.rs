@@ -18,8 +18,8 @@ pub struct Opening {
     /// Windows held out for validation, with `--val-fraction`.
     pub held_out: Option<u64>,
     pub report: DataReport,
-    /// Report of the validation data.
-    pub val_report: String,
+    /// CPU threads, if they are given.
+    pub threads: Option<usize>,
     pub gemm_table: Option<PathBuf>,
     /// The commands that autotune, for a CUDA device without a table.
     pub autotune: String,
@@ -46,8 +46,9 @@ impl Opening {
             several(self.windows as usize, "window"),
             shape.t
         );
-        self.report.to_string().lines().for_each(|line| text += &format!("           {line}\n"));
-        self.val_report.lines().for_each(|line| text += &format!("           validation data: {line}\n"));
+        if let Some(padding) = self.report.padding() {
+            text += &format!("           packing: {:.1} % of the tokens are padding\n", 100.0 * padding);
+        }
         text += &format!(
             "training   {} of {} tokens (gradient accumulation {} × {} × {}), {}\n",
             several(schedule.steps as usize, "step"),
@@ -59,9 +60,11 @@ impl Opening {
         );
         let shared = if plan.shares_memory() { ", in host RAM" } else { "" };
         let device = trainer.device().name;
+        let threads = self.threads.filter(|_| plan.shares_memory());
+        let threads = threads.map_or(String::new(), |used| format!(", {} used", several(used, "thread")));
         let (device_regions, host_regions) = (plan.device.regions().to_vec(), plan.host.regions());
         text += &format!(
-            "device     {device}: {}{shared}: {}\n",
+            "device     {device}{threads}: {}{shared}: {}\n",
             Size(plan.device.bytes()),
             largest(device_regions)
         );

@@ -11,8 +11,16 @@ use horizon::base::{Error, Result};
 use crate::options::{self, CompletionsOptions, Line, ManOptions};
 use crate::print;
 
-/// Prints the main manual page, or writes a page for each subcommand into a folder.
+/// The formats of rows, behind a comment on how the file is made.
+const FORMATS: &str = include_str!("../../data/formats.md");
+
+/// Prints the main manual page or the formats of data, or writes a page for each subcommand into a
+/// folder.
 pub fn man(options: &ManOptions) -> Result<()> {
+    if options.formats {
+        let (_, text) = FORMATS.split_once("-->\n\n").unwrap_or(("", FORMATS));
+        return print(text.as_bytes());
+    }
     let pages = pages()?;
     let Some(folder) = &options.out else { return print(&pages[0].1) };
     let failed = |path: &Path, error| Error::writing(path, &error);

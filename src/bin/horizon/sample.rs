@@ -35,7 +35,7 @@ pub fn sample(options: &SampleOptions) -> Result<()> {
     let asked = asked(options)?;
     let prompt = if options.chat {
         let content = std::str::from_utf8(&asked)
-            .map_err(|error| Error::argument(format!("the prompt is not UTF-8: {error}")))?;
+            .map_err(|error| Error::argument(format!("{} is not UTF-8: {error}", name(options))))?;
         let text = encoder.template()?.prompt(&[json!({"role": "user", "content": content})])?;
         tokenizer.encode(text.as_bytes(), &[])?.tokens
     } else {
@@ -91,12 +91,21 @@ pub fn sample(options: &SampleOptions) -> Result<()> {
     show(&mut unprinted, true)?;
     if prompt.len() <= positions && context > positions {
         eprintln!(
-            "warning: prompt and new text exceed the model's {positions} positions: it wrote the last {} without \
-             seeing the beginning of the prompt",
-            several(context - positions, "token")
+            "warning: prompt and new text have more tokens than the model positions ({positions}): the beginning of \
+             the prompt was left out for the last {}",
+            several(context - positions, "new token")
         );
     }
     Ok(())
+}
+
+/// The place that the prompt is from.
+fn name(options: &SampleOptions) -> String {
+    match &options.prompt_file {
+        Some(file) if file.as_os_str() == "-" => "standard input".to_owned(),
+        Some(file) => file.display().to_string(),
+        None => "the prompt".to_owned(),
+    }
 }
 
 /// The prompt, or the user's message.

@@ -4,7 +4,7 @@ use std::io::{IsTerminal, stdout};
 
 use horizon::base::Result;
 use horizon::base::format::{escaped, several};
-use horizon::data::tokenizer::{Encoded, Tokenizer};
+use horizon::data::tokenizer::{Decoder, Encoded, Tokenizer};
 
 /// Of a longer document, the tokens shown at its beginning and at its end.
 const SHOWN: usize = 2000;
@@ -19,9 +19,9 @@ impl Marks {
         if colors { Marks("\x1b[32m", "\x1b[0m") } else { Marks("⟦", "⟧") }
     }
 
-    /// A document's number, its counts and its text. Special tokens are shown by name, control
-    /// characters escaped.
-    pub fn document(&self, number: u64, document: &Encoded, tokenizer: &Tokenizer) -> Result<String> {
+    /// A document's number, its counts and its text, or its token ids without a tokenizer. Special
+    /// tokens are shown by name; control and invisible characters, and the marks, are escaped.
+    pub fn document(&self, number: u64, document: &Encoded, tokenizer: Option<&Tokenizer>) -> Result<String> {
         let tokens = document.tokens.len();
         let trained = document.supervised.iter().filter(|supervised| **supervised).count();
         let mut text = format!("document {number}: {}, {trained} trained on\n", several(tokens, "token"));
@@ -32,31 +32,42 @@ impl Marks {
             text += &format!("\n… {} …\n", several(tokens - 2 * SHOWN, "token"));
             text += &self.marked(document, tokens - SHOWN..tokens, tokenizer)?;
         }
-        Ok(text + "\n\n")
+        Ok(format!("{}\n\n", text.trim_end_matches('\n')))
     }
 
     fn marked(
         &self,
         document: &Encoded,
         range: std::ops::Range<usize>,
-        tokenizer: &Tokenizer,
+        tokenizer: Option<&Tokenizer>,
     ) -> Result<String> {
         let Marks(begin, end) = self;
-        let (mut text, mut decoder) = (String::new(), tokenizer.decoder());
-        let trained = document.supervised[range.clone()].chunk_by(|one, next| one == next);
-        let mut tokens = document.tokens[range].iter().map(|&token| token as usize);
-        for run in trained {
-            let mut bytes = Vec::new();
-            for token in tokens.by_ref().take(run.len()) {
-                match tokenizer.special(token) {
-                    Some(name) => bytes.extend(name.into_bytes()),
-                    None => bytes.extend(decoder.push(token)?),
-                }
-            }
-            let shown = escaped(&String::from_utf8_lossy(&bytes), "\n");
-            text += &if run[0] { format!("{begin}{shown}{end}") } else { shown };
+        let (mut texts, mut decoder) = (Vec::new(), tokenizer.map(Tokenizer::decoder));
+        let mut tokens = &document.tokens[range.clone()];
+        for run in document.supervised[range].chunk_by(|one, next| one == next) {
+            let (here, rest) = tokens.split_at(run.len());
+            tokens = rest;
+            let shown = match (tokenizer, &mut decoder) {
+                (Some(tokenizer), Some(decoder)) => self.text(here, tokenizer, decoder)?,
+                _ => here.iter().map(i32::to_string).collect::<Vec<_>>().join(" "),
+            };
+            texts.push(if run[0] { format!("{begin}{shown}{end}") } else { shown });
         }
-        Ok(text)
+        Ok(texts.join(if tokenizer.is_some() { "" } else { " " }))
+    }
+
+    fn text(&self, tokens: &[i32], tokenizer: &Tokenizer, decoder: &mut Decoder) -> Result<String> {
+        let mut bytes = Vec::new();
+        for token in tokens.iter().map(|&token| token as usize) {
+            match tokenizer.special(token) {
+                Some(name) => bytes.extend(name.into_bytes()),
+                None => bytes.extend(decoder.push(token)?),
+            }
+        }
+        let text = escaped(&String::from_utf8_lossy(&bytes), "\n");
+        let is_mark = |c: char| [self.0, self.1].iter().any(|mark| mark.chars().eq([c]));
+        let escape = |c: char| if is_mark(c) { c.escape_unicode().to_string() } else { c.to_string() };
+        Ok(text.chars().map(escape).collect())
     }
 }
 
@@ -67,7 +78,22 @@ mod tests {
     fn shown(tokens: &[u8], supervised: &[bool]) -> String {
         let tokens = tokens.iter().map(|&byte| i32::from(byte)).collect();
         let document = Encoded { tokens, supervised: supervised.to_vec() };
-        Marks("[", "]").document(3, &document, &Tokenizer::bytes()).unwrap()
+        Marks("[", "]").document(3, &document, Some(&Tokenizer::bytes())).unwrap()
+    }
+
+    #[test]
+    fn marks_and_invisible_characters_of_a_text_are_escaped() {
+        let text = "a[\u{202e}b\u{200b}]\n\n\n";
+        let shown = shown(text.as_bytes(), &vec![false; text.len()]);
+        assert_eq!(shown.lines().nth(1), Some("a\\u{5b}\\u{202e}b\\u{200b}\\u{5d}"));
+        assert!(shown.ends_with("}\n\n") && !shown.ends_with("\n\n\n"), "one empty line follows");
+    }
+
+    #[test]
+    fn without_a_tokenizer_ids_are_shown() {
+        let document = Encoded { tokens: vec![1, 200, 3], supervised: vec![false, true, true] };
+        let text = Marks("[", "]").document(1, &document, None).unwrap();
+        assert_eq!(text, "document 1: 3 tokens, 2 trained on\n1 [200 3]\n\n");
     }
 
     #[test]

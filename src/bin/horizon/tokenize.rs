@@ -1,57 +1,100 @@
 //! `horizon tokenize`.
 
+use std::path::Path;
+
 use horizon::base::format::{count, several};
 use horizon::base::{Error, Result};
 use horizon::data::tokenizer::Encoded;
-use horizon::data::{DataOptions, Encoder, Sink, TokenFormat, TokenWriter, Warnings, read_documents};
+use horizon::data::{
+    DataOptions, DataPath, Encoder, Sink, TokenFormat, TokenWriter, Warnings, read_documents,
+};
 
 use crate::options::TokenizeOptions;
 use crate::show::Marks;
-use crate::{model, print, warn_of_data};
+use crate::{model, print_for_reader, warn_of_data};
 
 /// Counts documents, prints the first, and writes all to a file if there is one.
 struct Counted<'a> {
     writer: Option<TokenWriter>,
     encoder: &'a Encoder,
+    /// The model has a tokenizer; without one, documents are printed as ids.
+    has_tokenizer: bool,
     /// Number of documents to print.
     shown: u64,
     marks: Marks,
     documents: u64,
     tokens: usize,
     targets: usize,
+    /// Documents in which no token is trained on, and the first of them.
+    untrained: (u64, u64),
 }
 
 impl Sink for Counted<'_> {
-    fn take(&mut self, document: Encoded, keep: bool) -> Result<()> {
+    fn take(&mut self, mut document: Encoded, keep: bool) -> Result<()> {
         if document.tokens.is_empty() {
             return Ok(());
         }
+        if let Some(writer) = &mut self.writer {
+            writer.push(&document)?;
+            if keep {
+                writer.keep_documents();
+            }
+        }
+        // Nothing predicts the first token.
+        document.supervised[0] = false;
+        let targets = document.supervised.iter().filter(|supervised| **supervised).count();
         self.documents += 1;
         self.tokens += document.tokens.len();
-        self.targets += document.supervised.iter().filter(|supervised| **supervised).count();
-        if self.documents <= self.shown {
-            print(self.marks.document(self.documents, &document, self.encoder.tokenizer()?)?.as_bytes())?;
+        self.targets += targets;
+        if targets == 0 {
+            let (number, first) = self.untrained;
+            self.untrained = (number + 1, if number == 0 { self.documents } else { first });
         }
-        let Some(writer) = &mut self.writer else { return Ok(()) };
-        if keep {
-            writer.keep_documents();
-        }
-        writer.push(&document)
+        if self.documents <= self.shown { self.show(&document) } else { Ok(()) }
     }
 
     fn ends_turn(&mut self, token: i32) -> Result<()> {
-        self.writer.as_mut().map_or(Ok(()), |writer| writer.ends_turn(token))
+        if let Some(writer) = &mut self.writer {
+            writer.ends_turn(token);
+        }
+        Ok(())
+    }
+}
+
+impl Counted<'_> {
+    fn show(&mut self, document: &Encoded) -> Result<()> {
+        let tokenizer = self.has_tokenizer.then(|| self.encoder.tokenizer()).transpose()?;
+        if !print_for_reader(self.marks.document(self.documents, document, tokenizer)?.as_bytes())? {
+            self.shown = 0;
+        }
+        Ok(())
+    }
+
+    /// Warns of what is not trained on or not in the file.
+    fn warn(&self) {
+        let (untrained, first) = self.untrained;
+        if untrained > 0 {
+            let of = several(self.documents as usize, "document");
+            let (have, which) = if untrained == 1 { ("has", "") } else { ("have", "the first: ") };
+            eprintln!(
+                "warning: {untrained} of {of} {have} no token that is trained on ({which}document {first})"
+            );
+        }
+        let (named, others) = self.writer.as_ref().map(TokenWriter::turn_ends).unwrap_or_default();
+        if !others.is_empty() {
+            eprintln!(
+                "warning: trained turns end with {} different special tokens; the file names the most frequent \
+                 for the export, {named:?}, but not {others:?}",
+                named.len() + others.len()
+            );
+        }
     }
 }
 
 /// Writes a token file, or only shows documents.
 pub fn tokenize(options: &TokenizeOptions) -> Result<()> {
-    let tokens = options.data.iter().find(|path| !path.is_dir() && TokenFormat::of(path).is_some());
-    if let Some(path) = tokens {
-        return Err(Error::argument(format!(
-            "{} is a token file already; --data takes text and JSONL",
-            path.display()
-        )));
+    for path in &options.data {
+        check_path(path)?;
     }
     let source = model::open(&options.model, true)?.tokenizer();
     let (vocabulary, fingerprint) = (source.vocabulary, source.fingerprint()?);
@@ -60,11 +103,13 @@ pub fn tokenize(options: &TokenizeOptions) -> Result<()> {
     let mut sink = Counted {
         writer: options.out.as_deref().map(create).transpose()?,
         encoder: &encoder,
+        has_tokenizer: fingerprint != 0,
         shown: options.show.unwrap_or(0),
         marks: Marks::here(),
         documents: 0,
         tokens: 0,
         targets: 0,
+        untrained: (0, 0),
     };
     let threads = options.threads.unwrap_or(DataOptions::new(1).threads);
     let mut warnings = Warnings::default();
@@ -74,16 +119,40 @@ pub fn tokenize(options: &TokenizeOptions) -> Result<()> {
     if sink.tokens == 0 {
         return Err(Error::argument("the data has no tokens"));
     }
-    let wrote = options.out.as_ref().map_or(String::new(), |out| format!("wrote {}: ", out.display()));
-    sink.writer.map_or(Ok(()), TokenWriter::finish)?;
     warn_of_data("", &warnings);
-    if !options.quiet {
+    sink.warn();
+    let wrote = options.out.as_ref().map_or(String::new(), |out| format!("wrote {}: ", out.display()));
+    let summary = format!(
+        "{wrote}{} tokens, {} of them trained on, in {}",
+        count(sink.tokens as f64),
+        count(sink.targets as f64),
+        several(sink.documents as usize, "document")
+    );
+    sink.writer.map_or(Ok(()), TokenWriter::finish)?;
+    if options.quiet {
+        return Ok(());
+    }
+    eprintln!("{summary}");
+    if let (Some(_), Some(template)) = (&options.out, &options.encoding.chat_template) {
         eprintln!(
-            "{wrote}{} tokens, {} of them trained on, in {}",
-            count(sink.tokens as f64),
-            count(sink.targets as f64),
-            several(sink.documents as usize, "document")
+            "the file does not contain the chat template: train with --chat-template {} to export it with the model",
+            template.display()
         );
     }
     Ok(())
+}
+
+/// Refuses a token file, and a path with a weight.
+fn check_path(path: &Path) -> Result<()> {
+    let shown = path.display();
+    if !path.is_dir() && TokenFormat::of(path).is_some() {
+        return Err(Error::argument(format!("{shown} is a token file already; --data takes rows and text")));
+    }
+    match path.to_str().map(DataPath::parse).transpose()? {
+        Some(data) if data.path != path => Err(Error::argument(format!(
+            "{shown} is a path with a weight, and weights are for `train --data`: leave :{} out",
+            data.weight
+        ))),
+        _ => Ok(()),
+    }
 }

@@ -41,8 +41,9 @@ pub fn train(options: TrainOptions, matches: &ArgMatches) -> Result<ExitCode> {
         Some(checkpoint) => ModelSource::folder(checkpoint.folder(), true)?,
         None => model::open(&options.model, options.init)?,
     };
+    let mut other_template = None;
     if let Some(file) = &options.encoding.chat_template {
-        model.use_chat_template(file)?;
+        other_template = model.use_chat_template(file)?.then_some(file.as_path());
         given.remove("chat-template");
     }
     let config = &model.config.model;
@@ -61,7 +62,7 @@ pub fn train(options: TrainOptions, matches: &ArgMatches) -> Result<ExitCode> {
     let encoder = EncoderSource { time: Some(time), ..options.encoding.encoder(model.tokenizer()) };
     let open = |paths: &[_], which: &str| {
         let data = Data::open(paths, &encoder, &data_options)?;
-        warn_of_data(which, &data.report().warnings);
+        warn_of_data(which, data.report());
         Ok::<_, Error>(data)
     };
     let (mut data, mut val) = if builtin {
@@ -75,6 +76,9 @@ pub fn train(options: TrainOptions, matches: &ArgMatches) -> Result<ExitCode> {
     } else if let Some(fraction) = options.val_fraction {
         let (training, held_out) = data.hold_out(fraction)?;
         (data, val) = (training, Some(held_out));
+    }
+    if let Some(checkpoint) = &checkpoint {
+        check_template(checkpoint, &data, other_template)?;
     }
     let mut run_options = run_options(&options, &model, seq_len, builtin);
     run_options.save = save_options(&options, given, time, &run_options, checkpoint.as_ref())?;
@@ -97,7 +101,7 @@ pub fn train(options: TrainOptions, matches: &ArgMatches) -> Result<ExitCode> {
         windows: data.windows(),
         held_out: val.as_ref().filter(|_| options.val_fraction.is_some()).map(Data::windows),
         report: data.report().clone(),
-        val_report: val.as_ref().map_or(String::new(), |val| val.report().to_string()),
+        threads: options.compute.threads,
         gemm_table: run_options.trainer.gemm_table.clone(),
         autotune: autotune_hint(&options, seq_len),
     };
@@ -240,6 +244,20 @@ fn beside(machine: &str) -> Option<PathBuf> {
         eprintln!("warning: {} is of an older format: autotune again", older.display());
     }
     table
+}
+
+/// Refuses a chat template that differs from that of the run to resume, if the data is other data
+/// with it. Token files are the same with any template.
+fn check_template(checkpoint: &Checkpoint, data: &Data, other: Option<&Path>) -> Result<()> {
+    let same_data = checkpoint.manifest().position.is_none_or(|from| from.data == data.fingerprint());
+    match other.filter(|_| !same_data) {
+        None => Ok(()),
+        Some(template) => Err(Error::argument(format!(
+            "--chat-template {} differs from the chat template of the run to resume, so the data differs, too: leave \
+             the option out, the checkpoint has the template",
+            template.display()
+        ))),
+    }
 }
 
 /// Refuses an `--out` that would replace the model, or that is a folder of checkpoints.

@@ -4,7 +4,7 @@ use std::fs;
 
 use serde_json::{Value, json};
 
-use super::{Case, Document, Ran, assert_all, expected, hi_yo, horizon_in, turns};
+use super::{Case, Document, Ran, assert_all, expected, hi_yo, horizon_in, refused, turns};
 
 /// Removes special tokens from `tokenizer.json`; returns them as (id, content).
 fn strip(case: &Case, names: &[&str]) -> Vec<(u64, String)> {
@@ -143,6 +143,9 @@ fn a_prompt_is_used_whole_or_its_cut_is_reported() {
     case.config(json!({"max_position_embeddings": 256}));
     let ran = sample(&case, "model", &arguments);
     assert!(ran.err.contains("256"), "a prompt beyond the model's positions: {:?}", ran.err);
+    case.write("bad.txt", b"caf\xe9");
+    let ran = case.run("sample --model model --chat --prompt-file bad.txt");
+    refused(&ran, &["bad.txt is not UTF-8", "index 3"]).unwrap();
 }
 
 #[test]

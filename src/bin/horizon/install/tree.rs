@@ -21,7 +21,7 @@ const COMPLETIONS: [(Shell, &str); 3] = [
     (Shell::Zsh, "zsh/site-functions/_horizon"),
 ];
 
-const DOCUMENTS: [&str; 3] = ["CHANGELOG.md", "LICENSE", "README.md"];
+const DOCUMENTS: [&str; 4] = ["CHANGELOG.md", "LICENSE", "README.md", "src/data/formats.md"];
 
 /// Returns all files to install, the command last.
 pub fn entries(folders: &Folders, source: &Path, library: &Library) -> Result<Vec<Entry>> {
@@ -43,7 +43,8 @@ pub fn entries(folders: &Folders, source: &Path, library: &Library) -> Result<Ve
     add(lib("cmake/Horizon/HorizonConfigVersion.cmake"), bytes(templates::cmake_version()));
 
     for name in DOCUMENTS {
-        add(folders.share("doc/horizon").join(name), Content::Copy(source.join(name)));
+        let from = source.join(name);
+        add(folders.share("doc/horizon").join(from.file_name().unwrap_or_default()), Content::Copy(from));
     }
     for (example, name) in files(&source.join("tests/c/examples"), &["c", "py"])? {
         add(folders.share("doc/horizon/examples").join(name), Content::Copy(example));

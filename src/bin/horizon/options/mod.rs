@@ -87,7 +87,7 @@ pub enum Command {
     /// a CMake package, this command, manual pages, shell completions and documents. Repeated, it
     /// replaces what differs. Needs the clone of the repository in which this command was built.
     Install(InstallOptions),
-    /// Print the manual page, or write those of all subcommands
+    /// Print the manual page or the formats of data, or write all manual pages
     Man(ManOptions),
     /// Print a completion script for a shell
     Completions(CompletionsOptions),

@@ -161,8 +161,11 @@ const INSTALL_VARIABLES: [Line; 4] = [
     ),
 ];
 
-const MAN: [Line; 2] =
-    [Command("horizon man | man -l -"), Command("horizon man --out ~/.local/share/man/man1")];
+const MAN: [Line; 3] = [
+    Command("horizon man | man -l -"),
+    Command("horizon man --formats | less"),
+    Command("horizon man --out ~/.local/share/man/man1"),
+];
 
 const COMPLETIONS: [Line; 2] = [
     Command("horizon completions bash > ~/.local/share/bash-completion/completions/horizon"),

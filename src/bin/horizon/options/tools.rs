@@ -164,7 +164,9 @@ pub struct TokenizeOptions {
     /// Print the first N documents, with the tokens marked that are trained on
     ///
     /// As text, on standard output: trained tokens are green on a terminal and in ⟦brackets⟧
-    /// elsewhere, special tokens appear by name, control characters are escaped. All data is still
+    /// elsewhere, special tokens appear by name, control and invisible characters are escaped; rows
+    /// of tokens for a model without a tokenizer appear as ids. A document's first token is never
+    /// trained on, since nothing predicts it. All data is still
     /// read, counted and checked.
     #[arg(long, help_heading = OUTPUT, value_name = "N", value_parser = values::positive_steps)]
     pub show: Option<u64>,
@@ -211,6 +213,9 @@ pub struct ManOptions {
     /// Folder for the pages of all subcommands [default: print the main page]
     #[arg(long, help_heading = OUTPUT, value_name = "DIR")]
     pub out: Option<PathBuf>,
+    /// Print the formats of training data and all their fields instead
+    #[arg(long, help_heading = OUTPUT, conflicts_with = "out")]
+    pub formats: bool,
 }
 
 #[derive(Args, Debug)]

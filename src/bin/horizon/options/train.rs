@@ -38,8 +38,14 @@ pub struct TrainOptions {
     /// `completion`, `instruction` and `output` (Alpaca), `text`, or `tokens` with optional
     /// `labels` or `loss_mask`. Only the assistant's turns, completions and outputs are trained on,
     /// each to the token that ends it and not the newline behind; prompts are masked from the loss.
+    /// `horizon man --formats` prints all formats and fields.
     ///
-    /// Text: each file is a document. Folders: all their files.
+    /// Text: each file is a document.
+    ///
+    /// Folders: the files below, of rows or else of text; links to files are followed. Not read:
+    /// hidden files and folders named target; next to rows also README, LICENSE and other
+    /// descriptions, binary and token files, and those of the test and validation splits, by their
+    /// names. What is not read and may be data is a warning.
     ///
     /// Token files: .bin of llm.c or of `horizon tokenize`, .u16, .u32.
     ///
@@ -289,10 +295,13 @@ pub struct EncodingOptions {
     /// Jinja chat template [default: the model's]
     ///
     /// `train` exports it with the model and keeps it in checkpoints, also if the data are token
-    /// files.
+    /// files. A token file does not contain the template: give it to `tokenize` and to `train`.
     #[arg(long, help_heading = DATA, value_name = "FILE")]
     pub chat_template: Option<PathBuf>,
-    /// Skip and count invalid lines of JSONL instead of failing
+    /// Skip and count invalid rows instead of failing
+    ///
+    /// Rows are lines or elements of JSON, and rows of CSV and Parquet. A path without a valid one
+    /// still ends the run.
     #[arg(long, help_heading = DATA)]
     pub skip_bad_lines: bool,
 }
