@@ -1,10 +1,10 @@
 //! Opens a model: a built-in shape, or a Hugging Face folder.
 
-use std::fs;
 use std::path::{Path, PathBuf};
 
 use crate::base::{Error, Progress, Result, Status};
 use crate::checkpoint;
+use crate::data::chat::ChatTemplate;
 use crate::data::tokenizer::TokenizerSource;
 use crate::engine::Trainer;
 use crate::hf::{FolderConfig, Weights};
@@ -68,8 +68,7 @@ impl ModelSource {
 
     /// Replaces the model's chat template, so that exports and checkpoints have that of `file`.
     pub fn use_chat_template(&mut self, file: &Path) -> Result<()> {
-        let template = fs::read(file).map_err(|error| Error::reading(file, &error))?;
-        self.config.set_chat_template(template);
+        self.config.set_chat_template(ChatTemplate::source_of(file)?.into_bytes());
         Ok(())
     }
 

@@ -41,6 +41,8 @@
 #[cfg(feature = "text")]
 mod check;
 #[cfg(feature = "text")]
+mod files;
+#[cfg(feature = "text")]
 mod filters;
 #[cfg(feature = "text")]
 mod methods;
@@ -48,6 +50,8 @@ mod methods;
 mod numbers;
 #[cfg(feature = "text")]
 mod python;
+#[cfg(feature = "text")]
+mod reads;
 #[cfg(feature = "text")]
 mod source;
 #[cfg(feature = "text")]
@@ -135,10 +139,11 @@ mod without {
         }
         /// Returns `Unsupported`.
         pub fn open(_: &Path, _: Option<&Path>, _: Option<i64>) -> Result<ChatTemplate> {
-            Err(Error::new(
-                Status::Unsupported,
-                "this build cannot read chat templates; build with the feature `text`",
-            ))
+            Err(unsupported())
+        }
+        /// Returns `Unsupported`.
+        pub fn source_of(_: &Path) -> Result<String> {
+            Err(unsupported())
         }
         /// Cannot be called.
         pub fn render(&self, _: &Conversation, _: &mut Warnings) -> Result<Rendered> {
@@ -148,5 +153,12 @@ mod without {
         pub fn prompt(&self, _: &[Value]) -> Result<String> {
             match *self {}
         }
+    }
+
+    fn unsupported() -> Error {
+        Error::new(
+            Status::Unsupported,
+            "this build cannot read chat templates; build with the feature `text`",
+        )
     }
 }
