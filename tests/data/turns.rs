@@ -86,7 +86,7 @@ fn talk(messages: &[Value]) -> Value {
 
 /// The k-th range is the k-th turn, even if ranges touch or are empty.
 #[test]
-fn tagged_turns_that_touch_are_told_apart() {
+fn tagged_turns_that_touch_have_their_own_messages() {
     let source = "{% for m in messages %}{% if m.role=='assistant' %}{% generation %}{{ m.content }}\
                   {% if m.tool_calls %}CALL{% endif %}</s>{% endgeneration %}{% elif m.role=='user' %}[{{ m.content }}]\
                   {% endif %}{% endfor %}";
@@ -112,8 +112,7 @@ fn tagged_turns_that_touch_are_told_apart() {
 /// As `apply_chat_template(return_assistant_tokens_mask=True)`.
 #[test]
 fn a_template_that_tags_every_role_is_reported() {
-    let source =
-        "{% for m in messages %}{% generation %}{{ m.content }}</s>{% endgeneration %}\n{% endfor %}";
+    let source = "{% for m in messages %}{% generation %}{{ m.content }}</s>{% endgeneration %};{% endfor %}";
     let row = talk(&[json!({"role": "user", "content": "question"}), a("answer")]);
     assert_eq!(trained(source, &row), ["question</s>", "answer</s>"]);
     assert_eq!(kinds(source, &row), [(Warning::RoleTagged("user".into()), "message 0".into())]);
@@ -151,7 +150,7 @@ fn content_is_null_or_a_list_for_templates_that_ask_for_it() {
 
 #[test]
 fn whitespace_of_the_header_is_not_trained_on() {
-    // The generation prompt goes on behind the header.
+    // The generation prompt continues behind the header.
     let source = "{% for m in messages %}<|{{ m.role }}|>\n\n{{ m.content }}</s>\n{% endfor %}\
                   {% if add_generation_prompt %}<|assistant|>\n\n<think>\n{% endif %}";
     assert_eq!(trained(source, &talk(&[q(), a("ans")])), ["ans</s>"]);

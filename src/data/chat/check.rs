@@ -166,12 +166,14 @@ impl Check<'_> {
                 .chain(tool_name(tool))
                 .any(|part| part.len() >= SHORT && self.turns.text.contains(part) && !of_messages(part))
         };
+        let mut names = tools.iter().filter_map(tool_name).peekable();
+        let unnamed = names.peek().is_some() && !names.any(|name| self.turns.text.contains(name));
         let is_ignored = || {
             let mut variables = variables.clone();
             variables.remove("tools");
             self.rendered(messages, &variables).is_some_and(|text| text == self.turns.text)
         };
-        if !self.template.reads.names("tools") || (!tools.iter().any(is_shown) && is_ignored()) {
+        if unnamed || !self.template.reads.names("tools") || (!tools.iter().any(is_shown) && is_ignored()) {
             warnings.add(Warning::ToolsIgnored, tool_example(first));
         }
     }

@@ -18,8 +18,14 @@
 //!    shows where the texts of a turn and of the message before it are. Turns with tool calls in
 //!    templates that render the last question otherwise need this.
 //!
-//! If all four fail, the conversation is refused. Numbers also tell the messages of tagged turns if
-//! some of them are not trained on.
+//! If all four fail, the conversation is refused. As many tagged ranges as turns of the assistant
+//! are these turns, in order; otherwise numbers tell their messages.
+//!
+//! Without a generation prompt the header of a turn is what the template writes before its content.
+//! A token that closes the conversation behind the token that ends the last turn is not trained on.
+//!
+//! Null content and lists of text parts reach templates whose source tests or loops over content;
+//! others get text.
 //!
 //! # Jinja
 //!
