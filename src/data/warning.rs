@@ -40,6 +40,16 @@ pub enum Warning {
     NothingTrained,
     /// A text or a rendered chat begins with several BOS tokens.
     BosRepeated,
+    /// A trained turn does not show a tool call of its message.
+    ToolCallsIgnored,
+    /// The template does not show a message of this role.
+    MessageIgnored(String),
+    /// A trained turn begins with the header of the turn.
+    HeaderTrained,
+    /// The content of a trained turn ends with the token that ends the turn.
+    EndTwice,
+    /// The template tags a message of this role to be trained on.
+    RoleTagged(String),
 }
 
 /// Warnings of a row, a file or all data: for each kind, how often, and where first.
@@ -126,6 +136,29 @@ impl Warning {
                 of("text begins", "texts begin")
                     + " with several BOS tokens, which are kept; remove those of the data that the tokenizer or the \
                        chat template adds, too"
+            Warning::ToolCallsIgnored => {
+                of("trained turn has", "trained turns have")
+                    + " a tool call that the chat template does not show to the model"
+            }
+            Warning::MessageIgnored(role) => {
+                of("message", "messages")
+                    + &format!(
+                        " of role `{role}` with content that the chat template does not show to the model"
+                    )
+            }
+            Warning::HeaderTrained => {
+                of("trained turn begins", "trained turns begin")
+                    + " with the turn's header, because the chat template has no generation prompt"
+            }
+            Warning::EndTwice => {
+                of("trained turn ends", "trained turns end")
+                    + " with its end token twice: the message's content has it, too"
+            }
+            Warning::RoleTagged(role) => {
+                of("message", "messages")
+                    + &format!(
+                        " of role `{role}` between {{% generation %}} tags of the chat template; trained on"
+                    )
             }
         }
     }

@@ -1,10 +1,10 @@
 //! Opens a model: a built-in shape, or a Hugging Face folder.
 
-use std::fs;
 use std::path::{Path, PathBuf};
 
 use crate::base::{DType, Error, Progress, Result, Status};
 use crate::checkpoint;
+use crate::data::chat::ChatTemplate;
 use crate::data::tokenizer::TokenizerSource;
 use crate::engine::Trainer;
 use crate::hf::{FolderConfig, Weights};
@@ -69,7 +69,7 @@ impl ModelSource {
     /// Replaces the model's chat template, so that exports and checkpoints have that of `file`.
     /// Returns whether it differs from the model's `chat_template.jinja`.
     pub fn use_chat_template(&mut self, file: &Path) -> Result<bool> {
-        let template = fs::read(file).map_err(|error| Error::reading(file, &error))?;
+        let template = ChatTemplate::source_of(file)?.into_bytes();
         let before = self.config.files(DType::Bf16);
         self.config.set_chat_template(template);
         Ok(before != self.config.files(DType::Bf16))

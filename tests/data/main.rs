@@ -3,6 +3,7 @@
 
 mod jinja;
 mod tokenizers;
+mod turns;
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -149,7 +150,7 @@ fn conversations_that_a_template_cannot_render_are_refused() {
     let twice = json!([{"role": "user", "content": "a"}, {"role": "user", "content": "b"}]);
     assert!(render(twice).contains("user and assistant must take turns"));
     let mark = json!([{"role": "user", "content": "a\u{fdd0}"}, {"role": "assistant", "content": "b"}]);
-    assert!(render(mark).contains("message 0 has one of the noncharacters"));
+    assert!(render(mark).contains("message 0: `content` has one of the noncharacters"));
     // A template that renders only the last turn.
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("forgets.jinja");

@@ -18,8 +18,14 @@
 //!    shows where the texts of a turn and of the message before it are. Turns with tool calls in
 //!    templates that render the last question otherwise need this.
 //!
-//! If all four fail, the conversation is refused. Numbers also tell the messages of tagged turns if
-//! some of them are not trained on.
+//! If all four fail, the conversation is refused. As many tagged ranges as turns of the assistant
+//! are these turns, in order; otherwise numbers tell their messages.
+//!
+//! Without a generation prompt the header of a turn is what the template writes before its content.
+//! A token that closes the conversation behind the token that ends the last turn is not trained on.
+//!
+//! Null content and lists of text parts reach templates whose source tests or loops over content;
+//! others get text.
 //!
 //! # Jinja
 //!
@@ -41,6 +47,8 @@
 #[cfg(feature = "text")]
 mod check;
 #[cfg(feature = "text")]
+mod files;
+#[cfg(feature = "text")]
 mod filters;
 #[cfg(feature = "text")]
 mod methods;
@@ -48,6 +56,8 @@ mod methods;
 mod numbers;
 #[cfg(feature = "text")]
 mod python;
+#[cfg(feature = "text")]
+mod reads;
 #[cfg(feature = "text")]
 mod source;
 #[cfg(feature = "text")]
@@ -135,10 +145,11 @@ mod without {
         }
         /// Returns `Unsupported`.
         pub fn open(_: &Path, _: Option<&Path>, _: Option<i64>) -> Result<ChatTemplate> {
-            Err(Error::new(
-                Status::Unsupported,
-                "this build cannot read chat templates; build with the feature `text`",
-            ))
+            Err(unsupported())
+        }
+        /// Returns `Unsupported`.
+        pub fn source_of(_: &Path) -> Result<String> {
+            Err(unsupported())
         }
         /// Cannot be called.
         pub fn render(&self, _: &Conversation, _: &mut Warnings) -> Result<Rendered> {
@@ -148,5 +159,12 @@ mod without {
         pub fn prompt(&self, _: &[Value]) -> Result<String> {
             match *self {}
         }
+    }
+
+    fn unsupported() -> Error {
+        Error::new(
+            Status::Unsupported,
+            "this build cannot read chat templates; build with the feature `text`",
+        )
     }
 }

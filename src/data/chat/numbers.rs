@@ -1,6 +1,8 @@
 //! Renders a conversation with the number of each message in its texts, to see which text of the
 //! rendering is whose.
 
+use std::ops::Range;
+
 use serde_json::{Map, Value};
 
 use super::template::{MARK, TURN_BEGINS, TURN_ENDS};
@@ -36,6 +38,12 @@ impl Numbered {
         let text = template.text(&messages, generation_prompt, &conversation.variables).ok()?;
         let (text, ends) = without_numbers(&text);
         Some(Numbered { text, ends })
+    }
+
+    /// The messages with texts that end inside a range.
+    pub fn inside(&self, range: &Range<usize>) -> impl Iterator<Item = usize> {
+        let is_inside = |(end, _): &&(usize, usize)| range.start < *end && *end <= range.end;
+        self.ends.iter().filter(is_inside).map(|(_, index)| *index)
     }
 
     /// Returns the offset behind the last text of a message.

@@ -11,9 +11,12 @@ use super::template::{MARK, TURN_BEGINS, TURN_ENDS};
 use super::{ChatTemplate, Conversation};
 use crate::base::json::SURROGATE;
 use crate::base::{Error, Result, Status};
+use crate::data::warning::{Warning, Warnings};
 
 /// No text may have these.
 const MARKS: [char; 4] = [TURN_BEGINS, TURN_ENDS, MARK, SURROGATE];
+/// Bytes of a header that is surely the one of the generation prompt.
+const SURE: usize = 12;
 
 /// A rendered conversation and the turns that are trained on.
 pub struct Turns {
@@ -33,18 +36,40 @@ impl Turns {
         let first = parts.next().unwrap_or_default();
         Some(parts.fold(Cow::from(first), |text, part| text + part))
     }
+
+    /// Returns the ranges; those that touch are one.
+    pub fn joined(&self) -> Vec<Range<usize>> {
+        joined(self.ranges.iter().map(|(range, _)| range))
+    }
 }
 
-/// Renders a conversation and finds the supervised turns. `tagged`: the template has
-/// `{% generation %}` tags.
-pub fn render(template: &ChatTemplate, conversation: &Conversation, tagged: bool) -> Result<Turns> {
+/// Joins ranges that touch, and drops empty ones.
+pub fn joined<'a>(ranges: impl IntoIterator<Item = &'a Range<usize>>) -> Vec<Range<usize>> {
+    let mut all: Vec<Range<usize>> = Vec::new();
+    for range in ranges.into_iter().filter(|range| !range.is_empty()) {
+        match all.last_mut().filter(|before| before.end == range.start) {
+            Some(before) => before.end = range.end,
+            None => all.push(range.clone()),
+        }
+    }
+    all
+}
+
+/// Renders a conversation and finds the supervised turns.
+pub fn render(
+    template: &ChatTemplate,
+    conversation: &Conversation,
+    warnings: &mut Warnings,
+) -> Result<Turns> {
     let Conversation { messages, variables, .. } = conversation;
-    refuse_marks(messages, variables)?;
+    let unread = refuse_marks(template, messages, variables)?;
     let whole = template.text(messages, false, variables)?;
-    if tagged {
+    if let Some(place) = unread.filter(|_| whole.contains([MARK, SURROGATE])) {
+        return Err(has_marks(&place));
+    }
+    if template.has_tags {
         let (text, ranges) = without_tags(&whole);
-        let mut ranges = Owners { template, conversation, whole: &whole }.of(ranges)?;
-        ranges.retain(|(_, message)| message.is_none_or(|message| conversation.trains(message)));
+        let ranges = Owners { template, conversation, whole: &whole }.of(ranges, warnings)?;
         return Ok(Turns { text, ranges });
     }
     let finder = Finder { template, conversation, whole: &whole };
@@ -54,7 +79,8 @@ pub fn render(template: &ChatTemplate, conversation: &Conversation, tagged: bool
         if ranges.last().is_some_and(|(before, _)| before.end > turn.start) {
             return Err(not_found(index));
         }
-        ranges.push((turn, Some(index)));
+        let turn = finder.behind_header(index, turn, warnings);
+        ranges.push((finder.without_closing(index, turn), Some(index)));
     }
     Ok(Turns { text: whole, ranges })
 }
@@ -69,7 +95,22 @@ fn not_found(index: usize) -> Error {
     )
 }
 
-fn refuse_marks(messages: &[Value], variables: &Map<String, Value>) -> Result<()> {
+fn has_marks(place: &str) -> Error {
+    Error::new(
+        Status::BadFormat,
+        format!(
+            "{place} has one of the noncharacters U+FDD0 … U+FDD2, or a lone surrogate, which no text may contain"
+        ),
+    )
+}
+
+/// Refuses marks in what the template reads. Returns the place of a mark in another field, which
+/// may be in the text of a template that prints whole messages.
+fn refuse_marks(
+    template: &ChatTemplate,
+    messages: &[Value],
+    variables: &Map<String, Value>,
+) -> Result<Option<String>> {
     fn has_mark(value: &Value) -> bool {
         match value {
             // The first byte of a mark in UTF-8 is rare, and quickly found.
@@ -79,19 +120,20 @@ fn refuse_marks(messages: &[Value], variables: &Map<String, Value>) -> Result<()
             _ => false,
         }
     }
-    let place = match messages.iter().position(has_mark) {
-        Some(index) => format!("message {index}"),
-        None => match variables.iter().find(|(_, value)| has_mark(value)) {
-            Some((name, _)) => format!("`{name}`"),
-            None => return Ok(()),
-        },
-    };
-    Err(Error::new(
-        Status::BadFormat,
-        format!(
-            "{place} has one of the noncharacters U+FDD0 … U+FDD2, or a lone surrogate, which no text may contain"
-        ),
-    ))
+    if let Some((name, _)) = variables.iter().find(|(_, value)| has_mark(value)) {
+        return Err(has_marks(&format!("`{name}`")));
+    }
+    let mut unread = None;
+    for (index, message) in messages.iter().enumerate() {
+        for (key, _) in message.as_object().into_iter().flatten().filter(|(_, value)| has_mark(value)) {
+            let place = format!("message {index}: `{key}`");
+            if template.has_tags || template.reads_field(key) {
+                return Err(has_marks(&place));
+            }
+            unread = Some(place);
+        }
+    }
+    Ok(unread)
 }
 
 struct Finder<'a> {
@@ -155,13 +197,76 @@ impl Finder<'_> {
         fits.then(|| (self.header(index, before), self.whole.len() - after.len()))
     }
 
-    /// Returns the length of `before`, less its trailing whitespace if the generation prompt does
-    /// not end with it: the model must then generate that whitespace.
+    /// Returns the length of `before`, the text before a turn's text, through the generation
+    /// prompt. The model must generate what follows it: reasoning that the template adds, or
+    /// whitespace.
     fn header(&self, index: usize, before: &str) -> usize {
-        let trimmed = before.trim_end().len();
-        match self.text(&self.conversation.messages[..index], true) {
-            Some(prompt) if !prompt.ends_with(&before[trimmed..]) => trimmed,
-            _ => before.len(),
+        let messages = &self.conversation.messages[..index];
+        let Some(prompt) = self.text(messages, true) else { return before.len() };
+        let pairs = prompt.bytes().rev().zip(before.bytes().rev());
+        if pairs.take_while(|(a, b)| a == b).take(SURE).count() == SURE {
+            return before.len();
+        }
+        let ends = |text: &str| self.template.has_end(text);
+        if let Some(generation) =
+            self.text(messages, false).as_deref().and_then(|all| prompt.strip_prefix(all))
+            && !generation.trim().is_empty()
+            && let Some(at) = before.rfind(generation).map(|at| at + generation.len())
+            && !ends(&before[at..])
+        {
+            return at;
+        }
+        let trimmed = before.trim_end();
+        let after = match prompt.strip_prefix(trimmed) {
+            Some(after) => after,
+            None => behind_suffix(&prompt, trimmed).unwrap_or_default(),
+        };
+        trimmed.len() + common(&before[trimmed.len()..], after)
+    }
+
+    /// Returns a turn without its header, which a template without a generation prompt begins it
+    /// with.
+    fn behind_header(&self, index: usize, turn: Range<usize>, warnings: &mut Warnings) -> Range<usize> {
+        let messages = &self.conversation.messages;
+        let text = &self.whole[turn.clone()];
+        let content = messages[index]["content"].as_str().unwrap_or_default().trim();
+        if self.template.reads.names("add_generation_prompt")
+            || (!content.is_empty() && text.trim_start().starts_with(content))
+        {
+            return turn;
+        }
+        let marked = self.text(&self.with_mark(&messages[..=index], index), false);
+        let before = marked.as_deref().and_then(|marked| Some(marked.split_once(MARK)?.0));
+        let header = before.and_then(|before| before.strip_prefix(&self.whole[..turn.start]));
+        match header {
+            Some(header) if header.trim().is_empty() => turn,
+            Some(header) if text.starts_with(header) && !header.contains("think") => {
+                turn.start + header.len()..turn.end
+            }
+            _ => {
+                warnings.add(Warning::HeaderTrained, format_args!("message {index}"));
+                turn
+            }
+        }
+    }
+
+    /// Returns a turn without the token that closes the conversation behind the token that ends the
+    /// turn: other turns do not have it.
+    fn without_closing(&self, index: usize, turn: Range<usize>) -> Range<usize> {
+        let messages = &self.conversation.messages;
+        let text = &self.whole[turn.clone()];
+        let inside = self.template.without_special(text).map(str::trim_end);
+        let Some(inside) =
+            inside.filter(|inside| index + 1 == messages.len() && self.template.ends_special(inside))
+        else {
+            return turn;
+        };
+        let question = json!({"role": "user", "content": MARK.to_string()});
+        let end = turn.start + inside.len();
+        match self.text(&[&messages[..], &[question]].concat(), false) {
+            Some(longer) if longer.starts_with(&self.whole[..turn.end]) => turn,
+            Some(longer) if longer.starts_with(&self.whole[..end]) => turn.start..end,
+            _ => turn,
         }
     }
 
@@ -211,7 +316,25 @@ impl Finder<'_> {
     /// Returns the messages with the content of one replaced by a mark.
     fn with_mark(&self, messages: &[Value], index: usize) -> Vec<Value> {
         let mut messages = messages.to_vec();
-        messages[index] = json!({"role": "assistant", "content": MARK.to_string()});
+        let mark = MARK.to_string();
+        let content = match messages[index]["content"] {
+            Value::Array(_) => json!([{"type": "text", "text": mark}]),
+            _ => mark.into(),
+        };
+        messages[index] = json!({"role": "assistant", "content": content});
         messages
     }
+}
+
+/// Returns the length of the common beginning of two texts.
+fn common(a: &str, b: &str) -> usize {
+    a.chars().zip(b.chars()).take_while(|(a, b)| a == b).map(|(a, _)| a.len_utf8()).sum()
+}
+
+/// Returns what follows the end of another text, as much of it as is found, in a text.
+fn behind_suffix<'a>(text: &'a str, other: &str) -> Option<&'a str> {
+    [64, 32, 16, 8, 4].into_iter().find_map(|length| {
+        let suffix = other.get(other.len().checked_sub(length)?..)?;
+        Some(&text[text.rfind(suffix)? + length..])
+    })
 }

@@ -1,15 +1,18 @@
 //! The Jinja template of a model folder.
 
+use std::borrow::Cow;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 
 use minijinja::{Environment, Error as JinjaError, ErrorKind, Value as Jinja};
 use serde_json::{Map, Value};
 
+use super::files::{Sources, source_of};
+use super::reads::Reads;
 use super::source::{Source, rewrite};
 use super::{Conversation, Rendered, check, python, spans, time};
 use crate::base::{Error, Result, Status};
-use crate::data::tokenizer::{SpecialTokens, read, read_json};
+use crate::data::tokenizer::SpecialTokens;
 use crate::data::warning::Warnings;
 
 /// Begin and end of a turn tagged by the template: Unicode noncharacters, "for internal use".
@@ -30,47 +33,40 @@ pub struct ChatTemplate {
     special: SpecialTokens,
     /// Texts of the tokens that end a turn.
     ends: Vec<String>,
-    source: String,
+    /// The fields and variables that it reads.
+    pub(super) reads: Reads,
     /// True if the template has `{% generation %}` tags.
-    has_tags: bool,
+    pub(super) has_tags: bool,
+    /// The model's template for rows with tools.
+    tool_use: Option<Box<ChatTemplate>>,
 }
 
 impl ChatTemplate {
-    /// Opens the template of a folder: `chat_template.jinja`, else `chat_template` of
-    /// `tokenizer_config.json` (if that is a list, the one named `default`). `None` if the folder
-    /// has none.
+    /// Opens the templates of a folder, where transformers finds them: `chat_template.jinja` with
+    /// `additional_chat_templates/tool_use.jinja`, else `chat_template` of `tokenizer_config.json`
+    /// (if that is a list: those named `default` and `tool_use`). Rows with tools are rendered by
+    /// `tool_use`. `None` if the folder has none.
     pub fn of_folder(folder: &Path, time: Option<i64>) -> Result<Option<ChatTemplate>> {
-        let file = folder.join("chat_template.jinja");
-        if file.exists() {
-            return ChatTemplate::open(&file, Some(folder), time).map(Some);
-        }
-        let path = folder.join("tokenizer_config.json");
-        let Some(config) = read_json::<Value>(&path)? else { return Ok(None) };
-        let source = match &config["chat_template"] {
-            Value::String(source) => source,
-            Value::Array(named) => {
-                let default = named.iter().find(|one| one["name"] == "default").map(|one| &one["template"]);
-                default.and_then(Value::as_str).ok_or_else(|| {
-                    let message = format!(
-                        "{}: `chat_template` is a list without a template named default; choose one \
-                         (--chat-template FILE)",
-                        path.display()
-                    );
-                    Error::new(Status::BadFormat, message)
-                })?
-            }
-            _ => return Ok(None),
+        let Some(Sources { default, tool_use }) = Sources::find(folder)? else { return Ok(None) };
+        let special = SpecialTokens::read(folder)?;
+        let open = |(place, source): (String, String)| {
+            ChatTemplate::new(&source, special.clone(), time).map_err(|error| error.within(place))
         };
-        let template = ChatTemplate::new(source, SpecialTokens::read(folder)?, time);
-        template.map(Some).map_err(|error| error.within(format!("{}: chat_template", path.display())))
+        let tool_use = tool_use.map(open).transpose()?.map(Box::new);
+        Ok(Some(ChatTemplate { tool_use, ..open(default)? }))
     }
 
-    /// Opens a template file. Special tokens come from `folder`; without a folder there are none.
+    /// Opens a template file, or JSON with a field `chat_template`. Special tokens come from
+    /// `folder`; without a folder there are none.
     pub fn open(file: &Path, folder: Option<&Path>, time: Option<i64>) -> Result<ChatTemplate> {
-        let bytes = read(file)?;
-        let source = String::from_utf8_lossy(&bytes);
+        let source = source_of(file)?;
         let special = folder.map(SpecialTokens::read).transpose()?.unwrap_or_default();
         ChatTemplate::new(&source, special, time).map_err(|error| error.within(file.display()))
+    }
+
+    /// Returns the source of the template in a file that [`ChatTemplate::open`] reads.
+    pub fn source_of(file: &Path) -> Result<String> {
+        source_of(file)
     }
 
     pub(super) fn new(source: &str, special: SpecialTokens, time: Option<i64>) -> Result<ChatTemplate> {
@@ -90,7 +86,7 @@ impl ChatTemplate {
             .map_err(|message| Error::new(Status::BadFormat, format!("chat template: {message}")))?;
         environment.add_template_owned(NAME, text).map_err(jinja)?;
         let ends = end_tokens(&special);
-        Ok(ChatTemplate { environment, special, ends, source, has_tags })
+        Ok(ChatTemplate { environment, special, ends, reads: Reads::of(&source), has_tags, tool_use: None })
     }
 
     /// Renders a conversation and finds the assistant's turns.
@@ -99,35 +95,79 @@ impl ChatTemplate {
     /// conversation has. Errors: `BadFormat` if the template refuses the conversation or an
     /// assistant's turn cannot be found.
     pub fn render(&self, conversation: &Conversation, warnings: &mut Warnings) -> Result<Rendered> {
-        let turns = spans::render(self, conversation, self.has_tags)?;
-        check::check(self, conversation, &turns, warnings);
-        let ranges = turns.ranges.into_iter().map(|(range, _)| range).collect();
-        Ok(Rendered { text: turns.text, turns: ranges })
+        let template = self.for_variables(&conversation.variables);
+        let conversation = &*template.adapted(conversation);
+        let turns = spans::render(template, conversation, warnings)?;
+        check::check(template, conversation, &turns, warnings);
+        Ok(Rendered { turns: turns.joined(), text: turns.text })
     }
 
     /// Renders messages with the generation prompt.
     pub fn prompt(&self, messages: &[Value]) -> Result<String> {
-        let text = self.text(messages, true, &Map::new())?;
+        let messages: Vec<Value> =
+            messages.iter().map(|message| self.other(message).unwrap_or_else(|| message.clone())).collect();
+        let text = self.text(&messages, true, &Map::new())?;
         Ok(text.replace([TURN_BEGINS, TURN_ENDS], ""))
     }
 
-    /// Returns true if the template names a variable or a field.
-    pub(super) fn names(&self, word: &str) -> bool {
-        let is_part = |c: char| c.is_alphanumeric() || c == '_';
-        self.source.match_indices(word).any(|(at, _)| {
-            !self.source[..at].ends_with(is_part) && !self.source[at + word.len()..].starts_with(is_part)
-        })
+    /// Returns the template for a row: with tools, the model's template for tools.
+    fn for_variables(&self, variables: &Map<String, Value>) -> &ChatTemplate {
+        let has_tools = variables.get("tools").is_some_and(|tools| !tools.is_null());
+        self.tool_use.as_deref().filter(|_| has_tools).unwrap_or(self)
     }
 
-    /// Returns a turn without the token that ends it, and true if it had one.
-    pub(super) fn without_end<'a>(&self, turn: &'a str) -> (&'a str, bool) {
-        let inside = self.ends.iter().find_map(|end| turn.strip_suffix(&end[..]));
-        (inside.unwrap_or(turn), inside.is_some())
+    /// Returns a conversation as this template reads content.
+    fn adapted<'a>(&self, conversation: &'a Conversation) -> Cow<'a, Conversation> {
+        let mut conversation = Cow::Borrowed(conversation);
+        for index in 0..conversation.messages.len() {
+            if let Some(message) = self.other(&conversation.messages[index]) {
+                conversation.to_mut().messages[index] = message;
+            }
+        }
+        conversation
+    }
+
+    /// Returns a message with other content: text in place of null or of a list of parts, unless
+    /// the template asks for them. `None`: the message is as it should be.
+    fn other(&self, message: &Value) -> Option<Value> {
+        let text = match &message["content"] {
+            Value::Null if message.get("content").is_some() && !self.reads.null_content => String::new(),
+            Value::Array(parts) if !self.reads.content_parts => parts
+                .iter()
+                .map(|part| part.as_str().or(part["text"].as_str()))
+                .collect::<Option<String>>()?,
+            _ => return None,
+        };
+        let mut message = message.clone();
+        message["content"] = text.into();
+        Some(message)
+    }
+
+    /// Returns a turn without the token that ends it, and that token if it has one.
+    pub(super) fn without_end<'a>(&self, turn: &'a str) -> (&'a str, Option<&str>) {
+        let found = self.ends.iter().find_map(|end| Some((turn.strip_suffix(&end[..])?, Some(&end[..]))));
+        found.unwrap_or((turn, None))
     }
 
     /// Returns the length of the token that ends a turn at the beginning of a text, or 0.
     pub(super) fn end_before(&self, text: &str) -> usize {
         self.ends.iter().find(|end| text.starts_with(&end[..])).map_or(0, String::len)
+    }
+
+    /// Returns true if a text has a token that ends a turn.
+    pub(super) fn has_end(&self, text: &str) -> bool {
+        self.ends.iter().any(|end| text.contains(&end[..]))
+    }
+
+    /// Returns a text without the special token at its end; `None` if it has none.
+    pub(super) fn without_special<'a>(&self, text: &'a str) -> Option<&'a str> {
+        self.special.0.iter().find_map(|token| text.strip_suffix(&token.text[..]))
+    }
+
+    /// Returns true if the template reads a field of messages. Nearly all read those that Horizon
+    /// knows.
+    pub(super) fn reads_field(&self, field: &str) -> bool {
+        check::KNOWN.contains(&field) || self.reads.field(field)
     }
 
     /// Returns true if a text ends with a special token.

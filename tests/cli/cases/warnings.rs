@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use super::{Case, assert_all, done, here, hi_yo, turns};
 
 /// One warning of each kind.
-fn all() -> [Warning; 15] {
+fn all() -> [Warning; 21] {
     [
         Warning::SkippedLine,
         Warning::UnreadFile,
@@ -24,6 +24,11 @@ fn all() -> [Warning; 15] {
         Warning::AdjacentTurns,
         Warning::NothingTrained,
         Warning::BosRepeated,
+        Warning::ToolCallsIgnored,
+        Warning::MessageIgnored("system".into()),
+        Warning::HeaderTrained,
+        Warning::EndTwice,
+        Warning::RoleTagged("user".into()),
     ]
 }
 
@@ -35,6 +40,10 @@ fn input(warning: &Warning) -> (Option<&'static str>, Value) {
                          <|im_end|>{% endif %}{% endfor %}";
     const UPPER: &str =
         "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content | upper }}<|im_end|>\n{% endfor %}";
+    const NO_PROMPT: &str = "{% for m in messages if m.role != 'system' %}<|im_start|>{{ m.role }}\n<think></think>\
+                             {{ m.content }}<|im_end|>\n{% endfor %}";
+    const TAGGED: &str =
+        "{% for m in messages %}{% generation %}{{ m.content }}<|im_end|>{% endgeneration %};{% endfor %}";
     let chat = |answer: Value| json!({"messages": [{"role": "user", "content": "hi"}, answer]});
     match warning {
         Warning::SkippedLine => (None, json!({"text": 7})),
@@ -78,6 +87,18 @@ fn input(warning: &Warning) -> (Option<&'static str>, Value) {
         Warning::NothingTrained => (None, chat(json!({"role": "assistant", "content": "yo", "weight": 0}))),
         // The template writes the BOS token, and so does the data.
         Warning::BosRepeated => (Some(BEGIN), json!({"messages": turns(&["<|begin|>hi", "yo"])})),
+        Warning::ToolCallsIgnored => {
+            let calls = json!([{"type": "function", "function": {"name": "add", "arguments": {}}}]);
+            (Some(NO_PROMPT), chat(json!({"role": "assistant", "content": "yo", "tool_calls": calls})))
+        }
+        Warning::MessageIgnored(role) => {
+            let mut messages = turns(&["hi", "yo"]);
+            messages.as_array_mut().unwrap().insert(0, json!({"role": role, "content": "be kind"}));
+            (Some(NO_PROMPT), json!({"messages": messages}))
+        }
+        Warning::HeaderTrained => (Some(NO_PROMPT), json!({"messages": turns(&["hi", "yo"])})),
+        Warning::EndTwice => (Some(NO_PROMPT), json!({"messages": turns(&["hi", "yo<|im_end|>"])})),
+        Warning::RoleTagged(_) => (Some(TAGGED), json!({"messages": turns(&["hi", "yo"])})),
     }
 }
 

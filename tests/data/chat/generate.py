@@ -148,7 +148,7 @@ CHATS = [
         ['\n<tool_call>\n{"name": "add", "arguments": {"b": 2, "a": 1.5}}\n</tool_call><|im_end|>', "<think>\n\n</think>\n\nIt is 3.<|im_end|>"],
     ),
     ("byte_level", "dated", PLAIN[1:3], None, ["Paris.<|im_end|>"]),
-    ("byte_level", "ended", PLAIN, None, ["Paris.<|end|>", "one, two,\n\nthree<|end|>\n<|im_end|>"]),
+    ("byte_level", "ended", PLAIN, None, ["Paris.<|end|>", "one, two,\n\nthree<|end|>"]),
     ("metaspace", "instruct", PLAIN, None, [" Paris. </s>", " one, two,\n\nthree </s>"]),
     ("metaspace", "instruct", PLAIN[1:], None, [" Paris. </s>", " one, two,\n\nthree </s>"]),
     ("metaspace", "late_system", PLAIN, None, [" Paris.</s>", " one, two,\n\nthree</s>"]),

@@ -1,0 +1,96 @@
+//! The files with chat templates: those of a model folder, and one that the user gives.
+
+use std::path::Path;
+
+use serde_json::{Map, Value};
+
+use crate::base::{Error, Result, Status};
+use crate::data::tokenizer::{read, read_json};
+
+const FIELD: &str = "chat_template";
+/// Name of the template for rows with tools.
+const TOOL_USE: &str = "tool_use";
+
+/// The templates of a model folder, each with its place.
+pub struct Sources {
+    pub default: (String, String),
+    /// For rows with tools.
+    pub tool_use: Option<(String, String)>,
+}
+
+impl Sources {
+    /// Finds the templates as transformers does: `chat_template.jinja` with
+    /// `additional_chat_templates/tool_use.jinja`, else `chat_template` of `tokenizer_config.json`,
+    /// a text or a list of named templates. `None` if the folder has none.
+    pub fn find(folder: &Path) -> Result<Option<Sources>> {
+        let file = |name: &str| -> Result<Option<(String, String)>> {
+            let path = folder.join(name);
+            if !path.exists() {
+                return Ok(None);
+            }
+            Ok(Some((path.display().to_string(), text_of(&path)?)))
+        };
+        if let Some(default) = file("chat_template.jinja")? {
+            let tool_use = file("additional_chat_templates/tool_use.jinja")?;
+            return Ok(Some(Sources { default, tool_use }));
+        }
+        let path = folder.join("tokenizer_config.json");
+        let Some(config) = read_json::<Map<String, Value>>(&path)? else { return Ok(None) };
+        let field = config.get(FIELD).unwrap_or(&Value::Null);
+        let place = |name: &str| format!("{}: {name}", path.display());
+        match field {
+            Value::String(source) => {
+                let default = (place(FIELD), source.clone());
+                Ok(Some(Sources { default, tool_use: None }))
+            }
+            Value::Array(_) => {
+                let default = named(field, "default").ok_or_else(|| {
+                    let message = format!(
+                        "{}: `chat_template` is a list without a template named default; choose one \
+                         (--chat-template FILE)",
+                        path.display()
+                    );
+                    Error::new(Status::BadFormat, message)
+                })?;
+                let tool_use = named(field, TOOL_USE).map(|source| (place(TOOL_USE), source));
+                Ok(Some(Sources { default: (place(FIELD), default), tool_use }))
+            }
+            _ => Ok(None),
+        }
+    }
+}
+
+/// Returns a template of a list by its name.
+fn named(list: &Value, name: &str) -> Option<String> {
+    let one = list.as_array()?.iter().find(|one| one["name"] == name)?;
+    one["template"].as_str().map(str::to_owned)
+}
+
+/// Reads the source of a template from a file: all of it or, if it is JSON as
+/// `tokenizer_config.json`, the field `chat_template`. Errors start with the path.
+pub fn source_of(file: &Path) -> Result<String> {
+    let bad = |message: &str| Error::new(Status::BadFormat, format!("{}: {message}", file.display()));
+    if file.is_dir() {
+        return Err(bad("it is a folder; give the file with the template, e.g. chat_template.jinja"));
+    }
+    let text = text_of(file)?;
+    let Ok(Value::Object(fields)) = serde_json::from_str(&text) else { return Ok(text) };
+    match &fields.get(FIELD) {
+        Some(Value::String(source)) => Ok(source.clone()),
+        Some(list @ Value::Array(all)) if all.len() == 1 => {
+            named(list, "default").ok_or_else(|| bad("its `chat_template` has no template named default"))
+        }
+        Some(Value::Array(_)) => {
+            Err(bad("its `chat_template` is a list of several templates; write one of them to a file"))
+        }
+        _ => Err(bad("it is JSON without a field `chat_template`; give a file with a Jinja template")),
+    }
+}
+
+fn text_of(file: &Path) -> Result<String> {
+    String::from_utf8(read(file)?).map_err(|error| {
+        let at = error.utf8_error().valid_up_to();
+        let message = format!("{}: byte {} is not UTF-8; save the file as UTF-8", file.display(), at + 1);
+        Error::new(Status::BadFormat, message)
+    })
+}
