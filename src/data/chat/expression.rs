@@ -135,7 +135,7 @@ impl<'a> Parser<'a> {
         let signs = tokens.take(2).take_while(|token| matches!(token, Token::Other(_)));
         let after: String = signs.map(Token::text).collect();
         let operator = *operators.iter().find(|operator| after.starts_with(**operator))?;
-        // `**` is no product.
+        // `*` is not part of `**`.
         let longer = ["**", "//", "==", "<=", ">="].iter().any(|long| after.starts_with(long));
         if longer && operator.len() == 1 {
             return None;
@@ -277,10 +277,10 @@ impl<'a> Parser<'a> {
     }
 
     fn concat(&mut self) -> Parsed<Part> {
-        let first = self.product()?;
+        let first = self.multiply()?;
         let mut others = Vec::new();
         while let Some(sign) = self.eat("~") {
-            others.push(space_before(&sign).to_owned() + &self.product()?.text);
+            others.push(space_before(&sign).to_owned() + &self.multiply()?.text);
         }
         if others.is_empty() {
             return Ok(first);
@@ -289,7 +289,7 @@ impl<'a> Parser<'a> {
         Ok(Part { text, is_atom: true, is_text: true })
     }
 
-    fn product(&mut self) -> Parsed<Part> {
+    fn multiply(&mut self) -> Parsed<Part> {
         let mut left = self.power()?;
         while let Some((text, operator)) = self.operator(&["//", "*", "/", "%"]) {
             left = left.operate(&text, operator, self.power()?);
@@ -322,7 +322,8 @@ impl<'a> Parser<'a> {
             if operand.text.starts_with(|c: char| c.is_ascii_digit()) {
                 Part::loose(sign + &operand.text)
             } else {
-                operand.operate(&sign, NEGATE, Part::atom("0".to_owned()))
+                let operand = Part::atom(format!("{} {}", space_before(&sign), operand.into_atom()));
+                operand.operate("", NEGATE, Part::atom("0".to_owned()))
             }
         } else if let Some((sign, operator)) = self.operator(&["+"]) {
             Part::atom(" 0".to_owned()).operate(&sign, operator, self.nested(|this| this.unary(false))?)

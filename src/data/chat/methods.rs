@@ -118,7 +118,7 @@ fn fill_with_zeros(text: &str, width: i64) -> String {
     format!("{}{}{}", &text[..sign], "0".repeat(missing(text, width)), &text[sign..])
 }
 
-/// Returns the number of characters that a text lacks to a width.
+/// Returns the number of characters from the end of a text to a width.
 fn missing(text: &str, width: i64) -> usize {
     usize::try_from(width).unwrap_or(0).saturating_sub(text.chars().count())
 }

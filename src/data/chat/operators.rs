@@ -75,7 +75,7 @@ pub fn order(left: &Value, right: &Value) -> Option<Option<Ordering>> {
     if let (Some(left), Some(right)) = (left.as_str(), right.as_str()) {
         return Some(Some(left.cmp(right)));
     }
-    if is_list(left) && is_list(right) {
+    if is_list(left) && is_list(right) && Tuple::is(left) == Tuple::is(right) {
         let mut pairs = left.try_iter().ok()?.zip(right.try_iter().ok()?);
         return match pairs.find(|(left, right)| left != right) {
             Some((left, right)) => order(&left, &right),
@@ -102,7 +102,7 @@ fn repeat(value: &Value, count: &Value) -> Result<Option<Value>, Error> {
     let count = usize::try_from(count.max(0)).unwrap_or(usize::MAX);
     let length = value.as_str().map(str::len).or_else(|| value.len()).unwrap_or(0);
     if length.saturating_mul(count) > LONGEST {
-        return Err(failed("the product is too long"));
+        return Err(failed("the repeated value is too long"));
     }
     Ok(match value.as_str() {
         Some(text) => Some(Value::from(text.repeat(count))),

@@ -327,7 +327,7 @@ mod tests {
             ("{{ a + 1.5e-3 + 'b' ~ d }}", "{{ a|__operate__('+',  1.5e-3) + 'b'|__concat__(  d) }}"),
             ("{{ a | trim + b }}{{ not a in b }}", "{{ a | trim + b }}{{ not a|__operate__('in',  b) }}"),
             ("{{ a not in b }}{{ a < b == c }}", "{{ not  a|__operate__('in',  b) }}{{ a < b == c }}"),
-            ("{{ -a.b }}{{ -5 }}", "{{a.b|__operate__('-x', 0) }}{{ -5 }}"),
+            ("{{ -a.b }}{{ -5 }}", "{{  a.b|__operate__('-x',0) }}{{ -5 }}"),
             (
                 "{% set a, b = c, d - 1 %}{% set e | f(a=1) %}",
                 "{% set a, b = __tuple__( c, d|__operate__('-',  1)) %}{% set e | f(a=1) %}",

@@ -384,6 +384,9 @@ a{% if t %} {% endif %}b {% if t %}⏎{% endif %}c{{ ' ' }}{% raw %}⏎ {{ a }} 
 {{ 3 is divisibleby 1 + 2 }}{{ 'a' ~ 'b' is string }}{{ -1 is odd }}{{ not 3 is odd }}{{ 4 is not divisibleby(3) and 1 + 1 is even }}{{ 3 is in [1 + 2] }}{{ 'a' is string and 'b' ~ 'c' is string }}{{ 1 is eq(1) == true }}
 {{ m | map('replace', 'b', 'x' ~ 1) | join(', ' ~ '') }}{{ dict(a=1 + 1, **{'b': 2}) }}{{ rows | selectattr('n', '>', 0 + 1) | list | length }}{{ s[1 + 1:i - 2] }}{{ 'a' 'b' ~ 'c' }}
 {{ 1 +⏎ 1 }}{{ 'a'⏎ ~⏎ 'b' }}{{ [1,⏎ 2] }}
+{{ e or -i }}{{ not -i }}{{ 1 if -i else 2 }}{{ i and -f }}{{ [-i, -f] }}{{ 3 in -l }}
+{{ e or -i }}{{ not -i }}{{ 1 if -i else 2 }}{{ i and -f }}{{ [-i, -f] }}{{ -i in [-i] }}{{ i - -i }}{{ i == -i }}{{ e ~ -i }}{% if -i %}a{% endif %}{% if e or not -i %}b{% elif -f %}c{% endif %}
+{{ l < (1, 2) }}
 {{ 1 + }}
 {{ a b }}
 {{ (1, 2 }}
