@@ -15,10 +15,13 @@ use super::source::ITER;
 /// Adds the filters and tests.
 pub fn add(environment: &mut Environment<'static>) {
     environment.add_filter("string", text);
-    environment
-        .add_filter("trim", |text: String, chars: Option<String>| strip(&text, chars.as_deref()).to_owned());
-    environment.add_filter("capitalize", |text: String| capitalize(&text));
-    environment.add_filter("title", title);
+    environment.add_filter("trim", |value: &Value, chars: Option<String>| {
+        text(value).map(|text| strip(&text, chars.as_deref()).to_owned())
+    });
+    environment.add_filter("upper", |value: &Value| text(value).map(|text| text.to_uppercase()));
+    environment.add_filter("lower", |value: &Value| text(value).map(|text| text.to_lowercase()));
+    environment.add_filter("capitalize", |value: &Value| text(value).map(|text| capitalize(&text)));
+    environment.add_filter("title", |value: &Value| text(value).map(|text| title(&text)));
     environment.add_filter("replace", |value: &Value, old: &str, new: &str, count: Option<i64>| {
         Ok::<_, Error>(replace(&text(value)?, old, new, count))
     });
@@ -88,7 +91,7 @@ fn is_sequence(value: &Value) -> bool {
 }
 
 /// Words begin behind spaces, hyphens and opening brackets.
-fn title(text: String) -> String {
+fn title(text: &str) -> String {
     let word = |word: &str| {
         let mut chars = word.chars();
         let first: String = chars.next().into_iter().flat_map(char::to_uppercase).collect();

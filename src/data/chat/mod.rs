@@ -37,6 +37,7 @@
 //! - a tuple equals a list with its items; keys of a dict literal such as 1 and true are two
 //! - text after `escape` or `safe` is ordinary text: adding to it escapes nothing
 //! - `<` of several in a row, and sorting by an attribute, order values of different types
+//! - `and` and `or` of two literals are true or false; `'a' % 1` is no error
 //! - characters that Unicode added after 14.0 print as such in lists and dicts
 //! - `isnumeric` knows no Han numerals, and `title` no Greek iota below a letter
 

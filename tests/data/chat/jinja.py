@@ -387,6 +387,7 @@ a{% if t %} {% endif %}b {% if t %}⏎{% endif %}c{{ ' ' }}{% raw %}⏎ {{ a }} 
 {{ e or -i }}{{ not -i }}{{ 1 if -i else 2 }}{{ i and -f }}{{ [-i, -f] }}{{ 3 in -l }}
 {{ e or -i }}{{ not -i }}{{ 1 if -i else 2 }}{{ i and -f }}{{ [-i, -f] }}{{ -i in [-i] }}{{ i - -i }}{{ i == -i }}{{ e ~ -i }}{% if -i %}a{% endif %}{% if e or not -i %}b{% elif -f %}c{% endif %}
 {{ l < (1, 2) }}
+{{ ['A'] | lower }}{{ {'a': 1} | upper }}{{ ['a'] | title }}{{ [1] | trim }}{{ ['A'] | capitalize }}
 {{ 1 + }}
 {{ a b }}
 {{ (1, 2 }}
