@@ -32,13 +32,14 @@ fn templates_mean_what_they_mean_in_jinja() {
         template(dir.path(), source)?.render(&conversation, &mut Warnings::default())
     };
     assert!(list(&all["cases"]).len() > 250);
-    for case in list(&all["cases"]) {
-        let source = case[0].as_str().unwrap();
-        match (render(source), case[1].as_str()) {
-            (rendered, Some(text)) => assert_eq!(rendered.unwrap().text, text, "{source}"),
-            (rendered, None) => assert!(rendered.is_err(), "{source}: {rendered:?}"),
-        }
+    let differs = |case: &&Value| match (render(case[0].as_str().unwrap()), case[1].as_str()) {
+        (Ok(rendered), Some(text)) => rendered.text != text,
+        (rendered, text) => rendered.is_ok() || text.is_some(),
+    };
+    for case in list(&all["cases"]).iter().filter(differs) {
+        println!("{case:#}: {:?}", render(case[0].as_str().unwrap()));
     }
+    assert_eq!(list(&all["cases"]).iter().filter(differs).count(), 0);
     for case in list(&all["refused"]) {
         let (source, word) = (case[0].as_str().unwrap(), case[1].as_str().unwrap());
         let error = render(source).unwrap_err();

@@ -5,7 +5,10 @@ use minijinja::value::{Kwargs, Value, ValueKind, from_args};
 use minijinja::{Error, ErrorKind, State};
 use minijinja_contrib::pycompat::unknown_method_callback;
 
-use super::filters::is_namespace;
+use super::characters::{is_decimal, is_digit, is_space, title_case};
+use super::filters::{failed, is_namespace};
+use super::operators::printable;
+use super::python::Tuple;
 use super::source::{FIELD, SLICE};
 
 /// Calls a method of a Python value, e.g. `str.strip`.
@@ -17,7 +20,7 @@ pub fn method(state: &State, value: &Value, name: &str, arguments: &[Value]) -> 
         return field(value, arguments);
     }
     let found = match (value.kind(), value.as_str()) {
-        (_, Some(text)) => of_text(text, name, arguments)?,
+        (_, Some(text)) => of_text(state, text, name, arguments)?,
         (ValueKind::Seq | ValueKind::Iterable, _) => of_list(value, name, arguments)?,
         (ValueKind::Map, _) => of_dict(value, name, arguments)?,
         _ => None,
@@ -32,15 +35,6 @@ fn field(value: &Value, arguments: &[Value]) -> Result<Value, Error> {
         return Err(failed(format!("`.{name}` is a method of dict, not a field; write ['{name}']")));
     }
     value.get_attr(name)
-}
-
-fn failed(message: impl Into<String>) -> Error {
-    Error::new(ErrorKind::InvalidOperation, message.into())
-}
-
-/// True for what `str.isspace` counts as whitespace.
-pub fn is_space(c: char) -> bool {
-    c.is_whitespace() || ('\u{1c}'..='\u{1f}').contains(&c)
 }
 
 /// `str.strip(chars)`.
@@ -59,9 +53,7 @@ fn strip_end<'a>(text: &'a str, chars: Option<&str>) -> &'a str {
 /// `str.capitalize`.
 pub fn capitalize(text: &str) -> String {
     let mut chars = text.chars();
-    chars
-        .next()
-        .map_or_else(String::new, |first| first.to_uppercase().to_string() + &chars.as_str().to_lowercase())
+    chars.next().map_or_else(String::new, |first| title_case(first) + &chars.as_str().to_lowercase())
 }
 
 /// `str.replace`; a negative count is none.
@@ -78,7 +70,7 @@ fn title(text: &str) -> String {
         if inside {
             out.extend(c.to_lowercase());
         } else {
-            out.extend(c.to_uppercase());
+            out.push_str(&title_case(c));
         }
         inside = is_cased(c);
     }
@@ -86,7 +78,57 @@ fn title(text: &str) -> String {
 }
 
 fn is_cased(c: char) -> bool {
-    c.is_lowercase() || c.is_uppercase()
+    c.is_lowercase() || c.is_uppercase() || is_title(c)
+}
+
+fn is_title(c: char) -> bool {
+    matches!(c, 'ǅ' | 'ǈ' | 'ǋ' | 'ǲ')
+}
+
+/// `str.istitle`.
+fn has_title_case(text: &str) -> bool {
+    let (mut inside, mut any) = (false, false);
+    for c in text.chars() {
+        let begins = c.is_uppercase() || is_title(c);
+        if (begins && inside) || (c.is_lowercase() && !inside) {
+            return false;
+        }
+        inside = is_cased(c);
+        any |= inside;
+    }
+    any
+}
+
+/// `str.swapcase`.
+fn swap_case(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    for c in text.chars() {
+        if c.is_lowercase() {
+            out.extend(c.to_uppercase());
+        } else {
+            out.extend(c.to_lowercase());
+        }
+    }
+    out
+}
+
+/// `str.zfill`: zeros behind the sign.
+fn fill_with_zeros(text: &str, width: i64) -> String {
+    let sign = usize::from(text.starts_with(['+', '-']));
+    format!("{}{}{}", &text[..sign], "0".repeat(missing(text, width)), &text[sign..])
+}
+
+/// Returns the number of characters from the end of a text to a width.
+fn missing(text: &str, width: i64) -> usize {
+    usize::try_from(width).unwrap_or(0).saturating_sub(text.chars().count())
+}
+
+/// `str.center(width, fill)`.
+pub fn center(text: &str, width: i64, fill: &str) -> String {
+    let missing = missing(text, width);
+    // The odd one is on the left if the width is odd, as in CPython.
+    let left = missing / 2 + (missing & width as usize & 1);
+    fill.repeat(left) + text + &fill.repeat(missing - left)
 }
 
 /// Returns arguments by position or name; a name that begins with `_` is positional only.
@@ -124,7 +166,13 @@ fn needed(value: &Option<Value>) -> Result<&str, Error> {
     text_of(value)?.ok_or_else(|| Error::from(ErrorKind::MissingArgument))
 }
 
-fn of_text(text: &str, name: &str, arguments: &[Value]) -> Result<Option<Value>, Error> {
+/// The width of a text that is filled.
+fn width_of(value: Option<Value>) -> Result<i64, Error> {
+    let width = i64::try_from(value.ok_or_else(|| Error::from(ErrorKind::MissingArgument))?)?;
+    if width > 1_000_000 { Err(failed(format!("the width {width} is too large"))) } else { Ok(width) }
+}
+
+fn of_text(state: &State, text: &str, name: &str, arguments: &[Value]) -> Result<Option<Value>, Error> {
     let all = |is: fn(char) -> bool| !text.is_empty() && text.chars().all(is);
     let cased = |is: fn(char) -> bool, not: fn(char) -> bool| text.chars().any(is) && !text.chars().any(not);
     let plain = match name {
@@ -133,18 +181,23 @@ fn of_text(text: &str, name: &str, arguments: &[Value]) -> Result<Option<Value>,
         "title" => Value::from(title(text)),
         "capitalize" => Value::from(capitalize(text)),
         "isspace" => Value::from(all(is_space)),
-        "isdigit" | "isnumeric" | "isdecimal" => Value::from(all(char::is_numeric)),
+        "swapcase" => Value::from(swap_case(text)),
+        "isdigit" => Value::from(all(is_digit)),
+        "isdecimal" => Value::from(all(is_decimal)),
+        "isnumeric" => Value::from(all(char::is_numeric)),
+        "isascii" => Value::from(text.is_ascii()),
+        "istitle" => Value::from(has_title_case(text)),
         "isalnum" => Value::from(all(char::is_alphanumeric)),
         "isalpha" => Value::from(all(char::is_alphabetic)),
         "islower" => Value::from(cased(char::is_lowercase, char::is_uppercase)),
         "isupper" => Value::from(cased(char::is_uppercase, char::is_lowercase)),
-        _ => return text_with(text, name, arguments),
+        _ => return text_with(state, text, name, arguments),
     };
     let () = from_args(arguments)?;
     Ok(Some(plain))
 }
 
-fn text_with(text: &str, name: &str, arguments: &[Value]) -> Result<Option<Value>, Error> {
+fn text_with(state: &State, text: &str, name: &str, arguments: &[Value]) -> Result<Option<Value>, Error> {
     Ok(Some(match name {
         "strip" | "lstrip" | "rstrip" => {
             let [chars] = bind(arguments, ["_"])?;
@@ -173,7 +226,7 @@ fn text_with(text: &str, name: &str, arguments: &[Value]) -> Result<Option<Value
                 (None, "partition") => [text, "", ""],
                 (None, _) => ["", "", text],
             };
-            parts.into_iter().collect()
+            Tuple::value(parts.map(Value::from).to_vec())
         }
         "splitlines" => {
             let [keep] = bind(arguments, ["keepends"])?;
@@ -202,6 +255,26 @@ fn text_with(text: &str, name: &str, arguments: &[Value]) -> Result<Option<Value
             let rest =
                 if name == "removeprefix" { text.strip_prefix(affix) } else { text.strip_suffix(affix) };
             Value::from(rest.unwrap_or(text))
+        }
+        "zfill" => {
+            let [width] = bind(arguments, ["_"])?;
+            Value::from(fill_with_zeros(text, width_of(width)?))
+        }
+        "ljust" | "rjust" | "center" => {
+            let [width, fill] = bind(arguments, ["_", "_"])?;
+            let (width, fill) = (width_of(width)?, text_of(&fill)?.unwrap_or(" "));
+            if fill.chars().count() != 1 {
+                return Err(failed(format!("{name} fills with one character, not {fill:?}")));
+            }
+            Value::from(match name {
+                "ljust" => text.to_owned() + &fill.repeat(missing(text, width)),
+                "rjust" => fill.repeat(missing(text, width)) + text,
+                _ => center(text, width, fill),
+            })
+        }
+        "format" => {
+            let arguments = arguments.iter().map(printable).collect::<Result<Vec<_>, _>>()?;
+            return unknown_method_callback(state, &Value::from(text), name, &arguments).map(Some);
         }
         "replace" => {
             let [old, new, count] = bind(arguments, ["_", "_", "_"])?;
@@ -315,12 +388,22 @@ fn of_list(list: &Value, name: &str, arguments: &[Value]) -> Result<Option<Value
 fn of_dict(dict: &Value, name: &str, arguments: &[Value]) -> Result<Option<Value>, Error> {
     match name {
         "copy" => Ok(Some(dict.clone())),
+        "items" => {
+            let [] = bind(arguments, [])?;
+            items_of(dict).map(Some)
+        }
         "get" => {
             bind(arguments, ["_", "_"])?;
             Ok(None)
         }
         _ => Ok(None),
     }
+}
+
+/// The pairs of a dict.
+pub fn items_of(dict: &Value) -> Result<Value, Error> {
+    let pair = |key: Value| Ok(Tuple::value(vec![key.clone(), dict.get_item(&key)?]));
+    dict.try_iter()?.map(pair).collect::<Result<Vec<_>, _>>().map(Value::from)
 }
 
 /// The slice `value[start:stop:step]` of Python.
@@ -342,7 +425,7 @@ fn slice(value: &Value, arguments: &[Value]) -> Result<Value, Error> {
         }
         (ValueKind::Seq | ValueKind::Iterable, _) => {
             let values: Vec<Value> = value.try_iter()?.collect();
-            Ok(Value::from(items(&values, start, stop, step)))
+            Ok(Tuple::like(value, items(&values, start, stop, step)))
         }
         (kind, _) => Err(failed(format!("{kind} cannot be sliced"))),
     }

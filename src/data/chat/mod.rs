@@ -32,20 +32,27 @@
 //! Templates are rendered by minijinja, made to act as jinja2 3.1.6 under the settings of
 //! transformers. Refused by name:
 //!
-//! - filters such as `wordcount`, `xmlattr` and `pprint`; methods such as `str.center`; `cycler`
-//! - `varargs` and `kwargs` of a macro; blocks; the escape `\N{…}`
+//! - filters such as `wordwrap`, `xmlattr` and `pprint`; methods such as `str.casefold`
+//! - `varargs` and `kwargs` of a macro; blocks; the escape `\N{…}`; `%r`; rounding to tens
 //! - `x.items` without a call if x is a dict: Jinja finds the method
+//! - integers of a template beyond 128 bits; unpacking a text
 //!
 //! Not as in Jinja:
 //!
-//! - tuples and ranges print as lists, namespaces as dicts
-//! - `~` prints lists of the template itself, and numbers with an exponent, in Rust's form
-//! - `<` and sorting order values of different types, division by zero is infinity: no error
-//! - the remainder of a division by a negative number is positive
-//! - `min` and `max` of texts respect case
+//! - ranges, `keys()` and the groups of `groupby` print as lists, namespaces as dicts
+//! - a tuple equals a list with its items; keys of a dict literal such as 1 and true are two
+//! - text after `escape` or `safe` is ordinary text: adding to it escapes nothing
+//! - `<` of several in a row, and sorting by an attribute, order values of different types
+//! - `and` and `or` of two literals are true or false; `'a' % 1` is no error
+//! - characters that Unicode added after 14.0 print as such in lists and dicts
+//! - `isnumeric` knows no Han numerals, and `title` no Greek iota below a letter
 
 #[cfg(feature = "text")]
+mod characters;
+#[cfg(feature = "text")]
 mod check;
+#[cfg(feature = "text")]
+mod expression;
 #[cfg(feature = "text")]
 mod files;
 #[cfg(feature = "text")]
@@ -54,6 +61,8 @@ mod filters;
 mod methods;
 #[cfg(feature = "text")]
 mod numbers;
+#[cfg(feature = "text")]
+mod operators;
 #[cfg(feature = "text")]
 mod python;
 #[cfg(feature = "text")]

@@ -8,8 +8,9 @@ use minijinja::value::{DynObject, Enumerator, Kwargs, Object, ObjectRepr, Value,
 use minijinja::{Environment, Error, ErrorKind, Output, State, escape_formatter};
 use serde_json::Value as Json;
 
-use super::filters;
+use super::characters::is_printable;
 use super::methods::method;
+use super::{filters, operators};
 use crate::base::json;
 
 /// Makes an environment print, filter and call values as Python and Jinja do.
@@ -18,6 +19,7 @@ pub fn configure(environment: &mut Environment<'static>) {
     environment.set_formatter(print);
     environment.add_filter("tojson", to_json);
     filters::add(environment);
+    operators::add(environment);
 }
 
 /// A list or a dict of JSON, which prints as in Python wherever it is printed.
@@ -37,6 +39,45 @@ impl Object for Printed {
     fn render(self: &Arc<Self>, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&repr(&Value::from_dyn_object(self.0.clone())).map_err(|_| fmt::Error)?)
     }
+}
+
+/// A tuple of Python, which prints in parentheses.
+#[derive(Debug)]
+pub struct Tuple(Vec<Value>);
+
+impl Tuple {
+    pub fn value(items: Vec<Value>) -> Value {
+        Value::from_object(Tuple(items))
+    }
+
+    pub fn is(value: &Value) -> bool {
+        value.downcast_object_ref::<Tuple>().is_some()
+    }
+
+    /// Returns items as a tuple if `value` is one, else as a list.
+    pub fn like(value: &Value, items: Vec<Value>) -> Value {
+        if Tuple::is(value) { Tuple::value(items) } else { Value::from(items) }
+    }
+}
+
+impl Object for Tuple {
+    fn repr(self: &Arc<Self>) -> ObjectRepr {
+        ObjectRepr::Seq
+    }
+    fn get_value(self: &Arc<Self>, key: &Value) -> Option<Value> {
+        self.0.get(key.as_usize()?).cloned()
+    }
+    fn enumerate(self: &Arc<Self>) -> Enumerator {
+        Enumerator::Seq(self.0.len())
+    }
+    fn render(self: &Arc<Self>, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&repr(&Value::from_dyn_object(self.clone())).map_err(|_| fmt::Error)?)
+    }
+}
+
+/// True for lists, tuples and what minijinja has instead of iterators.
+pub fn is_list(value: &Value) -> bool {
+    matches!(value.kind(), ValueKind::Seq | ValueKind::Iterable)
 }
 
 /// An integer beyond 128 bits.
@@ -84,7 +125,7 @@ pub fn value(json: &Json) -> Value {
 /// Prints a value for `{{ … }}`.
 fn print(out: &mut Output, state: &State, value: &Value) -> Result<(), Error> {
     match value.kind() {
-        ValueKind::None | ValueKind::Bool | ValueKind::Seq | ValueKind::Map => {}
+        ValueKind::None | ValueKind::Bool | ValueKind::Seq | ValueKind::Iterable | ValueKind::Map => {}
         ValueKind::Number if !value.is_integer() => {}
         _ => return escape_formatter(out, state, value),
     }
@@ -243,9 +284,13 @@ fn repr(value: &Value) -> Result<String, Error> {
         ValueKind::Undefined => "Undefined".to_owned(),
         ValueKind::Number => number(value, ["nan", "inf", "-inf"]),
         ValueKind::String => quoted(value.as_str().unwrap_or_default()),
-        ValueKind::Seq => {
+        ValueKind::Seq | ValueKind::Iterable => {
             let items: Vec<String> = value.try_iter()?.map(|item| repr(&item)).collect::<Result<_, _>>()?;
-            format!("[{}]", items.join(", "))
+            match (Tuple::is(value), &items[..]) {
+                (true, [item]) => format!("({item},)"),
+                (true, _) => format!("({})", items.join(", ")),
+                (false, _) => format!("[{}]", items.join(", ")),
+            }
         }
         ValueKind::Map => {
             let pair = |key: Value| Ok(format!("{}: {}", repr(&key)?, repr(&value.get_item(&key)?)?));
@@ -266,8 +311,12 @@ fn quoted(text: &str) -> String {
             '\r' => out.push_str("\\r"),
             '\t' => out.push_str("\\t"),
             _ if character == quote => out.extend(['\\', quote]),
-            _ if character.is_control() => out.push_str(&format!("\\x{:02x}", character as u32)),
-            _ => out.push(character),
+            _ if is_printable(character) => out.push(character),
+            _ => out.push_str(&match character as u32 {
+                code @ ..0x100 => format!("\\x{code:02x}"),
+                code @ ..0x1_0000 => format!("\\u{code:04x}"),
+                code => format!("\\U{code:08x}"),
+            }),
         }
     }
     out.push(quote);

@@ -3,25 +3,24 @@
 //! | source | rewritten | reason |
 //! |---|---|---|
 //! | `'a\⏎b'` and other escapes | the characters they mean | escapes are Python's |
+//! | `x + y`, `x < y`, `x in y` and so on | `x\|__operate__('+', y)` | types, `/ 0`, `%` and lists |
+//! | `x ~ y` | `x\|__concat__(y)` | lists and dicts as in Python |
+//! | `(x, y)` | `__tuple__(x, y)` | it prints as a tuple |
 //! | `x[a:b:c]` | `x.__slice__(a, b, c)` | slices are Python's |
 //! | `for x in y` | `for x in (y)\|__iter__` | a loop over none is an error |
 //! | `x.items` without call | `x.__field__('items')` | Jinja finds the method of `dict` first |
-//! | `'%s' % x` | `'%s'\|__percent__(x)` | `%` formats text |
 //! | `{% generation %}` | `{% filter generation %}` | an extension of transformers |
+
+use super::expression::{NoExpression, Parser};
 
 /// Names that a template cannot have by itself.
 pub const SLICE: &str = "__slice__";
 pub const ITER: &str = "__iter__";
-pub const PERCENT: &str = "__percent__";
-
 pub const FIELD: &str = "__field__";
 
 /// Methods of `dict`.
-const OF_DICT: [&str; 9] = ["clear", "copy", "get", "items", "keys", "pop", "setdefault", "update", "values"];
-
-/// Words before which no value ends.
-const KEYWORDS: [&str; 14] =
-    ["and", "call", "do", "elif", "else", "filter", "for", "if", "in", "is", "not", "or", "set", "with"];
+pub const OF_DICT: [&str; 9] =
+    ["clear", "copy", "get", "items", "keys", "pop", "setdefault", "update", "values"];
 
 /// A template for minijinja.
 pub struct Source {
@@ -77,8 +76,9 @@ fn end_of_raw(text: &str) -> Option<usize> {
     Some(end + text[end..].find("%}")? + 2)
 }
 
+/// A token of a tag; operators are one character each.
 #[derive(Clone, Debug, PartialEq)]
-enum Token {
+pub enum Token {
     Space(String),
     Name(String),
     Text(String),
@@ -86,23 +86,13 @@ enum Token {
 }
 
 impl Token {
-    fn text(&self) -> &str {
+    pub fn text(&self) -> &str {
         let (Token::Space(text) | Token::Name(text) | Token::Text(text) | Token::Other(text)) = self;
         text
     }
 
-    fn is(&self, text: &str) -> bool {
+    pub fn is(&self, text: &str) -> bool {
         !matches!(self, Token::Text(_)) && self.text() == text
-    }
-
-    /// True if a value may end with this token, so that `[` behind it selects an item.
-    fn ends_value(&self) -> bool {
-        match self {
-            Token::Space(_) => false,
-            Token::Name(name) => !KEYWORDS.contains(&&name[..]),
-            Token::Text(_) => true,
-            Token::Other(text) => matches!(&text[..], ")" | "]" | "}"),
-        }
     }
 }
 
@@ -130,8 +120,9 @@ fn tokens(text: &str) -> Result<(Vec<Token>, usize), String> {
                 let length = run(&char::is_whitespace);
                 (Token::Space(rest[..length].to_owned()), length)
             }
-            c if c.is_alphanumeric() || c == '_' => {
-                let length = run(&|c| c.is_alphanumeric() || c == '_');
+            c if is_word(c) => {
+                let is_item = tokens.last().is_some_and(|token| token.is("."));
+                let length = if c.is_ascii_digit() && !is_item { number(rest) } else { run(&is_word) };
                 (Token::Name(rest[..length].to_owned()), length)
             }
             c => {
@@ -149,6 +140,25 @@ fn tokens(text: &str) -> Result<(Vec<Token>, usize), String> {
     // Without an end: minijinja reports it.
     tokens.push(Token::Other(text[at..].to_owned()));
     Ok((tokens, text.len()))
+}
+
+fn is_word(c: char) -> bool {
+    c.is_alphanumeric() || c == '_'
+}
+
+/// Returns the length of a number literal.
+fn number(text: &str) -> usize {
+    let run = |from: usize| text[from..].find(|c| !is_word(c)).map_or(text.len(), |length| from + length);
+    let is_digit = |at: usize| text[at..].starts_with(|c: char| c.is_ascii_digit());
+    let mut end = run(0);
+    if text[end..].starts_with('.') && is_digit(end + 1) {
+        end = run(end + 1);
+    }
+    let has_exponent = text[..end].ends_with(['e', 'E']) && !text.starts_with("0x");
+    if has_exponent && text[end..].starts_with(['-', '+']) && is_digit(end + 1) {
+        end = run(end + 1);
+    }
+    end
 }
 
 /// Returns the length of a string literal, quotes included.
@@ -228,8 +238,10 @@ impl Source {
         let replaced = match word {
             "generation" if words.len() == 3 => "filter generation",
             "endgeneration" if words.len() == 3 => "endfilter",
-            "for" => return self.text.push_str(&loop_of(tokens)),
-            _ => return self.text.push_str(&expression(tokens)),
+            _ => {
+                let verbatim = |_| tokens.iter().map(Token::text).collect();
+                return self.text.push_str(&tag(word, tokens).unwrap_or_else(verbatim));
+            }
         };
         self.has_tags = true;
         for token in tokens {
@@ -238,20 +250,38 @@ impl Source {
     }
 }
 
-/// Rewrites a `for` tag: `y` of `for x in y if z` must be iterable.
-fn loop_of(tokens: &[Token]) -> String {
-    let top = |words: &[&str], from: usize| {
-        let mut depth = 0_i32;
-        (from..tokens.len()).find(|&at| {
-            depth += nesting(&tokens[at]);
-            depth == 0 && words.iter().any(|word| tokens[at].is(word))
-        })
+/// Rewrites a tag from behind its beginning to its end; `word` is the first word of a statement.
+fn tag(word: &str, tokens: &[Token]) -> Result<String, NoExpression> {
+    let [open, inside @ .., close] = tokens else { return Err(NoExpression) };
+    let mut parser = Parser::new(inside);
+    let text = match word {
+        "" => parser.tuple()?,
+        "if" | "elif" | "do" => parser.through(word)? + &parser.tuple()?,
+        "set" if !is_block(inside) => parser.through("=")? + &parser.tuple()?,
+        "set" => parser.through("set")? + &parser.expression()?,
+        "for" => {
+            let head = parser.through("in")? + " (" + parser.iterable()?.trim_start();
+            format!("{head})|{ITER}{}", parser.rest_of_loop()?)
+        }
+        "macro" | "filter" => parser.through(word)? + &parser.expression()?,
+        "call" => {
+            let word = parser.through(word)?;
+            let parameters = parser.arguments().unwrap_or_default();
+            word + &parameters + &parser.expression()?
+        }
+        "with" => parser.through(word)? + &parser.assignments()?,
+        _ => return Err(NoExpression),
     };
-    let Some(start) = top(&["in"], 0) else { return expression(tokens) };
-    let end = top(&["if", "recursive"], start).unwrap_or(tokens.len() - 1);
-    let (before, after) = (&tokens[..=start], &tokens[end..]);
-    let iterated = expression(&tokens[start + 1..end]);
-    format!("{} ({})|{ITER} {}", expression(before), iterated.trim(), expression(after))
+    Ok(format!("{}{text}{}{}", open.text(), parser.end()?, close.text()))
+}
+
+/// True for a `set` with a filter, `{% set x | f(a=1) %}`, which has no `=` outside brackets.
+fn is_block(tokens: &[Token]) -> bool {
+    let mut depth = 0;
+    !tokens.iter().any(|token| {
+        depth += nesting(token);
+        depth == 0 && token.is("=")
+    })
 }
 
 fn nesting(token: &Token) -> i32 {
@@ -260,118 +290,6 @@ fn nesting(token: &Token) -> i32 {
         Token::Other(text) if matches!(&text[..], ")" | "]" | "}") => -1,
         _ => 0,
     }
-}
-
-/// Returns the index of the bracket that closes the one at `open`.
-fn closing(tokens: &[Token], open: usize) -> Option<usize> {
-    let mut depth = 0;
-    (open..tokens.len()).find(|&at| {
-        depth += nesting(&tokens[at]);
-        depth == 0
-    })
-}
-
-fn expression(tokens: &[Token]) -> String {
-    let mut out = String::new();
-    let mut before: Option<&Token> = None;
-    let mut at = 0;
-    while let Some(token) = tokens.get(at) {
-        let mut end = at + 1;
-        if token.is("[") && before.is_some_and(Token::ends_value) {
-            let close = closing(tokens, at).unwrap_or(tokens.len());
-            if let Some(slice) = slice(&tokens[at + 1..close]) {
-                out.truncate(out.trim_end().len());
-                out.push_str(&slice);
-                end = close + 1;
-            } else {
-                out.push('[');
-            }
-        } else if token.is("%") && matches!(before, Some(Token::Text(_))) {
-            let operand =
-                at + 1 + tokens[at + 1..].iter().take_while(|t| matches!(t, Token::Space(_))).count();
-            end = end_of_operand(tokens, operand);
-            out.truncate(out.trim_end().len());
-            out.push_str(&percent(&tokens[operand..end]));
-        } else if is_field(tokens, at) {
-            out.push_str(&format!("{FIELD}('{}')", token.text()));
-        } else {
-            out.push_str(token.text());
-        }
-        before = tokens[at..end.min(tokens.len())].iter().rfind(|t| !matches!(t, Token::Space(_))).or(before);
-        at = end;
-    }
-    out
-}
-
-/// True for a name of [`OF_DICT`] behind a dot that is neither called nor set.
-fn is_field(tokens: &[Token], at: usize) -> bool {
-    let is_method = at > 0 && tokens[at - 1].is(".") && OF_DICT.iter().any(|name| tokens[at].is(name));
-    let mut after = tokens[at + 1..].iter().filter(|token| !matches!(token, Token::Space(_)));
-    is_method && {
-        let next = after.next();
-        let is_set = next.is_some_and(|next| next.is("=")) && !after.next().is_some_and(|next| next.is("="));
-        !is_set && !next.is_some_and(|next| next.is("("))
-    }
-}
-
-/// Returns the call that replaces `[a:b:c]`; `None` if it has no colon.
-fn slice(inside: &[Token]) -> Option<String> {
-    let parts = split(inside, ":");
-    if parts.len() == 1 {
-        return None;
-    }
-    let parts: Vec<String> = parts
-        .into_iter()
-        .map(|part| expression(part).trim().to_owned())
-        .map(|part| if part.is_empty() { "none".to_owned() } else { part })
-        .collect();
-    Some(format!(".{SLICE}({})", parts.join(", ")))
-}
-
-/// Splits tokens at a separator outside brackets.
-fn split<'a>(tokens: &'a [Token], separator: &str) -> Vec<&'a [Token]> {
-    let mut depth = 0;
-    tokens
-        .split(|token| {
-            depth += nesting(token);
-            depth == 0 && token.is(separator)
-        })
-        .collect()
-}
-
-/// Returns the end of an operand with its attributes, items, calls and filters.
-fn end_of_operand(tokens: &[Token], start: usize) -> usize {
-    let mut end = start;
-    let mut needs_value = true;
-    while let Some(token) = tokens.get(end) {
-        let opens = nesting(token) > 0;
-        match token {
-            _ if opens && (needs_value || !token.is("{")) => {
-                let Some(close) = closing(tokens, end) else { break };
-                end = close + 1;
-                needs_value = false;
-            }
-            Token::Name(_) | Token::Text(_) if needs_value => {
-                end += 1;
-                needs_value = false;
-            }
-            Token::Other(text) if !needs_value && matches!(&text[..], "." | "|") => {
-                end += 1;
-                needs_value = true;
-            }
-            _ => break,
-        }
-    }
-    end
-}
-
-/// Returns the filter that replaces `% operand`; a tuple is several arguments.
-fn percent(operand: &[Token]) -> String {
-    let inside = match operand {
-        [open, inside @ .., close] if open.is("(") && close.is(")") && split(inside, ",").len() > 1 => inside,
-        _ => operand,
-    };
-    format!("|{PERCENT}({})", expression(inside).trim_end().trim_end_matches(','))
 }
 
 #[cfg(test)]
@@ -402,8 +320,19 @@ mod tests {
             ("{{ a [b[1:]: ] }}", "{{ a.__slice__(b.__slice__(1, none), none) }}"),
             ("{{ [1, {'a': 2}] }}", "{{ [1, {'a': 2}] }}"),
             ("{% for a in b[1:] if c -%}", "{% for a in (b.__slice__(1, none))|__iter__ if c -%}"),
-            ("{{ '%s %s' % (a, b.c[0]) ~ d }}", "{{ '%s %s'|__percent__(a, b.c[0]) ~ d }}"),
-            ("{{ '%s' % a.b|trim }}{{ a % 2 }}", "{{ '%s'|__percent__(a.b|trim) }}{{ a % 2 }}"),
+            (
+                "{{ '%s %s' % (a, b.c[0]) ~ d }}",
+                "{{ '%s %s'|__operate__('%',  __tuple__(a, b.c[0]))|__concat__(  d) }}",
+            ),
+            ("{{ a + 1.5e-3 + 'b' ~ d }}", "{{ a|__operate__('+',  1.5e-3) + 'b'|__concat__(  d) }}"),
+            ("{{ a | trim + b }}{{ not a in b }}", "{{ a | trim + b }}{{ not a|__operate__('in',  b) }}"),
+            ("{{ a not in b }}{{ a < b == c }}", "{{ not  a|__operate__('in',  b) }}{{ a < b == c }}"),
+            ("{{ -a.b }}{{ -5 }}", "{{  a.b|__operate__('-x',0) }}{{ -5 }}"),
+            (
+                "{% set a, b = c, d - 1 %}{% set e | f(a=1) %}",
+                "{% set a, b = __tuple__( c, d|__operate__('-',  1)) %}{% set e | f(a=1) %}",
+            ),
+            ("{{ a b }}{% if %}", "{{ a b }}{% if %}"),
             ("{{ 'a\\\nb' }}{{ {'}}': 1}['}}'] }}", "{{ 'ab'\n }}{{ {'}}': 1}['}}'] }}"),
             (r"{{ '\x41\101\d\'\\' }}", r"{{ 'AA\\d\'\\' }}"),
         ] {

@@ -327,6 +327,76 @@ a{% if t %} {% endif %}b {% if t %}⏎{% endif %}c{{ ' ' }}{% raw %}⏎ {{ a }} 
 {{ 'a' | default('b') | upper }}{{ u.x | default('c') }}
 {{ d.zz.y | default('c') }}
 {{ d.zz | default(d.b) }}{{ u | default }}{{ u | default(none) }}{{ e | default('x', boolean=True) }}{{ 0 | default(5, true) }}{{ u | default(default_value='q') }}
+{% for x in 'aé' %}{{ x }}{{ loop.first }}{{ loop.last }}{{ loop.length }}{{ loop.revindex }}{{ loop.nextitem }}{% endfor %}{% for x in '' %}{{ x }}{% else %}empty{% endfor %}
+{% set l2 = ['a'] + ['b'] %}{{ l2 }}{{ l2 + ['c'] }}{{ l2 | tojson }}{{ l2 is sequence }}{{ l2[-1] }}{{ l2 | length }}{{ l2 == ['a', 'b'] }}{{ rows + [{'role': 'x'}] }}
+{{ 'a' ~ ['x'] }}{{ 'a' ~ {'x': none} }}{{ ['x', [true]] | string }}{{ {'x': 1.0} | string }}{{ ['x'] ~ ('y',) ~ 1e16 ~ 1e-7 ~ [none] * 2 }}
+{{ '%s|%s' % (['a'], {'b': none}) }}{{ '%s' % ['a'] }}{{ '{}'.format(['a']) }}{{ '%s' | format(['a']) }}{{ ['a', ['b']] | join('-') }}{{ [['a']] | map('string') | join }}
+{{ ['\u00a0', '\u00ad', '\u0378', '\u0600', '\u2003', '\u200b', '\u200d', '\u2028', '\u3000', '\ufeff', '\ue000', '\U000e0001', '\x7f', '\x85', 'é中😀'] }}
+{{ [1, [2, {'a': (3, none)}], "it's", 'q"\''] }}
+{{ '<b a="c">&\'' | escape }}{{ '"' | e }}{{ 3 | e }}{{ none | e }}{{ u | e }}{{ ['<'] | e }}{{ '<' | forceescape }}
+{{ (1, 2) }}{{ (1,) }}{{ () }}{{ (1, 2) | tojson }}{{ (1, 'a')[1] }}{{ ('a', 'b')[-1] }}{{ ('a', 'b', 'c')[1:] }}{{ (1,) + (2,) }}{{ (1, 2) | length }}{{ 'a' in ('a', 'b') }}{{ (1, 2) == (1, 2) }}
+{% set p = 1, 'b' %}{{ p }}{{ 1, 2 }}{% for x in 'ab', 'c' %}{{ x }}.{% endfor %}{% set a, b = (3, 4) %}{{ a }}{{ b }}
+{{ d.items() | list }}{{ rows[0] | items | list }}{{ {'b': 1, 'a': 2} | dictsort }}{{ {'b': 1, 'a': 2} | dictsort(by='value') }}{{ 'a=b'.partition('=') }}{{ 'ab'.rpartition('=') }}
+{% for k, v in {'b': 1}.items() %}{{ k }}{{ v }}{{ loop.last }}{% endfor %}{{ {'b': 1}.items() | map('first') | join }}{{ d.items() is iterable }}
+{{ (1,) + [2] }}
+{{ +5 }}{{ +2.5 }}{{ 3 + +4 }}{{ +t }}{{ 3 - -2 }}{{ -l[0] }}{{ -d.b }}{{ -d.b | abs }}
+{{ +s }}
+{{ 1 / 0 }}
+{{ 1.0 // 0 }}
+{{ 1 % 0 }}
+{{ -7 // 2 }} {{ 7 // -2 }} {{ -7 % 3 }} {{ 7 % -3 }} {{ -7.5 % 2 }} {{ 7.5 // -2 }} {{ -7.5 // 2 }} {{ 6 / 3 }} {{ 2 ** -1 }} {{ 2 ** 0.5 }} {{ 10 // 3.0 }} {{ 2 ** 64 }} {{ true + true }} {{ 1 - true }}
+{{ 0 ** -1 }}
+{{ 'abc' < 5 }}
+{{ none < 1 }}
+{{ u < 1 }}
+{{ [1] < 2 }}
+{{ [1, 'a'] | sort }}
+{{ 1 in 'x1' }}
+{{ none in 'x' }}
+{{ 1 not in 'x1' }}
+{{ 1 is in 'x1' }}
+{{ [1, 2] < [1, 2, 3] }}{{ (2,) > (1, 5) }}{{ 'a' < 'ab' }}{{ 1 < 2.5 <= 2.5 }}{{ not 1 in [2] }}{{ 'a' not in 'b' and 1 not in [2] }}{{ 'x' if 'a' not in m else 'y' }}{{ [] < [1] }}
+{{ 'a' * 3 }}{{ 3 * 'a' }}{{ [1] * 2 }}{{ 2 * (1,) }}{{ 'a' * -1 }}{{ [0] * 0 }}{{ 'a' * true }}
+{{ 'a' * 2.0 }}
+{{ l - [1] }}
+{{ '7'.zfill(3) }}{{ '-7'.zfill(4) }}{{ '+'.zfill(3) }}{{ 'abc'.zfill(2) }}{{ (7 | string).zfill(2) }}{{ '--1'.zfill(5) }}
+{{ 'ab'.ljust(4) }}|{{ 'ab'.rjust(4, '.') }}|{{ 'ab'.center(5) }}|{{ 'abc'.center(6, '*') }}|{{ 'abc'.center(2) }}|{{ 'x' | center(5) }}|{{ 'a'.center(4) }}|{{ 'é'.ljust(3, 'ü') }}|
+{{ 'ab'.ljust(4, '') }}
+{{ 'aBc ß'.swapcase() }}{{ 'abc'.isalnum() }}{{ 'Ab Cd'.istitle() }}{{ 'AB'.istitle() }}{{ ''.istitle() }}{{ 'a'.isascii() }}{{ 'é'.isascii() }}{{ ''.isascii() }}{{ 'ab'.islower() }}
+{{ '²'.isdigit() }}{{ '²'.isdecimal() }}{{ '½'.isdigit() }}{{ '½'.isnumeric() }}{{ '٣'.isdecimal() }}{{ '①'.isdigit() }}{{ '12'.isdecimal() }}
+{{ 'a b  c-d, é_x' | wordcount }}{{ '' | wordcount }}{{ u | wordcount }}
+{{ 'a long sentence here' | truncate(9) }}|{{ 'foo bar baz qux' | truncate(11) }}|{{ 'foo bar baz qux' | truncate(11, False, '...', 0) }}|{{ 'foo bar baz qux' | truncate(9, True) }}|{{ 'abcdefghijklm' | truncate(5) }}|{{ 'abc def ghi' | truncate(5, true, '') }}|{{ 'éé éé éé éé' | truncate(length=4, end='!', leeway=0) }}
+{{ 'a long sentence' | truncate(2) }}
+{{ true | float }}{{ -t }}{{ -f }}{{ -0.0 }}{{ -(0.0) }} {{ 3.14159 | round(2) }} {{ 2.5 | round }} {{ 3.5 | round(0, 'floor') }} {{ 7 | round }} {{ 2.675 | round(2) }} {{ 2.1 | round(method='ceil') }} {{ 42.55 | round(1, 'floor') }} {{ 7 | round(1) }} {{ true | round }} {{ -2.5 | round(precision=0) }}
+{{ 2.5 | round(0, 'up') }}
+{{ '12abc' | int }} {{ 'x' | int(7) }} {{ '0x1A' | int(0, 16) }} {{ '0x1A' | int(base=16) }} {{ 'ff' | int(0, 16) }} {{ '0b11' | int(0, 2) }} {{ '0x1A' | int(0, 0) }} {{ '1_000' | int }} {{ '+5' | int }} {{ none | int(default=3) }} {{ '1__0' | int }} {{ '12.9' | int }} {{ 'inf' | int(4) }} {{ '0x1A' | int }} {{ l | int(default='no') }}
+{{ [1, 1, 2] | unique | list }}{{ ['a', 'A', 'b'] | unique | list }}{{ ['a', 'A'] | unique(true) | list }}{{ rows | unique(attribute='role') | map(attribute='n') | list }}{{ [1, 2, 3] | min }}{{ [] | max }}{{ ['b', 'A'] | min }}{{ ['b', 'A'] | max }}{{ ['b', 'A', 'a'] | min(case_sensitive=true) }}{{ (rows | max(attribute='n')).content }}{{ (rows | min(attribute='n')).content }}
+{{ [1, 2] | sum(start=3) }}{{ [{'a': 1}, {'a': 2.5}] | sum(attribute='a') }}{{ rows | sum('n') }}{{ [[1], [2]] | sum(start=[]) }}{{ [0.1, 0.2] | sum }}{{ [1, true] | sum }}
+{{ ['a', 'b'] | sum }}
+{{ ['a', 1] | max }}
+{% set j = joiner(', ') %}{% for x in l %}{{ j() }}{{ x }}{% endfor %}{% set k = joiner() %}{{ k() }}a{{ k() }}
+{% set c = cycler('a', 'b') %}{{ c.next() }}{{ c.next() }}{{ c.current }}{{ c.next() }}{% set _ = c.reset() %}{{ c.current }}{% for x in l %}{{ c.next() }}{% endfor %}
+{{ rows is callable }}{{ raise_exception is callable }}{{ range is callable }}{{ s is callable }}{{ n is callable }}{{ d is callable }}{{ 1 is callable }}{% macro f() %}{% endmacro %}{{ f is callable }}
+{{ 'ß' | upper }}{{ 'ǆ'.title() }}{{ 'hello'.capitalize() }}{{ 'ǆab' | capitalize }}{{ 'ßa'.title() }}{{ 'ǆab ǆ' | title }}{{ 'ﬁne'.capitalize() }}{{ 'აბ'.title() }}
+{{ 1.5 + 2 ** 2 * 3 - 4 / 2 }} {{ 1e-5 + 1 }} {{ 2 * 3 % 4 }} {{ 'a' ~ 1 * 2 ~ 'b' }} {{ 'x' + 'a' ~ 1 }} {{ 'a' if 1 + 1 == 2 and 'b' ~ 'c' == 'bc' }} {{ (1 + 2) * 3 }} {{ [1 + 1, 2 ~ 'x', -1] }} {{ {'a' ~ 1: 1 + 1}['a1'] }} {{ l[1 - 1] + l[-1] }} {{ 1 if 2 > 1 else 3 + 4 }}
+{% if 1 + 1 == 2 and not ('a' ~ 'b') in ['ab'] or i - 1 > 5 %}y{% endif %}{% with a = 1 + 1, b = 'x' ~ 2 %}{{ a }}{{ b }}{% endwith %}{% macro f(a, b=1 + 1, c=['x'] + ['y']) %}{{ a }}{{ b }}{{ c }}{% endmacro %}{{ f(2 - 1) }}{{ f(b=i + 1, a='q' ~ 1) }}{% set x | replace('a', 'b' ~ 1) %}aa{% endset %}{{ x }}{% filter replace('a', 'b' ~ 1) %}aa{% endfilter %}
+{% for x in l + [9] if x + 1 > 2 and x != 9 - 0 %}{{ x }}{{ loop.last }}{% endfor %}{% for x in [[1, [2]]] recursive %}{{ x }}{% endfor %}{% for x in (l if i > 8 else m + ['z']) %}{{ x }}{% endfor %}{% macro f() %}{{ caller(1 + 1) }}{% endmacro %}{% call(x) f() %}{{ x + 1 }}{% endcall %}
+{{ 3 is divisibleby 1 + 2 }}{{ 'a' ~ 'b' is string }}{{ -1 is odd }}{{ not 3 is odd }}{{ 4 is not divisibleby(3) and 1 + 1 is even }}{{ 3 is in [1 + 2] }}{{ 'a' is string and 'b' ~ 'c' is string }}{{ 1 is eq(1) == true }}
+{{ m | map('replace', 'b', 'x' ~ 1) | join(', ' ~ '') }}{{ dict(a=1 + 1, **{'b': 2}) }}{{ rows | selectattr('n', '>', 0 + 1) | list | length }}{{ s[1 + 1:i - 2] }}{{ 'a' 'b' ~ 'c' }}
+{{ 1 +⏎ 1 }}{{ 'a'⏎ ~⏎ 'b' }}{{ [1,⏎ 2] }}
+{{ e or -i }}{{ not -i }}{{ 1 if -i else 2 }}{{ i and -f }}{{ [-i, -f] }}{{ 3 in -l }}
+{{ e or -i }}{{ not -i }}{{ 1 if -i else 2 }}{{ i and -f }}{{ [-i, -f] }}{{ -i in [-i] }}{{ i - -i }}{{ i == -i }}{{ e ~ -i }}{% if -i %}a{% endif %}{% if e or not -i %}b{% elif -f %}c{% endif %}
+{{ l < (1, 2) }}
+{{ ['A'] | lower }}{{ {'a': 1} | upper }}{{ ['a'] | title }}{{ [1] | trim }}{{ ['A'] | capitalize }}
+{{ 1 + }}
+{{ a b }}
+{{ (1, 2 }}
+{{ 1 ~ }}
+{{ [1 2] }}
+{% set x = %}
+{% if %}a{% endif %}
+{{ 'a' + ['b'] }}
+{{ d + d }}
 """.strip("\n")
 
 
@@ -334,15 +404,16 @@ a{% if t %} {% endif %}b {% if t %}⏎{% endif %}c{{ ' ' }}{% raw %}⏎ {{ a }} 
 REFUSED = [
     (r"{{ '\N{BULLET}' }}", r"the escape \N"),
     (r"{{ '\ud83d' }}", r"the escape \u"),
-    ("{{ 'a'.center(5) }}", "no method named center"),
-    ("{{ w.swapcase() }}", "no method named swapcase"),
-    ("{{ w | wordcount }}", "filter wordcount is unknown"),
+    ("{{ 'a'.expandtabs(5) }}", "no method named expandtabs"),
+    ("{{ w.casefold() }}", "no method named casefold"),
+    ("{{ w | wordwrap(3) }}", "filter wordwrap is unknown"),
+    ("{{ 1234 | round(-2) }}", "less than units"),
     ("{{ d | pprint }}", "filter pprint is unknown"),
     ("{% if d.items %}a{% endif %}", "`.items` is a method of dict, not a field; write ['items']"),
     ("{% macro f(a) %}{{ varargs }}{% endmacro %}{{ f(1, 2) }}", "too many arguments"),
     ("{% macro f(a) %}{{ kwargs }}{% endmacro %}{{ f(1, x=3) }}", "unknown keyword argument `x`"),
     ("{{ dict.fromkeys(['a'], 1) }}", "no method named fromkeys"),
-    ("{% set c = cycler('a', 'b') %}{{ c.next() }}", "cycler is unknown"),
+    ("{{ lipsum() }}", "lipsum is unknown"),
     ("{% for k, v in ['ab', 'cd'] %}{{ k }}{{ v }}.{% endfor %}", "not iterable"),
     ("{% block x %}a{% endblock %}", "unknown statement block"),
 ]
