@@ -48,10 +48,7 @@ impl Sink for Counted<'_> {
 pub fn tokenize(options: &TokenizeOptions) -> Result<()> {
     let tokens = options.data.iter().find(|path| !path.is_dir() && TokenFormat::of(path).is_some());
     if let Some(path) = tokens {
-        return Err(Error::argument(format!(
-            "{} is a token file already; --data takes text and JSONL",
-            path.display()
-        )));
+        return Err(TokenFormat::not_documents(path));
     }
     let source = model::open(&options.model, true)?.tokenizer();
     let (vocabulary, fingerprint) = (source.vocabulary, source.fingerprint()?);
@@ -72,7 +69,8 @@ pub fn tokenize(options: &TokenizeOptions) -> Result<()> {
         read_documents(path, &encoder, options.encoding.bad_lines(), threads, &mut warnings, &mut sink)?;
     }
     if sink.tokens == 0 {
-        return Err(Error::argument("the data has no tokens"));
+        let names: Vec<_> = options.data.iter().map(|path| path.display().to_string()).collect();
+        return Err(Error::argument(format!("the data has no tokens: {}", names.join(", "))));
     }
     let wrote = options.out.as_ref().map_or(String::new(), |out| format!("wrote {}: ", out.display()));
     sink.writer.map_or(Ok(()), TokenWriter::finish)?;

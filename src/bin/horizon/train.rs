@@ -56,11 +56,12 @@ pub fn train(options: TrainOptions, matches: &ArgMatches) -> Result<ExitCode> {
         packing: options.pack.into(),
         bad_lines: options.encoding.bad_lines(),
         threads: options.compute.threads.unwrap_or(DataOptions::new(seq_len).threads),
-        seq_len,
+        ..DataOptions::new(seq_len)
     };
     let encoder = EncoderSource { time: Some(time), ..options.encoding.encoder(model.tokenizer()) };
     let open = |paths: &[_], which: &str| {
-        let data = Data::open(paths, &encoder, &data_options)?;
+        let options = DataOptions { validation: !which.is_empty(), ..data_options };
+        let data = Data::open(paths, &encoder, &options)?;
         warn_of_data(which, &data.report().warnings);
         Ok::<_, Error>(data)
     };

@@ -26,7 +26,7 @@ const OBJECT_BYTES_MAX: usize = 1 << 24;
 /// Iterates over the objects of a text.
 pub struct JsonRows<R> {
     lines: Lines<R>,
-    /// Lines that were read to find the layout.
+    /// Lines that were read to find the layout, from the first that is not blank.
     ahead: VecDeque<Vec<u8>>,
     layout: Layout,
     /// Number of the last record.
@@ -51,20 +51,29 @@ impl<R: BufRead> JsonRows<R> {
             ended: false,
         };
         rows.layout = rows.find_layout()?;
+        if rows.layout != Layout::Lines {
+            rows.number = 0;
+        }
         rows.splitter.base = u32::from(rows.layout == Layout::List);
         Ok(rows)
     }
 
     fn find_layout(&mut self) -> Result<Layout, std::io::Error> {
-        let (mut probe, mut whole) = (Splitter::default(), Vec::new());
+        let (mut probe, mut whole, mut held_bytes) = (Splitter::default(), Vec::new(), 0);
         while let Some(line) = self.lines.next().transpose()? {
             let first = whole.is_empty();
             let start = line.trim_ascii_start().first().copied();
+            if first && start.is_none() {
+                self.number += 1;
+                continue;
+            }
+            held_bytes += line.len().max(if start.is_none() { size_of::<Vec<u8>>() } else { 0 });
             self.ahead.push_back(line);
             let line = &self.ahead[self.ahead.len() - 1];
             match start {
                 Some(b'[') if first => return Ok(Layout::List),
                 Some(b'{') if first => {}
+                None if held_bytes > OBJECT_BYTES_MAX => return Ok(Layout::Lines),
                 None => continue,
                 _ if first => return Ok(Layout::Lines),
                 _ => {}
@@ -75,7 +84,7 @@ impl<R: BufRead> JsonRows<R> {
                 return Ok(Layout::Lines);
             }
             whole.extend_from_slice(line);
-            if ended || whole.len() > OBJECT_BYTES_MAX {
+            if ended || held_bytes > OBJECT_BYTES_MAX {
                 let valid = found.front().is_some_and(|object| json::value(object).is_ok());
                 return Ok(if valid { Layout::Objects } else { Layout::Lines });
             }
@@ -165,6 +174,9 @@ struct Splitter {
 impl Splitter {
     /// Reads a line; appends the values that end in it to `found`.
     fn split(&mut self, line: &[u8], found: &mut VecDeque<Vec<u8>>) -> Result<(), &'static str> {
+        if !self.in_text && line.trim_ascii().is_empty() {
+            return Ok(());
+        }
         let (mut start, mut at) = (0, 0);
         while at < line.len() {
             if self.in_text {
