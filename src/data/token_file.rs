@@ -394,6 +394,9 @@ fn llmc_layout(bytes: &[u8], vocabulary: usize) -> Result<Layout> {
 /// nothing.
 fn without_header(bytes: &[u8], vocabulary: usize) -> String {
     const PROBE_TOKENS: usize = 4096;
+    if bytes.iter().all(|&byte| byte == 0) {
+        return ". All bytes are 0: the file was not written, or its data was lost".to_owned();
+    }
     let tokens = |width: usize| {
         let word = |bytes: &[u8]| bytes.iter().rev().fold(0, |word, &byte| word << 8 | u64::from(byte));
         bytes.chunks_exact(width).take(PROBE_TOKENS).map(word).collect::<Vec<u64>>()
@@ -401,7 +404,7 @@ fn without_header(bytes: &[u8], vocabulary: usize) -> String {
     let fits = |width: &usize| {
         bytes.len().is_multiple_of(*width) && tokens(*width).iter().all(|&token| token < vocabulary as u64)
     };
-    let Some(width) = [8, 4, 2].into_iter().find(fits).filter(|_| !bytes.is_empty()) else {
+    let Some(width) = [8, 4, 2].into_iter().find(fits) else {
         return String::new();
     };
     let first: Vec<String> = tokens(width).iter().take(3).map(u64::to_string).collect();

@@ -26,8 +26,8 @@ const OBJECT_BYTES_MAX: usize = 1 << 24;
 /// Iterates over the objects of a text.
 pub struct JsonRows<R> {
     lines: Lines<R>,
-    /// Lines that were read to find the layout, from the first that is not blank.
-    ahead: VecDeque<Vec<u8>>,
+    /// Lines that were read to find the layout, each with the number of blank lines before it.
+    ahead: VecDeque<(u64, Vec<u8>)>,
     layout: Layout,
     /// Number of the last record.
     number: u64,
@@ -51,30 +51,24 @@ impl<R: BufRead> JsonRows<R> {
             ended: false,
         };
         rows.layout = rows.find_layout()?;
-        if rows.layout != Layout::Lines {
-            rows.number = 0;
-        }
         rows.splitter.base = u32::from(rows.layout == Layout::List);
         Ok(rows)
     }
 
     fn find_layout(&mut self) -> Result<Layout, std::io::Error> {
-        let (mut probe, mut whole, mut held_bytes) = (Splitter::default(), Vec::new(), 0);
+        let (mut probe, mut whole, mut blank) = (Splitter::default(), Vec::new(), 0);
         while let Some(line) = self.lines.next().transpose()? {
             let first = whole.is_empty();
             let start = line.trim_ascii_start().first().copied();
-            if first && start.is_none() {
-                self.number += 1;
+            if start.is_none() {
+                blank += 1;
                 continue;
             }
-            held_bytes += line.len().max(if start.is_none() { size_of::<Vec<u8>>() } else { 0 });
-            self.ahead.push_back(line);
-            let line = &self.ahead[self.ahead.len() - 1];
+            self.ahead.push_back((std::mem::take(&mut blank), line));
+            let (_, line) = &self.ahead[self.ahead.len() - 1];
             match start {
                 Some(b'[') if first => return Ok(Layout::List),
                 Some(b'{') if first => {}
-                None if held_bytes > OBJECT_BYTES_MAX => return Ok(Layout::Lines),
-                None => continue,
                 _ if first => return Ok(Layout::Lines),
                 _ => {}
             }
@@ -84,7 +78,7 @@ impl<R: BufRead> JsonRows<R> {
                 return Ok(Layout::Lines);
             }
             whole.extend_from_slice(line);
-            if ended || held_bytes > OBJECT_BYTES_MAX {
+            if ended || whole.len() > OBJECT_BYTES_MAX {
                 let valid = found.front().is_some_and(|object| json::value(object).is_ok());
                 return Ok(if valid { Layout::Objects } else { Layout::Lines });
             }
@@ -108,15 +102,15 @@ impl<R: BufRead> JsonRows<R> {
                 self.number += 1;
                 return Ok(Some(self.record(Value::Json(bytes))));
             }
-            let line = match self.ahead.pop_front() {
+            let (blank, line) = match self.ahead.pop_front() {
                 Some(line) => line,
                 None => match self.lines.next().transpose()? {
-                    Some(line) => line,
+                    Some(line) => (0, line),
                     None => return Ok(self.end()),
                 },
             };
             if self.layout == Layout::Lines {
-                self.number += 1;
+                self.number += blank + 1;
                 if !line.trim_ascii().is_empty() {
                     return Ok(Some(self.record(Value::Json(line))));
                 }

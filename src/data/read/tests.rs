@@ -155,6 +155,8 @@ fn errors_name_the_place_and_what_was_found() {
             &["a.jsonl, line 2: not a JSON object: it ends inside"],
         ),
         ("a.jsonl", "\n\n\n{\"text\": 7}", &["a.jsonl, line 4"]),
+        ("a.jsonl", "\n{\"text\":\n\n7\n\n\nx", &["a.jsonl, line 2"]),
+        ("a.json", "{\"text\":\n\n7}\n\n{\"text\":\n7}", &["a.json, object 1"]),
         ("a.jsonl", "{\"text\": \"a\0\"}", &["line 1", "zero byte"]),
         ("a.jsonl", "<!DOCTYPE html><html>", &["a.jsonl is a web page", "download"]),
         ("a.txt", ROWS, &["a.txt has JSON rows", "name it .jsonl"]),
