@@ -188,9 +188,10 @@ fn errors_name_the_place_and_what_was_found() {
     for text in ["[1, 2", "{{ name }}", "{ a: 1 }", "// code", "[ ]"] {
         assert_eq!(folder.texts("a.txt", text).unwrap(), [text]);
     }
-    let object = "{\"text\": \"a\", \"input_ids\": [1], \"x\": [\"b\", \"c\"], \"text\": 7}\n";
-    let error = folder.texts("a.jsonl", object).unwrap_err();
-    assert!(!error.message().contains("jq") && !error.message().contains("to_json"), "{error}");
+    for object in ["{\"ids\": [1, 2]}", "{\"x\": [\"b\", \"c\"], \"y\": 7}"] {
+        let error = folder.texts("a.json", object).unwrap_err();
+        assert!(!error.message().contains("jq") && !error.message().contains("to_json"), "{error}");
+    }
     let error = folder.texts("a.jsonl", "{\"data\": [{\"a\": 1}]}\n".repeat(2)).unwrap_err();
     assert!(!error.message().contains("jq"), "{error}");
     for (name, words) in [
