@@ -13,7 +13,7 @@ use crate::data::warning::{Warning, Warnings};
 
 type Files = Vec<(PathBuf, Format)>;
 
-/// What a file is in a folder, by its name, and of a text also by its beginning.
+/// The role of a file in a folder, by its name, and of a text also by its beginning.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Role {
     /// Rows, by an extension that nothing else has; JSON rows in a file named as text.

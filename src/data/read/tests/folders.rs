@@ -91,7 +91,7 @@ fn a_folder_of_shards_is_their_rows() {
     refused(read(&shards).0, &["both rows", "empty.jsonl", "text", "a.txt"]);
 }
 
-/// Rows in files named as text are rows, and tables beside text are not text.
+/// Rows in files named as text are rows, and tables next to text are not text.
 #[test]
 fn rows_are_not_trained_on_as_text() {
     let row = "{\"text\": \"a\"}\n";
