@@ -8,7 +8,7 @@ use crate::base::format::escaped;
 /// A kind of warning. Its text is for rows, turns, texts, lines or files, as many as are counted.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Warning {
-    /// A line was left out because it is invalid (`--skip-bad-lines`).
+    /// A row was left out because it is invalid (`--skip-bad-lines`).
     SkippedLine,
     /// A file of a folder is not read.
     UnreadFile,
@@ -86,7 +86,7 @@ impl Warning {
             _ => format!("{} {several}", thousands(count)),
         };
         match self {
-            Warning::SkippedLine => of("line is skipped", "lines are skipped"),
+            Warning::SkippedLine => of("invalid row is skipped", "invalid rows are skipped"),
             Warning::UnreadFile => of("file is not read", "files are not read"),
             Warning::UnusedField(field) => {
                 of("row has", "rows have") + &format!(" a field `{field}` that is not used")
@@ -104,7 +104,7 @@ impl Warning {
             }
             Warning::UntrainedRole => {
                 of("message is", "messages are")
-                    + " marked to be trained on, but only the assistant's turns (of a completion, if there is one) are"
+                    + " marked to be trained on, but not the assistant's, or part of a prompt; they stay untrained"
             }
             Warning::BosTwice => {
                 of("text begins", "texts begin")
@@ -149,14 +149,50 @@ impl Warning {
     }
 }
 
+/// More fields than this that are not used share one line.
+const FIELDS_APART: usize = 3;
+
+impl Warnings {
+    /// Writes the fields of one kind in one line, the most frequent first; `None` if they are few.
+    fn fields(&self, which: fn(&Warning) -> Option<&str>, of: &str, reader: &str) -> Option<String> {
+        let mut fields: Vec<(u64, &str)> =
+            self.iter().filter_map(|(warning, count, _)| Some((count, which(warning)?))).collect();
+        fields.sort_by_key(|(count, _)| std::cmp::Reverse(*count));
+        let listed = fields.iter().map(|(count, field)| format!("`{field}` ({})", thousands(*count)));
+        (fields.len() > FIELDS_APART)
+            .then(|| format!("{of} have fields that {reader}: {}", listed.collect::<Vec<_>>().join(", ")))
+    }
+}
+
+impl Warning {
+    fn unused_field(&self) -> Option<&str> {
+        if let Warning::UnusedField(field) = self { Some(field) } else { None }
+    }
+
+    fn unused_turn_field(&self) -> Option<&str> {
+        if let Warning::UnusedTurnField(field) = self { Some(field) } else { None }
+    }
+}
+
 impl fmt::Display for Warnings {
     /// Writes one line per kind, safe for a terminal; nothing without warnings.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let of_rows = self.fields(Warning::unused_field, "rows", "are not used");
+        let reader = "neither Horizon nor the chat template reads";
+        let of_messages = self.fields(Warning::unused_turn_field, "messages", reader);
         for (warning, count, first) in self.iter() {
+            let together = (of_rows.is_some() && warning.unused_field().is_some())
+                || (of_messages.is_some() && warning.unused_turn_field().is_some());
+            if together {
+                continue;
+            }
             let text = warning.text(count);
             let which = if count == 1 { "" } else { "the first: " };
             let example = if first.is_empty() { String::new() } else { format!(" ({which}{first})") };
             writeln!(f, "warning: {}", escaped(&format!("{text}{example}"), ""))?;
+        }
+        for line in of_rows.iter().chain(&of_messages) {
+            writeln!(f, "warning: {}", escaped(line, ""))?;
         }
         Ok(())
     }
@@ -178,6 +214,18 @@ fn thousands(number: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn many_unused_fields_share_a_line() {
+        let mut all = Warnings::default();
+        for (field, count) in [("a", 2), ("b", 1500), ("c", 1), ("d", 3)] {
+            (0..count).for_each(|_| all.add(Warning::UnusedField(field.into()), "x"));
+        }
+        all.add(Warning::UnusedTurnField("e".into()), "y");
+        let expected = "warning: 1 message has a field `e` that neither Horizon nor the chat template reads (y)\n\
+             warning: rows have fields that are not used: `b` (1,500), `d` (3), `a` (2), `c` (1)\n";
+        assert_eq!(all.to_string(), expected);
+    }
 
     #[test]
     fn a_kind_is_one_line_with_its_count_and_first_place() {

@@ -172,7 +172,8 @@ fn bad_lines_end_the_run_or_are_counted() {
     horizon_in(here, &tokenize).badly(1, &["lines.jsonl, line 2", "`text` is 7"]);
     assert_eq!(names(here), ["lines.jsonl"], "nothing half-written is left");
     let ran = horizon_in(here, &[&tokenize[..], &["--skip-bad-lines"]].concat()).well();
-    let skipped = "2 lines are skipped (the first: lines.jsonl, line 2: `text` is 7; it must be a string)\n";
+    let skipped =
+        "2 invalid rows are skipped (the first: lines.jsonl, line 2: `text` is 7; it must be a string)\n";
     assert_eq!(ran.err.matches(&format!("warning: {skipped}")).count(), 1, "{}", ran.err);
     assert!(ran.err.contains("in 2 documents"), "{}", ran.err);
     assert_eq!(names(here), ["lines.bin", "lines.jsonl"]);

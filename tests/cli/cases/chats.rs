@@ -38,7 +38,8 @@ fn added(case: &Case, tokens: &[(u64, String)]) {
 #[test]
 fn special_tokens_are_known_wherever_they_are_written() {
     let turn = ["<|im_start|>", "<|im_end|>", "<|end|>"];
-    let cases: [(&str, fn(&Case, &[(u64, String)]), &[&str]); 4] = [
+    type Put = fn(&Case, &[(u64, String)]);
+    let cases: [(&str, Put, &[&str]); 4] = [
         ("tok_eos_not_in_json", |case, tokens| (decoder(case, tokens), added(case, tokens)).1, &turn),
         ("only in added_tokens_decoder", decoder, &turn),
         ("only in added_tokens.json", added, &turn),

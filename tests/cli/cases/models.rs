@@ -16,10 +16,12 @@ enum Expected {
 }
 use Expected::{Loss, LossOr, Refused};
 
+type Edit = fn(&Case);
+
 /// Asserts what is expected of each folder: its name, the edit of the model, the expectation.
 ///
 /// Weights are bf16, computed in f32 by both: losses agree within 1e-5, as in `tests/model/golden`.
-fn check(cases: &[(&str, fn(&Case), Expected)]) {
+fn check(cases: &[(&str, Edit, Expected)]) {
     let rows: Vec<Value> = serde_json::from_value(expected(&["rows"])).unwrap();
     let lines: String = rows.iter().map(|row| json!({"tokens": row}).to_string() + "\n").collect();
     assert_all(cases.iter().map(|(name, edit, expectation)| {

@@ -74,7 +74,8 @@ fn a_turn_that_is_marked_so_is_not_trained() {
 #[test]
 fn masks_beside_tokens_are_obeyed() {
     // Tokens and training bits by the definition of each mask.
-    let cases: &[(&str, Value, &[(&[u64], &[u64])])] = &[
+    type Masked<'a> = (&'a [u64], &'a [u64]);
+    let cases: &[(&str, Value, &[Masked])] = &[
         (
             "t_padded_right",
             json!({"input_ids": [10, 11, 12, 13, 423, 423, 423], "attention_mask": [1, 1, 1, 1, 0, 0, 0]}),
