@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use super::*;
 use crate::data::tokenizer::Encoded;
@@ -294,19 +295,19 @@ fn empty_files_are_counted() {
 fn a_pipe_is_read_once() {
     let pipe = Folder::new();
     let path = pipe.0.path().join("pipe");
-    let made = std::process::Command::new("mkfifo").arg(&path).status().unwrap();
+    let made = Command::new("mkfifo").arg(&path).status().unwrap();
     assert!(made.success());
     for (text, expected) in [("\u{feff}two words", Ok("two words")), (ROWS, Err("file named .jsonl"))] {
-        let writer = std::thread::spawn({
-            let path = path.clone();
-            move || fs::write(path, text).unwrap()
-        });
+        pipe.put("source", text);
+        let mut writer = Command::new("sh");
+        writer.args(["-c", "cat source > pipe"]).current_dir(pipe.0.path());
+        let mut writer = writer.spawn().unwrap();
         match (texts(&path), expected) {
             (Ok(found), Ok(text)) => assert_eq!(found, [text]),
             (found, Err(words)) => refused(found, &["pipe has JSON rows", words]),
             (Err(error), Ok(_)) => panic!("{error}"),
         }
-        writer.join().unwrap();
+        assert!(writer.wait().unwrap().success());
     }
 }
 

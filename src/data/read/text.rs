@@ -73,8 +73,6 @@ fn begins_as_json(text: &[u8]) -> bool {
         rest = rest[end..].trim_ascii_start();
     }
     let Some((bracket, rest)) = rest.split_first() else { return false };
-    match (bracket, rest.trim_ascii_start().first()) {
-        (b'{' | b'[', Some(b'"' | b'\'')) | (b'[', Some(b'{')) => true,
-        _ => false,
-    }
+    let next = rest.trim_ascii_start().first();
+    matches!((bracket, next), (b'{' | b'[', Some(b'"' | b'\'')) | (b'[', Some(b'{')))
 }

@@ -153,7 +153,7 @@ fn links_to_files_are_followed_and_nothing_else() {
     symlink(blobs.0.path(), at("folder")).unwrap();
     symlink(snapshot.0.path(), at("loop")).unwrap();
     symlink("nothing", at("broken.jsonl")).unwrap();
-    let made = std::process::Command::new("mkfifo").arg(at("pipe.jsonl")).status().unwrap();
+    let made = Command::new("mkfifo").arg(at("pipe.jsonl")).status().unwrap();
     assert!(made.success());
     let (found, warnings) = read(&snapshot);
     assert_eq!(found.unwrap(), ["a"]);
