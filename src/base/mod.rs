@@ -5,6 +5,7 @@
 #![forbid(unsafe_code)]
 
 mod allocate;
+mod caught;
 mod dims;
 mod dtype;
 mod error;
@@ -21,6 +22,7 @@ mod position;
 mod progress;
 
 pub use allocate::{filled, with_capacity};
+pub use caught::{caught, hide_caught_panics};
 pub use dims::{Dims, Shape};
 pub use dtype::DType;
 pub use error::{Error, Result, Status};

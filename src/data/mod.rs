@@ -74,6 +74,9 @@ pub struct DataOptions {
     pub packing: Packing,
     /// Handling of invalid JSONL lines.
     pub bad_lines: BadLines,
+    /// Of a folder that has files for validation or test by their names, and others: only the
+    /// former are read if true, only the others if false.
+    pub validation: bool,
     /// Number of tokenizer threads.
     pub threads: usize,
 }
@@ -82,7 +85,8 @@ impl DataOptions {
     /// Returns the defaults for windows of `seq_len` tokens.
     pub fn new(seq_len: usize) -> DataOptions {
         let threads = std::thread::available_parallelism().map_or(1, |threads| threads.get());
-        DataOptions { seq_len, packing: Packing::Auto, bad_lines: BadLines::Refuse, threads }
+        let (packing, bad_lines) = (Packing::Auto, BadLines::Refuse);
+        DataOptions { seq_len, packing, bad_lines, validation: false, threads }
     }
 }
 
@@ -189,8 +193,7 @@ impl Data {
     /// tokens for one window.
     pub fn open(paths: &[DataPath], encoder: &EncoderSource, options: &DataOptions) -> Result<Data> {
         let mut report = DataReport::default();
-        let sources =
-            open_sources(paths, encoder, options.bad_lines, options.threads.max(1), &mut report.warnings)?;
+        let sources = open_sources(paths, encoder, options, &mut report.warnings)?;
         let names: Vec<String> = paths.iter().map(|data| data.path.display().to_string()).collect();
         Data::assemble(sources, options, report).map_err(|error| error.within(names.join(", ")))
     }

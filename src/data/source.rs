@@ -3,9 +3,10 @@
 use std::path::{Path, PathBuf};
 
 use crate::base::{Error, Result, Status};
+use crate::data::DataOptions;
 use crate::data::documents::Documents;
 use crate::data::encode::{Encoder, EncoderSource};
-use crate::data::read::{BadLines, Input, Kind};
+use crate::data::read::{Input, Kind};
 use crate::data::token_file::TokenFile;
 use crate::data::token_stream::Tokens;
 use crate::data::warning::Warnings;
@@ -78,14 +79,13 @@ pub trait Sink {
 pub fn open_sources(
     paths: &[DataPath],
     encoder: &EncoderSource,
-    bad_lines: BadLines,
-    threads: usize,
+    options: &DataOptions,
     warnings: &mut Warnings,
 ) -> Result<Vec<Opened>> {
     let mut sources: Vec<(Kind, Opened)> = Vec::new();
     let mut opened: Option<Encoder> = None;
     for DataPath { path, weight } in paths {
-        let input = Input::find(path, warnings)?;
+        let input = Input::find(path, options.validation, warnings)?;
         let kind = input.kind();
         if let Kind::Tokens(format) = kind {
             let file = TokenFile::open(path, format, encoder.tokenizer.vocabulary)?;
@@ -104,7 +104,8 @@ pub fn open_sources(
             sources.push((kind, Opened { tokens, keeps_documents: false, weight: *weight }));
             sources.len() - 1
         });
-        input.read((encoder, bad_lines, threads), warnings, &mut sources[at].1)?;
+        let by = (&*encoder, options.bad_lines, options.threads.max(1));
+        input.read(by, warnings, &mut sources[at].1)?;
     }
     Ok(sources.into_iter().map(|(_, opened)| opened).collect())
 }

@@ -31,6 +31,8 @@
 //! | then | loss mask: bit t % 8 of byte t / 8 is 1 if token t is supervised; the rest of the last byte is 0 |
 
 use std::fmt;
+use std::fs::File;
+use std::io::Read;
 use std::ops::{Deref, Range};
 use std::path::{Path, PathBuf};
 
@@ -85,6 +87,20 @@ impl TokenFormat {
             "u16" => Some(TokenFormat::RawU16),
             "u32" => Some(TokenFormat::RawU32),
             _ => None,
+        }
+    }
+
+    /// Returns the error of a file that is named as tokens where text or rows are expected.
+    pub fn not_documents(path: &Path) -> Error {
+        let mut head = Vec::new();
+        let file = File::open(path).map(|file| file.take(HEAD_BYTES as u64));
+        let read = file.and_then(|mut file| file.read_to_end(&mut head));
+        let bare = TokenFormat::of(path) != Some(TokenFormat::Headed);
+        let what =
+            refused_tokens(path, &head, bare).unwrap_or("a token file already; text and rows are read here");
+        match read {
+            Ok(_) => Error::argument(format!("{} is {what}", path.display())),
+            Err(error) => Error::reading(path, &error),
         }
     }
 }
@@ -150,6 +166,9 @@ impl TokenFile {
             TokenFormat::RawU32 => raw_layout(&bytes, Width::U32),
         };
         let layout = layout.map_err(|error| error.within(path.display()))?;
+        if bare && let Some(what) = implausible(&bytes, layout.width) {
+            return bad(format!("{}: {what}", path.display()));
+        }
         // Tokens are i32, even for a larger vocabulary.
         let vocabulary = vocabulary.min(1 << 31);
         if let Some(token) = layout.turn_ends.iter().find(|&&token| token as usize >= vocabulary) {
@@ -294,6 +313,31 @@ fn raw_layout(bytes: &[u8], width: Width) -> Result<Layout> {
     Ok(bare(width, (bytes.len() / width.bytes()) as u64, 0))
 }
 
+/// Returns what is wrong with tokens without a header that have the width of others, or are all 0.
+fn implausible(bytes: &[u8], width: Width) -> Option<&'static str> {
+    const TOKENS_MIN: usize = 16;
+    const PROBE_TOKENS: usize = 4096;
+    if bytes.len() < TOKENS_MIN * width.bytes() {
+        return None;
+    }
+    if bytes.iter().all(|&byte| byte == 0) {
+        return Some("all tokens are 0; the file was not written, or its data was lost");
+    }
+    let word = |bytes: &[u8]| bytes.iter().rev().fold(0u32, |word, &byte| word << 8 | u32::from(byte));
+    let words = || bytes.chunks_exact(width.bytes()).take(PROBE_TOKENS).map(word);
+    let low = words().step_by(2).max().unwrap_or(0);
+    let high = words().skip(1).step_by(2).max().unwrap_or(0);
+    // The high half of a uint32 token is at most 3 in a vocabulary of 262,144 tokens.
+    let is_wide = high == 0 || width == Width::U16 && high <= 3 && low > u32::from(u8::MAX);
+    is_wide.then_some(match width {
+        Width::U16 => "every second token is 0 or nearly so: these are tokens of uint32; name the file .u32",
+        Width::U32 => {
+            "every second token is 0: these are tokens of int64, NumPy's default; write them as uint32: \
+             numpy.fromfile(\"a.u32\", \"<i8\").astype(\"<u4\").tofile(\"b.u32\")"
+        }
+    })
+}
+
 /// Layout of a file without document starts and loss mask.
 fn bare(width: Width, tokens: u64, body: usize) -> Layout {
     Layout {
@@ -350,6 +394,9 @@ fn llmc_layout(bytes: &[u8], vocabulary: usize) -> Result<Layout> {
 /// nothing.
 fn without_header(bytes: &[u8], vocabulary: usize) -> String {
     const PROBE_TOKENS: usize = 4096;
+    if bytes.iter().all(|&byte| byte == 0) {
+        return ". All bytes are 0: the file was not written, or its data was lost".to_owned();
+    }
     let tokens = |width: usize| {
         let word = |bytes: &[u8]| bytes.iter().rev().fold(0, |word, &byte| word << 8 | u64::from(byte));
         bytes.chunks_exact(width).take(PROBE_TOKENS).map(word).collect::<Vec<u64>>()
@@ -357,7 +404,7 @@ fn without_header(bytes: &[u8], vocabulary: usize) -> String {
     let fits = |width: &usize| {
         bytes.len().is_multiple_of(*width) && tokens(*width).iter().all(|&token| token < vocabulary as u64)
     };
-    let Some(width) = [8, 4, 2].into_iter().find(fits).filter(|_| !bytes.is_empty()) else {
+    let Some(width) = [8, 4, 2].into_iter().find(fits) else {
         return String::new();
     };
     let first: Vec<String> = tokens(width).iter().take(3).map(u64::to_string).collect();

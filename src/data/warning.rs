@@ -50,6 +50,17 @@ pub enum Warning {
     EndTwice,
     /// The template tags a message of this role to be trained on.
     RoleTagged(String),
+    /// A file of a folder is for validation or test by its name, and not trained on.
+    HeldOut,
+    /// A file of a folder is validated on, and files that are not for validation or test by their
+    /// names are not.
+    OnlyHeldOut,
+    /// A token file of a folder is not read.
+    TokenFile,
+    /// A file has no text or rows.
+    EmptyFile,
+    /// An entry of a folder is a link to a folder, or no regular file.
+    NotRegular,
 }
 
 /// Warnings of a row, a file or all data: for each kind, how often, and where first.
@@ -160,6 +171,23 @@ impl Warning {
                         " of role `{role}` between {{% generation %}} tags of the chat template; trained on"
                     )
             }
+            Warning::HeldOut => of(
+                "file is for validation or test by its name, and not trained on",
+                "files are for validation or test by their names, and not trained on",
+            ),
+            Warning::OnlyHeldOut => of(
+                "file is for validation or test by its name; others of its folder are not read",
+                "files are for validation or test by their names; others of their folders are not read",
+            ),
+            Warning::TokenFile => of(
+                "token file of a folder is not read; name it alone",
+                "token files of a folder are not read; name each one alone",
+            ),
+            Warning::EmptyFile => of("file is empty", "files are empty"),
+            Warning::NotRegular => of(
+                "entry of a folder is not read: a link to a folder or to nothing, a pipe or a device",
+                "entries of a folder are not read: links to folders or to nothing, pipes or devices",
+            ),
         }
     }
 }

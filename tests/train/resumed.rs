@@ -42,8 +42,12 @@ fn open_data(folder: &Path) -> (Data, Data) {
         chat_template: None,
         time: None,
     };
-    let options =
-        DataOptions { seq_len: SEQ_LEN, packing: Packing::Auto, bad_lines: BadLines::Refuse, threads: 1 };
+    let options = DataOptions {
+        packing: Packing::Auto,
+        bad_lines: BadLines::Refuse,
+        threads: 1,
+        ..DataOptions::new(SEQ_LEN)
+    };
     Data::open(&paths, &encoder, &options).unwrap().hold_out(0.1).unwrap()
 }
 

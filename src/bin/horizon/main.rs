@@ -27,7 +27,7 @@ use std::fmt::Display;
 use std::io::{self, Write};
 use std::process::ExitCode;
 
-use horizon::base::{Error, Front, Result};
+use horizon::base::{Error, Front, Result, hide_caught_panics};
 use horizon::plan::MemoryLimits;
 
 use crate::options::Command;
@@ -36,6 +36,7 @@ use crate::options::Command;
 const INTERRUPTED: u8 = 130;
 
 fn main() -> ExitCode {
+    hide_caught_panics();
     let (cli, matches) = options::parse(std::env::args_os());
     let ended = match cli.command {
         Command::Train(options) => {

@@ -117,7 +117,8 @@ pub fn tokenize(options: &TokenizeOptions) -> Result<()> {
         read_documents(path, &encoder, options.encoding.bad_lines(), threads, &mut warnings, &mut sink)?;
     }
     if sink.tokens == 0 {
-        return Err(Error::argument("the data has no tokens"));
+        let names: Vec<_> = options.data.iter().map(|path| path.display().to_string()).collect();
+        return Err(Error::argument(format!("the data has no tokens: {}", names.join(", "))));
     }
     warn_of_data("", &warnings);
     sink.warn();
@@ -146,7 +147,7 @@ pub fn tokenize(options: &TokenizeOptions) -> Result<()> {
 fn check_path(path: &Path) -> Result<()> {
     let shown = path.display();
     if !path.is_dir() && TokenFormat::of(path).is_some() {
-        return Err(Error::argument(format!("{shown} is a token file already; --data takes rows and text")));
+        return Err(TokenFormat::not_documents(path));
     }
     match path.to_str().map(DataPath::parse).transpose()? {
         Some(data) if data.path != path => Err(Error::argument(format!(

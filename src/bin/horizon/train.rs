@@ -57,22 +57,22 @@ pub fn train(options: TrainOptions, matches: &ArgMatches) -> Result<ExitCode> {
         packing: options.pack.into(),
         bad_lines: options.encoding.bad_lines(),
         threads: options.compute.threads.unwrap_or(DataOptions::new(seq_len).threads),
-        seq_len,
+        ..DataOptions::new(seq_len)
     };
     let encoder = EncoderSource { time: Some(time), ..options.encoding.encoder(model.tokenizer()) };
-    let open = |paths: &[_], which: &str| {
-        let data = Data::open(paths, &encoder, &data_options)?;
-        warn_of_data(which, data.report());
+    let open = |paths: &[_], validation: bool| {
+        let data = Data::open(paths, &encoder, &DataOptions { validation, ..data_options })?;
+        warn_of_data(if validation { "validation data: " } else { "" }, data.report());
         Ok::<_, Error>(data)
     };
     let (mut data, mut val) = if builtin {
         let (training, held_out) = builtin::sources()?;
         (Data::from_documents(training, seq_len)?, Some(Data::from_documents(held_out, seq_len)?))
     } else {
-        (open(&options.data, "")?, None)
+        (open(&options.data, false)?, None)
     };
     if !options.val.is_empty() {
-        val = Some(open(&options.val, "validation data: ")?);
+        val = Some(open(&options.val, true)?);
     } else if let Some(fraction) = options.val_fraction {
         let (training, held_out) = data.hold_out(fraction)?;
         (data, val) = (training, Some(held_out));

@@ -4,8 +4,11 @@ use std::fs::File;
 use std::io::{self, BufRead, BufReader, Cursor, Read, Seek};
 use std::path::Path;
 
-use crate::base::{Error, Result, Status, placeholder};
-use crate::data::read::kind::{Compression, Format, HEAD_BYTES, PARQUET, refused};
+#[cfg(feature = "text")]
+use flate2::bufread::GzDecoder;
+
+use crate::base::{Error, Result, Status};
+use crate::data::read::kind::{Compression, Format, HEAD_BYTES, PARQUET, is_of_data, page, refused};
 
 /// The contents of a file.
 pub enum Content {
@@ -25,37 +28,41 @@ impl Content {
         let reading = |error: io::Error| Error::reading(path, &error);
         let mut file = File::open(path).map_err(reading)?;
         let head = read_head(&mut file).map_err(reading)?;
-        check(path, format, &head)?;
-        file.rewind().map_err(reading)?;
+        check(path, format, &head, true)?;
         if head.starts_with(PARQUET) {
+            let in_pipe =
+                |_| unsupported(path, "Parquet in a pipe, which cannot be read; write it to a file");
+            file.rewind().map_err(in_pipe)?;
             return Ok(Content::Parquet(file));
         }
         let Some(compression) = Compression::of(&head) else {
-            return Content::text(
-                path,
-                format,
-                &head,
-                Box::new(BufReader::with_capacity(BUFFER_BYTES, file)),
-            );
+            return Content::text(path, format, head, Box::new(file));
         };
-        let mut reader = decompress(compression, file).map_err(|error| error.within(path.display()))?;
+        let mut reader = decompress(compression, Box::new(Cursor::new(head).chain(file)))
+            .map_err(|error| error.within(path.display()))?;
         let head = read_head(&mut reader).map_err(|error| unreadable(path, &error))?;
-        check(path, format, &head)?;
-        if head.starts_with(PARQUET) || Compression::of(&head).is_some() {
+        check(path, format, &head, false)?;
+        if head.starts_with(PARQUET) {
+            return Err(unsupported(
+                path,
+                "a Parquet file that is compressed as a whole; decompress it first",
+            ));
+        }
+        if Compression::of(&head).is_some() {
             return Err(unsupported(path, "a compressed file inside a compressed one; decompress it once"));
         }
-        let rest = BufReader::with_capacity(BUFFER_BYTES, reader);
-        Content::text(path, format, &head.clone(), Box::new(Cursor::new(head).chain(rest)))
+        Content::text(path, format, head, reader)
     }
 
-    fn text(path: &Path, format: Format, head: &[u8], mut reader: Box<dyn BufRead>) -> Result<Content> {
+    /// Joins the beginning of a text, which is read already (a pipe cannot be rewound), and the rest.
+    fn text(path: &Path, format: Format, mut head: Vec<u8>, rest: Box<dyn Read>) -> Result<Content> {
         if format == Format::Table {
             return Err(unsupported(path, "not a Parquet file: it does not begin with PAR1"));
         }
         if head.starts_with(b"\xef\xbb\xbf") {
-            reader.read_exact(&mut [0; 3]).map_err(|error| unreadable(path, &error))?;
+            head.drain(..3);
         }
-        Ok(Content::Text(reader))
+        Ok(Content::Text(Box::new(Cursor::new(head).chain(BufReader::with_capacity(BUFFER_BYTES, rest)))))
     }
 }
 
@@ -65,9 +72,9 @@ fn read_head(file: &mut dyn Read) -> io::Result<Vec<u8>> {
     Ok(head)
 }
 
-fn check(path: &Path, format: Format, head: &[u8]) -> Result<()> {
+fn check(path: &Path, format: Format, head: &[u8], is_outer: bool) -> Result<()> {
     // A web page may be wanted as text.
-    let page = placeholder(head).filter(|_| format != Format::Text);
+    let page = page(head).filter(|_| format != Format::Text || is_of_data(path, is_outer));
     match page.or_else(|| refused(path, head)) {
         Some(what) => Err(unsupported(path, what)),
         None => Ok(()),
@@ -96,11 +103,12 @@ pub fn unreadable(path: &Path, error: &io::Error) -> Error {
 }
 
 #[cfg(feature = "text")]
-fn decompress(compression: Compression, file: File) -> Result<Box<dyn Read>> {
+fn decompress(compression: Compression, file: Box<dyn Read>) -> Result<Box<dyn Read>> {
     /// Base-two logarithm of the largest window, `zstd --long=31`.
     const WINDOW_LOG_MAX: u32 = 31;
     if compression == Compression::Gzip {
-        return Ok(Box::new(flate2::read::MultiGzDecoder::new(BufReader::with_capacity(BUFFER_BYTES, file))));
+        let input = BufReader::with_capacity(BUFFER_BYTES, file);
+        return Ok(Box::new(Members(Some(GzDecoder::new(input)))));
     }
     let zstd = || {
         let mut decoder = zstd::stream::read::Decoder::new(file)?;
@@ -111,8 +119,43 @@ fn decompress(compression: Compression, file: File) -> Result<Box<dyn Read>> {
     Ok(Box::new(decoder))
 }
 
+/// The members of a gzip file, one after the other. Zeros behind them are ignored, as `gzip` does.
+#[cfg(feature = "text")]
+struct Members(Option<GzDecoder<BufReader<Box<dyn Read>>>>);
+
+#[cfg(feature = "text")]
+impl Read for Members {
+    fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
+        const BEHIND: &str = "bytes that are not gzip follow its end; `gzip -d` ignores them";
+        while let Some(member) = &mut self.0 {
+            let read = member.read(out)?;
+            if read > 0 || out.is_empty() {
+                return Ok(read);
+            }
+            let input = member.get_mut();
+            let next = loop {
+                let bytes = input.fill_buf()?;
+                let Some(at) = bytes.iter().position(|&byte| byte != 0) else {
+                    let zeros = bytes.len();
+                    input.consume(zeros);
+                    if zeros == 0 { break None } else { continue }
+                };
+                let byte = bytes[at];
+                input.consume(at);
+                break Some(byte);
+            };
+            match next {
+                Some(0x1f) => self.0 = self.0.take().map(|member| GzDecoder::new(member.into_inner())),
+                Some(_) => return Err(io::Error::new(io::ErrorKind::InvalidData, BEHIND)),
+                None => self.0 = None,
+            }
+        }
+        Ok(0)
+    }
+}
+
 #[cfg(not(feature = "text"))]
-fn decompress(compression: Compression, _: File) -> Result<Box<dyn Read>> {
+fn decompress(compression: Compression, _: Box<dyn Read>) -> Result<Box<dyn Read>> {
     let tool = match compression {
         Compression::Gzip => "gzip -d",
         Compression::Zstd => "zstd -d",

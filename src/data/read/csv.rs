@@ -5,12 +5,13 @@ use std::io::{self, BufRead, Read};
 use csv::{ByteRecord, ErrorKind, Reader, ReaderBuilder};
 use serde_json::{Map, Value as Json};
 
+use crate::base::format::several;
 use crate::base::json;
 use crate::base::{Error, Result, Status};
 use crate::data::read::rows::{Place, Record, Records, Value};
 
 /// Characters that can separate cells.
-const SEPARATORS: [u8; 3] = *b",\t;";
+const SEPARATORS: [u8; 4] = *b",\t;|";
 
 struct CsvRows {
     reader: Reader<Tail>,
@@ -34,20 +35,24 @@ impl Read for Tail {
     }
 }
 
-/// Reads the header. The separator is the comma, tab or semicolon that it has most often.
-pub fn open(mut text: Box<dyn BufRead>) -> Result<Records> {
+/// Reads the header. The separator is a tab if `tabs` is true, or stands in a first line `sep=;` as
+/// Excel knows it; else it is the character of [`SEPARATORS`] that the header has most often.
+pub fn open(mut text: Box<dyn BufRead>, tabs: bool) -> Result<Records> {
     let failed = |error: io::Error| Error::io("cannot read the header", &error);
     let head = text.fill_buf().map_err(failed)?;
-    let header = head.split(|byte| matches!(byte, b'\n' | b'\r')).next().unwrap_or_default();
-    let occurs = |separator: &u8| header.iter().filter(|byte| *byte == separator).count();
-    // Of equal counts `max_by_key` takes the last.
-    let separator = SEPARATORS.into_iter().rev().max_by_key(|separator| occurs(separator));
-    let mut reader =
-        ReaderBuilder::new().delimiter(separator.unwrap_or(b',')).from_reader(Tail { text, last: 0 });
+    let stated = match head {
+        [b's', b'e', b'p', b'=', stated, b'\n' | b'\r', ..] => Some(*stated),
+        _ => None,
+    };
+    let separator = stated.unwrap_or_else(|| if tabs { b'\t' } else { separator(head) });
+    if stated.is_some() {
+        text.consume(b"sep=;".len());
+    }
+    let mut reader = ReaderBuilder::new().delimiter(separator).from_reader(Tail { text, last: 0 });
     let names = reader.byte_headers().map_err(|error| bad(format!("cannot read the header: {error}")))?;
     let mut columns: Vec<String> = Vec::new();
     for (at, name) in names.iter().enumerate() {
-        let name = str::from_utf8(name).map_err(|_| bad(NOT_UTF8.to_owned()))?;
+        let name = str::from_utf8(name).map_err(|_| bad(NOT_UTF8.to_owned()))?.trim();
         // The index of a data frame has no name; pandas reads it as this.
         let name = if name.is_empty() { format!("Unnamed: {at}") } else { name.to_owned() };
         if columns.contains(&name) {
@@ -56,6 +61,21 @@ pub fn open(mut text: Box<dyn BufRead>) -> Result<Records> {
         columns.push(name);
     }
     Ok(Box::new(CsvRows { reader, columns, open: None }))
+}
+
+/// Returns the separator that the header, the first line, has most often outside of quotes.
+fn separator(head: &[u8]) -> u8 {
+    let mut counts = [0u32; SEPARATORS.len()];
+    let mut quoted = false;
+    for &byte in head.iter().take_while(|byte| !matches!(byte, b'\n' | b'\r')) {
+        quoted ^= byte == b'"';
+        if let Some(at) = SEPARATORS.iter().position(|&separator| separator == byte && !quoted) {
+            counts[at] += 1;
+        }
+    }
+    // Of equal counts `max_by_key` takes the last.
+    let most = (0..SEPARATORS.len()).rev().max_by_key(|&at| counts[at]).unwrap_or(0);
+    SEPARATORS[most]
 }
 
 const NOT_UTF8: &str = "the text is not UTF-8; save it as UTF-8 (in Excel: CSV UTF-8)";
@@ -106,7 +126,8 @@ impl Iterator for CsvRows {
                 ErrorKind::Io(error) => return Some(Err(error)),
                 ErrorKind::UnequalLengths { pos, expected_len, len } => {
                     let message = format!(
-                        "{len} cells, but the header has {expected_len} columns; quote cells that contain the separator"
+                        "{}, but the header has {expected_len} columns; quote cells that contain the separator",
+                        several(len as usize, "cell")
                     );
                     (line(pos.as_ref()), Err(message))
                 }

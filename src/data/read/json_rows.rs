@@ -26,8 +26,8 @@ const OBJECT_BYTES_MAX: usize = 1 << 24;
 /// Iterates over the objects of a text.
 pub struct JsonRows<R> {
     lines: Lines<R>,
-    /// Lines that were read to find the layout.
-    ahead: VecDeque<Vec<u8>>,
+    /// Lines that were read to find the layout, each with the number of blank lines before it.
+    ahead: VecDeque<(u64, Vec<u8>)>,
     layout: Layout,
     /// Number of the last record.
     number: u64,
@@ -56,16 +56,19 @@ impl<R: BufRead> JsonRows<R> {
     }
 
     fn find_layout(&mut self) -> Result<Layout, std::io::Error> {
-        let (mut probe, mut whole) = (Splitter::default(), Vec::new());
+        let (mut probe, mut whole, mut blank) = (Splitter::default(), Vec::new(), 0);
         while let Some(line) = self.lines.next().transpose()? {
             let first = whole.is_empty();
             let start = line.trim_ascii_start().first().copied();
-            self.ahead.push_back(line);
-            let line = &self.ahead[self.ahead.len() - 1];
+            if start.is_none() {
+                blank += 1;
+                continue;
+            }
+            self.ahead.push_back((std::mem::take(&mut blank), line));
+            let (_, line) = &self.ahead[self.ahead.len() - 1];
             match start {
                 Some(b'[') if first => return Ok(Layout::List),
                 Some(b'{') if first => {}
-                None => continue,
                 _ if first => return Ok(Layout::Lines),
                 _ => {}
             }
@@ -99,15 +102,15 @@ impl<R: BufRead> JsonRows<R> {
                 self.number += 1;
                 return Ok(Some(self.record(Value::Json(bytes))));
             }
-            let line = match self.ahead.pop_front() {
+            let (blank, line) = match self.ahead.pop_front() {
                 Some(line) => line,
                 None => match self.lines.next().transpose()? {
-                    Some(line) => line,
+                    Some(line) => (0, line),
                     None => return Ok(self.end()),
                 },
             };
             if self.layout == Layout::Lines {
-                self.number += 1;
+                self.number += blank + 1;
                 if !line.trim_ascii().is_empty() {
                     return Ok(Some(self.record(Value::Json(line))));
                 }
@@ -165,6 +168,9 @@ struct Splitter {
 impl Splitter {
     /// Reads a line; appends the values that end in it to `found`.
     fn split(&mut self, line: &[u8], found: &mut VecDeque<Vec<u8>>) -> Result<(), &'static str> {
+        if !self.in_text && line.trim_ascii().is_empty() {
+            return Ok(());
+        }
         let (mut start, mut at) = (0, 0);
         while at < line.len() {
             if self.in_text {

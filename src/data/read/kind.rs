@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use crate::base::{LFS_POINTER, placeholder};
+use crate::base::{LFS_POINTER, WEB_PAGE, placeholder};
 
 /// Format of a file with rows or text.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -11,6 +11,8 @@ pub enum Format {
     Json,
     /// Columns of text with a header.
     Csv,
+    /// As `Csv`, separated by tabs.
+    Tsv,
     /// Parquet, or a table that is refused by its first bytes (Arrow, Excel).
     Table,
     /// A document.
@@ -35,7 +37,8 @@ impl Format {
 fn by_extension(extension: &str) -> Format {
     match extension {
         "json" | "jsonl" | "jsonlines" | "ndjson" => Format::Json,
-        "csv" | "tsv" => Format::Csv,
+        "csv" => Format::Csv,
+        "tsv" => Format::Tsv,
         "parquet" | "arrow" | "feather" | "xlsx" | "xls" => Format::Table,
         _ => Format::Text,
     }
@@ -96,10 +99,38 @@ const NUMPY: &[u8] = b"\x93NUMPY";
 /// Returns what a file is that should have tokens. Without a header (`bare`) they can begin with
 /// any bytes, so only long marks count.
 pub fn refused_tokens(path: &Path, head: &[u8], bare: bool) -> Option<&'static str> {
+    let is_text = |head: &[u8]| head.iter().all(|&byte| byte >= b' ' || byte.is_ascii_whitespace());
+    match head {
+        [b'P', b'A', b'R', b'1', 0x15, ..] => return Some("a Parquet file; name it .parquet"),
+        [0x1f, 0x8b, 8, ..] => return Some("compressed with gzip; decompress it with `gzip -d`"),
+        [0x28, 0xb5, 0x2f, 0xfd, ..] => {
+            return Some("compressed with Zstandard; decompress it with `zstd -d`");
+        }
+        [b'{', b'"', ..] | [b'[', b'{', b'"', ..] if is_text(head) => {
+            return Some("JSON; name it .jsonl, or .json if it is one list or object");
+        }
+        _ => {}
+    }
     match magic(path, head) {
         found if !bare || head.starts_with(NUMPY) => placeholder(head).or(found),
         _ => placeholder(head),
     }
+}
+
+/// Returns what a file is that is a web page, or XML as a server answers with an error.
+pub fn page(head: &[u8]) -> Option<&'static str> {
+    let start = head.trim_ascii_start();
+    let is_markup = [&b"<!--"[..], b"<?xml"].iter().any(|mark| start.starts_with(mark));
+    placeholder(head).or(is_markup.then_some(WEB_PAGE))
+}
+
+/// True if the name of a file named as text has an extension of data; `compressed` adds those of
+/// compressed files.
+pub fn is_of_data(path: &Path, compressed: bool) -> bool {
+    const DATA: [&str; 9] = ["jsonl", "json", "csv", "tsv", "parquet", "npy", "npz", "zip", "tar"];
+    let name = path.file_name().unwrap_or_default().to_string_lossy().to_lowercase();
+    let is_compressed = |part: &str| compressed && matches!(part, "gz" | "zst" | "xz" | "bz2");
+    name.split('.').skip(1).any(|part| DATA.contains(&part) || is_compressed(part))
 }
 
 /// Returns what a file is and what to do, if it is not read: by its first bytes or its encoding.
@@ -153,22 +184,29 @@ fn zip(name: &str, head: &[u8]) -> &'static str {
 fn encoding(head: &[u8]) -> Option<&'static str> {
     const UTF16: &str = "text in UTF-16; save it as UTF-8, in PowerShell: `Get-Content FILE | Out-File -Encoding utf8 NEW`, \
                          elsewhere: `iconv -f UTF-16 -t UTF-8 FILE > NEW`";
+    const TABLE: &str = "a table in UTF-16, as Excel saves \"Unicode text\"; save it as CSV UTF-8, or convert it and \
+                         name it .tsv: `iconv -f UTF-16 -t UTF-8 FILE > NEW.tsv`";
     const UTF32: &str = "text in UTF-32; save it as UTF-8, e.g. `iconv -f UTF-32 -t UTF-8 FILE > NEW`";
+    let line = head.split(|&byte| byte == b'\n').next().unwrap_or_default();
+    let is_table = [b"\t\0", b"\0\t"].iter().any(|tab| memchr::memmem::find(line, *tab).is_some());
+    let utf16 = if is_table { TABLE } else { UTF16 };
     match head {
         [0xff, 0xfe, 0, 0, ..] | [0, 0, 0xfe, 0xff, ..] => return Some(UTF32),
-        [0xff, 0xfe, ..] | [0xfe, 0xff, ..] => return Some(UTF16),
+        [0xff, 0xfe, ..] | [0xfe, 0xff, ..] => return Some(utf16),
         _ => {}
     }
-    // Without a byte order mark: the first characters are mostly ASCII.
+    // Without a byte order mark: nearly all of the first characters are Latin.
     let first = &head[..head.len().min(64) / 4 * 4];
-    let ascii = |units: &[u8], value: usize| {
-        units.iter().enumerate().all(|(at, &byte)| (byte == 0) != (at == value)) && units[value].is_ascii()
+    let latin =
+        |units: &[u8], value: usize| units.iter().enumerate().all(|(at, &byte)| (byte == 0) != (at == value));
+    let most = |width: usize, value: usize| {
+        let characters = first.len() / width;
+        first.chunks_exact(width).filter(|units| latin(units, value)).count() * 8 >= characters * 7
     };
-    let all = |width: usize, value: usize| first.chunks_exact(width).all(|units| ascii(units, value));
     match first.len() {
         0..8 => None,
-        _ if all(2, 0) || all(2, 1) => Some(UTF16),
-        _ if all(4, 0) || all(4, 3) => Some(UTF32),
+        _ if most(2, 0) || most(2, 1) => Some(utf16),
+        _ if most(4, 0) || most(4, 3) => Some(UTF32),
         _ => None,
     }
 }
@@ -187,7 +225,7 @@ mod tests {
             ("a.jsonl.txt", Format::Json),
             ("a.jsonl.zst", Format::Json),
             ("a.Csv", Format::Csv),
-            ("a.tsv.txt", Format::Csv),
+            ("a.tsv.txt", Format::Tsv),
             ("train-00000-of-00001.parquet", Format::Table),
             ("a.txt.gz", Format::Text),
             ("a.txt", Format::Text),
@@ -209,6 +247,8 @@ mod tests {
             (big("\u{feff}plain"), Some("UTF-16")),
             (utf16("plain text"), Some("UTF-16")),
             (big("plain text"), Some("UTF-16")),
+            (utf16("über – a plain text"), Some("UTF-16")),
+            (utf16("\u{feff}prompt\tcompletion\r\n"), Some(".tsv")),
             (utf32("\u{feff}plain"), Some("UTF-32")),
             (utf32("plain text"), Some("UTF-32")),
             (b"plain text".to_vec(), None),

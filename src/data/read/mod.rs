@@ -7,25 +7,32 @@
 //! | `.bin`, `.u16`, `.u32` | token files ([`super::TokenFile`]) |
 //! | `.jsonl`, `.ndjson`, `.json` | JSON objects: one per line, over several lines, or in one list |
 //! | `.parquet` | rows; decimals, dates and times become texts |
-//! | `.csv`, `.tsv` | rows of texts; the first line names the fields, an empty cell is an absent field |
+//! | `.csv` | rows of texts; the first line names the fields, an empty cell is an absent field |
+//! | `.tsv` | as `.csv`, separated by tabs |
 //! | others, or none | a document of text in UTF-8 |
 //!
 //! `.txt` behind another extension is ignored (`a.jsonl.txt`). The first bytes decide what is
 //! inside: gzip and zstd are decompressed while they are read, whatever the name, and a byte order
 //! mark is skipped. Archives, other compressions, tables, arrays, images, weights, Git LFS
-//! pointers, web pages in place of data, UTF-16 and UTF-32 are refused by name; so is a text file whose first
-//! line is a JSON object with the fields of a row. Lines end with LF, CRLF or CR.
+//! pointers, web pages in place of data, UTF-16 and UTF-32 are refused by name; so is a text file
+//! that begins with JSON. Lines end with LF, CRLF or CR. An empty file is counted as a warning. A pipe
+//! is read as text.
 //!
 //! # Folders
-//! All files below a folder are read in the order of their paths, without hidden ones, links, and
-//! folders named `target`.
+//! All files below a folder are read in the order of their paths, without hidden ones and folders
+//! named `target`. Links to files are followed; links to folders, pipes and devices are counted as a
+//! warning.
 //!
-//! - A folder with `.jsonl`, `.ndjson` or `.parquet` files has rows; so has one with `.json`,
-//!   `.csv` or `.tsv` files and no text. README, LICENSE and the like, dataset descriptions
-//!   (`dataset_infos.json`, …) and binary files next to them are not read, and neither are test and
-//!   validation splits if there are other rows (`test` or `validation`, or a synonym of them, is a
-//!   word of the path). These files are counted as a warning. Text next to rows is an error.
-//! - Any other folder has text. Files that are not text are counted as a warning.
+//! - A folder with `.jsonl`, `.ndjson` or `.parquet` files has rows; so has one with JSON rows in
+//!   files named as text (`part-00000`), or with `.json`, `.csv` or `.tsv` files and no text. Text
+//!   next to rows is an error. Descriptions (README, LICENSE, `.md`, `dataset_infos.json`, …) are no
+//!   text here and not read; scripts, configurations, pictures, token files, copies (`~`, `.bak`) and
+//!   binary files are counted as a warning.
+//! - Of rows in files for test or validation and in others, only the latter are trained on, and only
+//!   the former validated on; both are counted as a warning. `test` or `validation`, or a synonym of
+//!   them, is a word of the path.
+//! - Any other folder has text. Files that are not text are counted as a warning. JSON and tables
+//!   next to source code are text if they have no rows.
 
 mod content;
 #[cfg(feature = "text")]
@@ -49,7 +56,7 @@ use crate::data::token_file::TokenFormat;
 use crate::data::warning::{Warning, Warnings};
 
 use folder::files_of_folder;
-use kind::Format;
+use kind::{Format, is_of_data};
 use rows::{Counts, read_rows};
 use text::read_text;
 
@@ -77,10 +84,12 @@ pub struct Input {
 
 impl Input {
     /// Finds the files of a path and their kind; files of a folder that are not read are warnings.
-    pub fn find(path: &Path, warnings: &mut Warnings) -> Result<Input> {
-        let metadata = std::fs::metadata(path).map_err(|error| Error::reading(path, &error))?;
+    /// `validation` chooses between files for validation or test and the others.
+    pub fn find(path: &Path, validation: bool, warnings: &mut Warnings) -> Result<Input> {
+        let metadata = std::fs::metadata(path)
+            .map_err(|error| Error::reading(path, &error).map(|message| message + &how_to_get(path)))?;
         let (kind, files) = if metadata.is_dir() {
-            files_of_folder(path, warnings)?
+            files_of_folder(path, validation, warnings)?
         } else {
             let format = Format::of(path);
             let of_rows = || if format == Format::Text { Kind::Text } else { Kind::Rows };
@@ -105,10 +114,7 @@ impl Input {
         match self.kind {
             Kind::Rows => self.read_rows(by, warnings, sink),
             Kind::Text => self.read_texts(by.0, warnings, sink),
-            Kind::Tokens(_) => {
-                let message = format!("{} is a token file already", self.path.display());
-                Err(Error::argument(message))
-            }
+            Kind::Tokens(_) => Err(TokenFormat::not_documents(&self.path)),
         }
     }
 
@@ -131,18 +137,31 @@ impl Input {
     fn read_texts(&self, encoder: &Encoder, warnings: &mut Warnings, sink: &mut dyn Sink) -> Result<()> {
         let (mut any, mut first) = (false, None);
         for (file, _) in &self.files {
-            match read_text(file)? {
+            match read_text(file, *file == self.path)? {
+                Ok(text) if text.is_empty() => {
+                    any = true;
+                    warnings.add(Warning::EmptyFile, file.display());
+                }
                 Ok(text) => {
                     any = true;
                     let mut found = Warnings::default();
                     let document = encoder.document(&text, &mut found);
                     encoder.check_opened()?;
-                    sink.take(document.map_err(|error| error.within(file.display()))?, false)?;
+                    let document = document.map_err(|error| {
+                        let save =
+                            if str::from_utf8(&text).is_err() { "; save the file as UTF-8" } else { "" };
+                        error.map(|message| format!("{}: {message}{save}", file.display()))
+                    });
+                    sink.take(document?, false)?;
                     warnings.extend(file.display(), found);
                 }
                 Err(error) if *file == self.path => return Err(error),
                 Err(error) => {
-                    warnings.add(Warning::UnreadFile, &error);
+                    let warning = match TokenFormat::of(file) {
+                        Some(_) => Warning::TokenFile,
+                        None => Warning::UnreadFile,
+                    };
+                    warnings.add(warning, &error);
                     first.get_or_insert(error);
                 }
             }
@@ -157,6 +176,32 @@ impl Input {
     }
 }
 
+/// Returns how to get data that is named by an address, a pattern or an id of the Hugging Face Hub.
+fn how_to_get(path: &Path) -> String {
+    let name = path.to_string_lossy();
+    let name = name.as_ref();
+    let is_word = |part: &str| {
+        let is_of_word = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.');
+        !part.is_empty() && !part.starts_with('.') && part.bytes().all(is_of_word)
+    };
+    match name.split_once('/') {
+        _ if name.contains("://") || name.contains(":/") => {
+            "; it is an address: download the file first, from the Hugging Face Hub with `hf download ID \
+             --repo-type dataset --local-dir FOLDER`"
+                .to_owned()
+        }
+        _ if name.contains(['*', '?', '[']) => {
+            "; patterns are not expanded here: leave out the quotes, so that the shell does it, or name the folder"
+                .to_owned()
+        }
+        Some((owner, id)) if is_word(owner) && is_word(id) && !is_of_data(path, true) => format!(
+            "; if it is an id of the Hugging Face Hub, get the data with `hf download {name} --repo-type dataset \
+             --local-dir {id}` and name the folder {id}"
+        ),
+        _ => String::new(),
+    }
+}
+
 /// Reads a file or folder of text or rows into a sink.
 pub fn read_documents(
     path: &Path,
@@ -166,7 +211,7 @@ pub fn read_documents(
     warnings: &mut Warnings,
     sink: &mut dyn Sink,
 ) -> Result<()> {
-    Input::find(path, warnings)?.read((encoder, bad_lines, threads), warnings, sink)
+    Input::find(path, false, warnings)?.read((encoder, bad_lines, threads), warnings, sink)
 }
 
 #[cfg(test)]

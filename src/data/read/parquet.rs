@@ -2,7 +2,6 @@
 
 use std::fmt;
 use std::fs::File;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use parquet::basic::{ConvertedType, Repetition};
 use parquet::file::reader::{FileReader, SerializedFileReader};
@@ -12,7 +11,7 @@ use parquet::schema::types::Type;
 use serde_json::{Map, Number, Value as Json};
 
 use crate::base::json;
-use crate::base::{Error, Result, Status};
+use crate::base::{Error, Result, Status, caught};
 use crate::data::read::rows::{Place, Record, Records, Value};
 
 struct ParquetRows {
@@ -27,7 +26,11 @@ struct ParquetRows {
 pub fn open(file: File) -> Result<Records> {
     let reader = guarded(|| SerializedFileReader::new(file))?;
     let metadata = reader.metadata();
-    for column in metadata.file_metadata().schema().get_fields() {
+    let columns = metadata.file_metadata().schema().get_fields();
+    for (at, column) in columns.iter().enumerate() {
+        if columns[..at].iter().any(|other| other.name() == column.name()) {
+            return Err(bad(format!("two columns are named `{}`; rename one of them", column.name())));
+        }
         check(column).map_err(|words| bad(format!("column `{}` has {words}", column.name())))?;
     }
     let groups = metadata.row_groups().iter().map(|group| group.num_rows()).collect();
@@ -48,9 +51,9 @@ fn damaged(error: impl fmt::Display) -> Error {
 
 /// Calls the crate `parquet`, which panics for some damaged files.
 fn guarded<T>(call: impl FnOnce() -> parquet::errors::Result<T>) -> Result<T> {
-    match catch_unwind(AssertUnwindSafe(call)) {
-        Ok(outcome) => outcome.map_err(damaged),
-        Err(_) => Err(damaged("its parts do not match")),
+    match caught(call) {
+        Some(outcome) => outcome.map_err(damaged),
+        None => Err(damaged("its parts do not match")),
     }
 }
 

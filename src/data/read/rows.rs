@@ -73,6 +73,16 @@ pub enum Value {
 }
 
 impl Value {
+    /// True if it has the fields of a row.
+    pub fn is_row(&self) -> bool {
+        let is_row = |fields: &_| Row::of(fields, &mut Warnings::default()).is_ok();
+        match self {
+            Value::Json(text) => json::object(text).is_ok_and(|fields| is_row(&fields)),
+            Value::Fields(fields, _) => is_row(fields),
+            Value::Invalid(_) | Value::Broken(_) => false,
+        }
+    }
+
     fn bytes(&self) -> usize {
         match self {
             Value::Json(text) => text.len(),
@@ -90,8 +100,8 @@ fn records(path: &Path, format: Format) -> Result<Records> {
         Content::Parquet(file) => return parquet(file).map_err(|error| error.within(path.display())),
         Content::Text(text) => text,
     };
-    if format == Format::Csv {
-        return csv(text).map_err(|error| error.within(path.display()));
+    if matches!(format, Format::Csv | Format::Tsv) {
+        return csv(text, format == Format::Tsv).map_err(|error| error.within(path.display()));
     }
     Ok(Box::new(JsonRows::open(text).map_err(|error| unreadable(path, &error))?))
 }
@@ -108,8 +118,16 @@ fn parquet(_: std::fs::File) -> Result<Records> {
 }
 
 #[cfg(not(feature = "text"))]
-fn csv(_: Box<dyn io::BufRead>) -> Result<Records> {
+fn csv(_: Box<dyn io::BufRead>, _: bool) -> Result<Records> {
     Err(Error::new(Status::Unsupported, "this build reads no CSV (feature `text`); write the rows as JSONL"))
+}
+
+/// True if the first record of a file has the fields of a row.
+pub fn begins_with_row(path: &Path, format: Format) -> bool {
+    records(path, format).is_ok_and(|mut records| match records.next() {
+        Some(Ok(record)) => record.value.is_row(),
+        _ => false,
+    })
 }
 
 /// Counts of the rows of a path.
@@ -119,18 +137,19 @@ pub struct Counts {
     pub documents: u64,
     /// Skipped lines.
     pub skipped: u64,
-    /// Error of the first skipped line.
-    pub first: Option<Error>,
+    /// Error of the first skipped line, and what it is: a line, row, object or element.
+    pub first: Option<(&'static str, Error)>,
 }
 
 impl Counts {
     /// Errors: every line was skipped.
     pub fn check(self, path: &Path) -> Result<()> {
         match self.first {
-            Some(error) if self.documents == 0 => {
-                let number = self.skipped;
-                let all =
-                    if number == 1 { "the only line was".into() } else { format!("all {number} lines were") };
+            Some((unit, error)) if self.documents == 0 => {
+                let all = match self.skipped {
+                    1 => format!("the only {unit} was"),
+                    number => format!("all {number} {unit}s were"),
+                };
                 Err(error.map(|first| format!("{}: {all} skipped; the first: {first}", path.display())))
             }
             _ => Ok(()),
@@ -148,6 +167,7 @@ pub fn read_rows(
     mut take: impl FnMut(&Row, Encoded) -> Result<()>,
 ) -> Result<()> {
     let mut records = records(path, format)?;
+    let mut is_first = true;
     loop {
         let (mut round, mut round_bytes) = (Vec::new(), 0);
         while round_bytes < CHUNK_BYTES * threads {
@@ -158,9 +178,14 @@ pub fn read_rows(
             round.push(record);
         }
         if round.is_empty() {
+            if is_first {
+                warnings.add(Warning::EmptyFile, path.display());
+            }
             return Ok(());
         }
-        for (place, encoded) in encode(round, encoder, threads)? {
+        let is_only = std::mem::take(&mut is_first) && round.len() == 1;
+        for (place, encoded) in encode(round, is_only, encoder, threads)? {
+            let unit = place.unit;
             let place = format_args!("{}, {place}", path.display());
             match encoded {
                 Outcome::Encoded(documents, found) => {
@@ -174,7 +199,7 @@ pub fn read_rows(
                     let error = error.within(place);
                     warnings.add(Warning::SkippedLine, &error);
                     counts.skipped += 1;
-                    counts.first.get_or_insert(error);
+                    counts.first.get_or_insert((unit, error));
                 }
                 Outcome::Invalid(error) | Outcome::Broken(error) => return Err(error.within(place)),
             }
@@ -189,14 +214,20 @@ enum Outcome {
     Broken(Error),
 }
 
-fn encode(round: Vec<Record>, encoder: &Encoder, threads: usize) -> Result<Vec<(Place, Outcome)>> {
+/// Encodes records in order; `is_only` is true for the only record of a file.
+fn encode(
+    round: Vec<Record>,
+    is_only: bool,
+    encoder: &Encoder,
+    threads: usize,
+) -> Result<Vec<(Place, Outcome)>> {
     let one = |Record { place, value }: &mut Record| {
         let mut found = Warnings::default();
         let rows = match std::mem::replace(value, Value::Json(Vec::new())) {
             Value::Broken(error) => return (*place, Outcome::Broken(error)),
             Value::Invalid(error) => Err(error),
             Value::Json(text) => Row::parse(text.trim_ascii(), &mut found)
-                .map_err(|error| error.map(|message| message + &advice(place, &text))),
+                .map_err(|error| if is_only { error.map(|message| message + &advice(&text)) } else { error }),
             Value::Fields(fields, _) => Row::of(&fields, &mut found),
         };
         let documents = rows.and_then(|rows| {
@@ -221,32 +252,48 @@ fn encode(round: Vec<Record>, encoder: &Encoder, threads: usize) -> Result<Vec<(
     })
 }
 
-/// Returns what to do if the first object of a file is a table or has several lists of rows.
-fn advice(place: &Place, text: &[u8]) -> String {
+/// Returns what to do with the only object of a file if it has lists of rows, or columns.
+fn advice(text: &[u8]) -> String {
     use serde_json::Value;
-    let member = |(name, value): (&String, &Value)| {
-        let (kind, number) = match value {
-            Value::Object(members) => ("an object", members.len()),
-            Value::Array(values) => match values.first() {
-                // Turns of a conversation.
-                Some(Value::Object(turn)) if turn.contains_key("role") || turn.contains_key("from") => {
-                    return None;
-                }
-                None | Some(Value::Object(_) | Value::String(_)) => ("a list", values.len()),
-                Some(_) => return None,
-            },
-            _ => return None,
+    let object = json::object(text).unwrap_or_default();
+    let is_turn = |value: &Value| value.get("role").or(value.get("from")).is_some();
+    let of_members = |is: &dyn Fn(&Value) -> bool| -> Vec<(&String, usize)> {
+        let number = |value: &Value| match value {
+            Value::Object(members) => members.len(),
+            Value::Array(values) => values.len(),
+            _ => 0,
         };
-        Some((format!("`{name}`, {kind} of {number}"), name.clone(), number))
+        object.iter().filter(|(_, value)| is(value)).map(|(name, value)| (name, number(value))).collect()
     };
-    let object = if place.number == 1 { json::object(text).unwrap_or_default() } else { Map::new() };
-    let members: Vec<_> = object.iter().map(member).collect::<Option<_>>().unwrap_or_default();
-    let Some((_, name, _)) = members.iter().find(|(_, _, number)| *number > 0) else { return String::new() };
-    let found: Vec<&str> = members.iter().map(|(text, ..)| text.as_str()).collect();
+    let lists = of_members(&|value| match value {
+        Value::Array(values) => values.first().is_none_or(|first| first.is_object() && !is_turn(first)),
+        _ => false,
+    });
+    if let Some((name, _)) = lists.iter().find(|(_, number)| *number > 0) {
+        let found: Vec<_> =
+            lists.iter().map(|(name, number)| format!("`{name}`, a list of {number}")).collect();
+        let is_word = name.bytes().all(|byte| byte.is_ascii_alphabetic() || byte == b'_');
+        let path = if is_word { format!(".{name}") } else { format!(".[\"{name}\"]") };
+        return format!(
+            ". The object has {}, but rows must be the elements of a list or the lines of a file; write one list \
+             alone, e.g. `jq -c '{path}[]' FILE > rows.jsonl`",
+            found.join(", ")
+        );
+    }
+    let columns = of_members(&|value| match value {
+        Value::Object(_) => true,
+        Value::Array(values) => values.first().is_some_and(Value::is_string),
+        _ => false,
+    });
+    let Some((name, number)) = columns.first().filter(|(_, number)| *number > 0) else {
+        return String::new();
+    };
+    if columns.len() < object.len() || columns.iter().any(|(_, other)| other != number) {
+        return String::new();
+    }
+    let kind = if object[*name].is_object() { "an object" } else { "a list" };
     format!(
-        ". The object has {}, but rows must be the elements of a list or the lines of a file; write one list alone, \
-         e.g. `jq -c '.{name}[]' FILE > rows.jsonl`, or a data frame of pandas with \
-         to_json(\"rows.jsonl\", orient=\"records\", lines=True)",
-        found.join(", ")
+        ". The object has columns (`{name}` is {kind} of {number}), as a data frame of pandas; write rows with \
+         to_json(\"rows.jsonl\", orient=\"records\", lines=True)"
     )
 }

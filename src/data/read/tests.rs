@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use super::*;
 use crate::data::tokenizer::Encoded;
@@ -100,6 +101,7 @@ fn objects_are_read_in_every_layout() {
             &["a", "b"],
         ),
         ("a.json", "[]".to_owned(), &[]),
+        ("a.json", "\n\n[{\"text\": \"a\"},\n\n\n{\"text\":\n\n\"b\"}]".to_owned(), &["a", "b"]),
         ("a.json", pretty.to_owned(), &["a"]),
         ("a.json", pretty.replace('\n', "\r\n"), &["a"]),
         (
@@ -138,23 +140,68 @@ fn errors_name_the_place_and_what_was_found() {
             &["object 1", "`text` is", "an object of 2", "orient=\"records\", lines=True"],
         ),
         (
+            "a.json",
+            "{\"version\": \"1.0\", \"data\": [{\"text\": \"a\"}], \"meta\": null}",
+            &["no field", "`data`, a list of 1", "jq -c '.data[]'"],
+        ),
+        ("a.json", "{\"my rows\": [{\"text\": \"a\"}]}", &["jq -c '.[\"my rows\"][]'"]),
+        (
+            "a.json",
+            "{\"text\": [\"a\", \"b\"]}",
+            &["`text` is a list of 2", "orient=\"records\", lines=True"],
+        ),
+        (
             "a.jsonl",
             "{\"text\": \"a\"}\n{\"text\": \"b\"",
             &["a.jsonl, line 2: not a JSON object: it ends inside"],
         ),
+        ("a.jsonl", "\n\n\n{\"text\": 7}", &["a.jsonl, line 4"]),
+        ("a.jsonl", "\n{\"text\":\n\n7\n\n\nx", &["a.jsonl, line 2"]),
+        ("a.json", "{\"text\":\n\n7}\n\n{\"text\":\n7}", &["a.json, object 1"]),
         ("a.jsonl", "{\"text\": \"a\0\"}", &["line 1", "zero byte"]),
         ("a.jsonl", "<!DOCTYPE html><html>", &["a.jsonl is a web page", "download"]),
         ("a.txt", ROWS, &["a.txt has JSON rows", "name it .jsonl"]),
         ("a", "[{\"text\": \"a\"}]", &["a has JSON rows"]),
+        ("a.npy", "<!-- x --><html>", &["a.npy is a web page"]),
+        ("a.jsonl.1", "<?xml version=\"1.0\"?><Error>", &["a.jsonl.1 is a web page"]),
+        ("a.gz", "<!doctype html>", &["a.gz is a web page"]),
         ("a.txt", "ab\0", &["a.txt is binary", "byte 3"]),
         ("a.u16", "ab", &["token file already"]),
         ("a.parquet", "ab", &["a.parquet is not a Parquet file"]),
     ] {
         refused(folder.texts(name, text), words);
     }
-    // JSON that is no row is text.
-    assert_eq!(folder.texts("a.txt", "{\"name\": \"a\"}").unwrap(), ["{\"name\": \"a\"}"]);
-    assert_eq!(folder.texts("a.txt", "[1, 2").unwrap(), ["[1, 2"]);
+    for text in [
+        "{\"data\": [{\"text\": \"a\"}]}",
+        "{\"text\": [\"a\", \"b\"]}",
+        "[{\"text\": \"a\"},]",
+        "{\"text\": \"a\"},\n{\"text\": \"b\"},",
+        "{\"text\": \"a\"}{\"text\": \"b\"}",
+        "{'text': 'a'}",
+        "// rows\n{\"text\": \"a\"}",
+        "[\n  {\n \"x\": 1}]",
+        "{\"name\": \"a\"}",
+    ] {
+        for name in ["b.txt", "b", "b.jsonl.bak", "b.jl"] {
+            refused(folder.texts(name, text), &[&format!("{name} has JSON rows"), "name it .jsonl"]);
+        }
+    }
+    for text in ["[1, 2", "{{ name }}", "{ a: 1 }", "// code", "[ ]"] {
+        assert_eq!(folder.texts("a.txt", text).unwrap(), [text]);
+    }
+    for object in ["{\"ids\": [1, 2]}", "{\"x\": [\"b\", \"c\"], \"y\": 7}"] {
+        let error = folder.texts("a.json", object).unwrap_err();
+        assert!(!error.message().contains("jq") && !error.message().contains("to_json"), "{error}");
+    }
+    let error = folder.texts("a.jsonl", "{\"data\": [{\"a\": 1}]}\n".repeat(2)).unwrap_err();
+    assert!(!error.message().contains("jq"), "{error}");
+    for (name, words) in [
+        ("tatsu-lab/alpaca", "hf download tatsu-lab/alpaca --repo-type dataset --local-dir alpaca"),
+        ("https://huggingface.co/a.jsonl", "it is an address"),
+        ("data/*.parquet", "leave out the quotes"),
+    ] {
+        refused(texts(Path::new(name)), &[name, words]);
+    }
     refused(texts(&folder.0.path().join("none")), &["none"]);
 }
 
@@ -229,7 +276,39 @@ fn a_byte_order_mark_is_no_token() {
     assert_eq!(folder.texts("a.txt", "\u{feff}ab").unwrap(), ["ab"]);
     assert_eq!(folder.texts("a.txt", "a\r\nb\r").unwrap(), ["a\r\nb\r"]);
     assert_eq!(folder.texts("a.csv", "\u{feff}text\nab\n").unwrap(), ["ab"]);
-    assert_eq!(folder.texts("a.txt", "\u{feff}").unwrap(), [""]);
+}
+
+/// An empty file is a warning, and no document.
+#[test]
+fn empty_files_are_counted() {
+    let folder = Folder::new();
+    for (name, bytes) in
+        [("a.txt", ""), ("a.txt", "\u{feff}"), ("a.jsonl", ""), ("a.jsonl", "\n\n"), ("a.json", "[]")]
+    {
+        let (found, warnings) = read_as(&folder.put(name, bytes), BadLines::Refuse, 1);
+        assert!(found.unwrap().is_empty());
+        assert_eq!((warnings.count(&Warning::EmptyFile), warnings.iter().count()), (1, 1), "{name}");
+    }
+}
+
+#[test]
+fn a_pipe_is_read_once() {
+    let pipe = Folder::new();
+    let path = pipe.0.path().join("pipe");
+    let made = Command::new("mkfifo").arg(&path).status().unwrap();
+    assert!(made.success());
+    for (text, expected) in [("\u{feff}two words", Ok("two words")), (ROWS, Err("file named .jsonl"))] {
+        pipe.put("source", text);
+        let mut writer = Command::new("sh");
+        writer.args(["-c", "cat source > pipe"]).current_dir(pipe.0.path());
+        let mut writer = writer.spawn().unwrap();
+        match (texts(&path), expected) {
+            (Ok(found), Ok(text)) => assert_eq!(found, [text]),
+            (found, Err(words)) => refused(found, &["pipe has JSON rows", words]),
+            (Err(error), Ok(_)) => panic!("{error}"),
+        }
+        assert!(writer.wait().unwrap().success());
+    }
 }
 
 #[test]
@@ -257,72 +336,7 @@ fn a_bad_line_is_an_error_or_is_counted() {
     refused(read_as(&path, BadLines::Skip, 1).0, &["not a JSON list"]);
 }
 
-#[test]
-fn a_folder_is_its_text_files_by_path() {
-    let folder = Folder::new();
-    for (name, bytes) in [
-        ("b.txt", &b"bee"[..]),
-        ("a/z.rs", b"zed"),
-        ("a/empty.txt", b""),
-        ("README.md", b"read"),
-        ("package.json", b"{\"name\": \"p\"}"),
-        ("table.csv", b"a,b"),
-        (".git/config", b"hidden"),
-        (".secret", b"hidden"),
-        ("target/debug/out.txt", b"built"),
-        ("a/target", b"a file may be called so"),
-    ] {
-        folder.put(name, bytes);
-    }
-    std::os::unix::fs::symlink(folder.0.path(), folder.0.path().join("loop")).unwrap();
-    let expected = ["read", "", "a file may be called so", "zed", "bee", "{\"name\": \"p\"}", "a,b"];
-    assert_eq!(texts(folder.0.path()).unwrap(), expected);
-    folder.put("c.bin", b"sea\0");
-    folder.put("d.png", b"\x89PNG\r\n\x1a\n");
-    let (found, warnings) = read_as(folder.0.path(), BadLines::Refuse, 1);
-    assert_eq!(found.unwrap(), expected);
-    let (warning, count, first) = warnings.iter().next().unwrap();
-    assert_eq!((warning, count), (&Warning::UnreadFile, 2));
-    assert!(first.contains("c.bin is a token file"), "{first}");
-    let binary = Folder::new();
-    binary.put("a.dat", b"a\0");
-    refused(read_as(binary.0.path(), BadLines::Refuse, 1).0, &["no text or rows", "a.dat is binary"]);
-    refused(texts(Folder::new().0.path()), &["contains no files"]);
-}
-
-#[test]
-fn a_folder_of_shards_is_their_rows() {
-    let folder = Folder::new();
-    let all = folder.0.path();
-    folder.put("data/train-00001.jsonl", "{\"text\": \"b\"}");
-    folder.put("data/train-00000.jsonl", "{\"text\": \"a\"}");
-    folder.put(".gitattributes", "*.jsonl");
-    assert_eq!(texts(all).unwrap(), ["a", "b"]);
-
-    folder.put("README.md", "# Data");
-    folder.put("dataset_infos.json", "{}");
-    folder.put("picture.png", b"\x89PNG\r\n\x1a\n\0");
-    folder.put("data/test-00000.jsonl", "{\"text\": \"t\"}");
-    folder.put("validation/0.json", "{\"text\": \"v\"}");
-    folder.put("latest.csv", "text\nc\n");
-    let (found, warnings) = read_as(all, BadLines::Refuse, 1);
-    assert_eq!(found.unwrap(), ["a", "b", "c"]);
-    let (warning, count, first) = warnings.iter().next().unwrap();
-    assert_eq!((warning, count), (&Warning::UnreadFile, 5));
-    assert!(first.ends_with("README.md"), "{first}");
-    assert_eq!(warnings.iter().count(), 1);
-
-    // A folder of one split is that split.
-    let test = Folder::new();
-    test.put("test.jsonl", ROWS);
-    assert_eq!(texts(test.0.path()).unwrap(), ["a", "b"]);
-    let json = Folder::new();
-    json.put("a.json", ROWS);
-    assert_eq!(texts(json.0.path()).unwrap(), ["a", "b"]);
-
-    folder.put("notes.txt", "text");
-    refused(texts(all), &["both rows", "test-00000.jsonl", "text", "notes.txt"]);
-}
+mod folders;
 
 #[cfg(feature = "text")]
 mod formats {
@@ -352,13 +366,19 @@ mod formats {
         assert_eq!(folder.texts("a.jsonl.gz", ROWS).unwrap(), ["a", "b"]);
         assert_eq!(folder.texts("a.csv.gz", gzip("\u{feff}text\na\n")).unwrap(), ["a"]);
         assert_eq!(folder.texts("a.txt.gz", gzip("\u{feff}text\n")).unwrap(), ["text\n"]);
+        assert_eq!(folder.texts("a.html.gz", gzip("<html>")).unwrap(), ["<html>"]);
+        // As gzip -dc reads them: members one after the other, and zeros behind them.
+        let members = [gzip("a"), gzip("b"), vec![0; 1000], gzip("c"), vec![0; 7]].concat();
+        assert_eq!(folder.texts("a.txt.gz", members).unwrap(), ["abc"]);
         assert_eq!(
             folder.texts("a.json.zst", zstd::encode_all(ROWS.as_bytes(), 1).unwrap()).unwrap(),
             ["a", "b"]
         );
         for (name, bytes, words) in [
             ("a.jsonl.gz", gzip(gzip(ROWS)), &["a.jsonl.gz is a compressed file inside"][..]),
-            ("a.gz", gzip(ROWS), &["a.gz has JSON rows"]),
+            ("a.gz", gzip(ROWS), &["a.gz has JSON rows", "name it .jsonl.gz"]),
+            ("a.parquet.gz", gzip("PAR1"), &["a Parquet file that is compressed"]),
+            ("b.txt.gz", [gzip("a"), b"x".to_vec()].concat(), &["not gzip follow its end"]),
             ("a.tar.gz", gzip([&[b'a'; 257][..], b"ustar\0"].concat()), &["tar archive"]),
             ("a.txt.gz", gzip("a\0"), &["binary"]),
         ] {
@@ -456,6 +476,12 @@ mod formats {
             ("a.csv", "prompt,completion\r\na,b\r\n\"x;y\",z\r\n", &["ab", "x;yz"]),
             ("a.CSV", "prompt;completion;\na;b,c;\n", &["ab,c"]),
             ("a.tsv", "prompt\tcompletion\na\tb, c\n", &["ab, c"]),
+            ("a.tsv", "text\nhello, world\n", &["hello, world"]),
+            ("a.tsv", "\"text\"\n\"a\tb\"\n", &["a\tb"]),
+            ("a.csv", "sep=;\r\nprompt;completion\r\na;b,c\r\n", &["ab,c"]),
+            ("a.csv", "\"a;b;c\",text\n1,d\n", &["d"]),
+            ("a.csv", "prompt|completion\na|b, c\n", &["ab, c"]),
+            ("a.csv", " prompt , completion\na,b\n", &["ab"]),
             ("a.csv", "text\ra\rb", &["a", "b"]),
             ("a.csv", "text,system\na,\n", &["a"]),
             ("a.csv", "", &[]),
@@ -465,8 +491,8 @@ mod formats {
         }
         for (text, words) in [
             ("text\nab\0\n", &["a.csv, line 2: `text` has a zero byte"][..]),
-            ("prompt,completion\na,b\nc\n", &["a.csv, line 3: 1 cells, but the header has 2 columns"]),
-            ("a,a\n1,2\n", &["a.csv: two columns", "`a`"]),
+            ("prompt,completion\na,b\nc\n", &["a.csv, line 3: 1 cell, but the header has 2 columns"]),
+            ("a, a\n1,2\n", &["a.csv: two columns", "`a`"]),
             ("prompt;answer\na;b\n", &["a.csv, line 2", "`answer`"]),
         ] {
             refused(folder.texts("a.csv", text), words);

@@ -3,19 +3,16 @@
 use std::io::Read;
 use std::path::Path;
 
-use crate::base::json;
 use crate::base::{Error, Result, Status};
 use crate::data::read::content::{Content, unreadable};
 use crate::data::read::json_rows::JsonRows;
 use crate::data::read::kind::{Format, HEAD_BYTES};
-use crate::data::read::rows::Value;
-use crate::data::rows::Row;
 use crate::data::token_file::TokenFormat;
-use crate::data::warning::Warnings;
 
 /// Reads a text file, decompressed and without a byte order mark. The inner error says why a file
-/// is not text: it is binary, or it has rows.
-pub fn read_text(path: &Path) -> Result<Result<Vec<u8>>> {
+/// is not text: it is binary, or it has rows. A file that the user names (`is_named`) must not even
+/// begin as JSON does; within a folder of texts that can be source code or a configuration.
+pub fn read_text(path: &Path, is_named: bool) -> Result<Result<Vec<u8>>> {
     if TokenFormat::of(path).is_some() {
         return Ok(Err(not_text(path, "is a token file; name it alone")));
     }
@@ -40,8 +37,8 @@ pub fn read_text(path: &Path) -> Result<Result<Vec<u8>>> {
         let words = format!("is binary, not text: byte {} is a zero byte", at + 1);
         return Ok(Err(not_text(path, &words)));
     }
-    if has_rows(&text) {
-        return Ok(Err(not_text(path, "has JSON rows, not text; name it .jsonl")));
+    if has_row(&text) || is_named && begins_as_json(&text) {
+        return Ok(Err(not_text(path, &format!("has JSON rows, not text; {}", rename(path)))));
     }
     Ok(Ok(text))
 }
@@ -50,14 +47,32 @@ fn not_text(path: &Path, words: &str) -> Error {
     Error::new(Status::BadFormat, format!("{} {words}", path.display()))
 }
 
+/// Returns what to do with rows in a file named as text.
+fn rename(path: &Path) -> String {
+    if !path.is_file() {
+        return "write them to a file named .jsonl".to_owned();
+    }
+    let name = path.file_name().unwrap_or_default().to_string_lossy().to_lowercase();
+    let compression = [".gz", ".zst"].into_iter().find(|end| name.ends_with(end)).unwrap_or_default();
+    format!("name it .jsonl{compression}, or .json{compression} if it is one list or object")
+}
+
 /// True if the first value is a JSON object with the fields of a row.
-fn has_rows(text: &[u8]) -> bool {
-    let first = || match JsonRows::open(text).ok()?.next()?.ok()?.value {
-        Value::Json(object) => Some(object),
-        _ => None,
-    };
-    let is_row = |object: Vec<u8>| {
-        json::object(&object).is_ok_and(|object| Row::of(&object, &mut Warnings::default()).is_ok())
-    };
-    matches!(text.trim_ascii_start().first(), Some(b'{' | b'[')) && first().is_some_and(is_row)
+fn has_row(text: &[u8]) -> bool {
+    let first = || JsonRows::open(text).ok()?.next()?.ok();
+    matches!(text.trim_ascii_start().first(), Some(b'{' | b'['))
+        && first().is_some_and(|record| record.value.is_row())
+}
+
+/// True if a text begins with an object or a list of texts or objects, in JSON or as Python prints
+/// it, possibly behind comments.
+fn begins_as_json(text: &[u8]) -> bool {
+    let mut rest = text.trim_ascii_start();
+    while rest.starts_with(b"//") {
+        let end = memchr::memchr(b'\n', rest).unwrap_or(rest.len());
+        rest = rest[end..].trim_ascii_start();
+    }
+    let Some((bracket, rest)) = rest.split_first() else { return false };
+    let next = rest.trim_ascii_start().first();
+    matches!((bracket, next), (b'{' | b'[', Some(b'"' | b'\'')) | (b'[', Some(b'{')))
 }

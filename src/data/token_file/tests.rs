@@ -100,6 +100,34 @@ fn raw_files_are_read_without_a_header() {
     assert_eq!(TokenFormat::of(Path::new("a/b.txt")), None);
 }
 
+#[test]
+fn tokens_of_another_width_are_named() {
+    let raw = |format, bytes: Vec<u8>| TokenFile::from_bytes("raw", format, 262_144, bytes);
+    let long = |token: &u32| u64::from(*token).to_le_bytes();
+    let small: Vec<u32> = (1..40).collect();
+    let large: Vec<u32> = small.iter().map(|token| 128_000 + token % 2 * 70_000 + token).collect();
+    for tokens in [&small, &large] {
+        let short: Vec<u16> = tokens.iter().map(|&token| token as u16).collect();
+        assert!(raw(TokenFormat::RawU16, u16s(&short)).is_ok());
+        assert!(raw(TokenFormat::RawU32, u32s(tokens)).is_ok());
+        let error = raw(TokenFormat::RawU16, u32s(tokens)).unwrap_err();
+        assert!(error.message().contains("uint32; name the file .u32"), "{error}");
+        let error = raw(TokenFormat::RawU32, tokens.iter().flat_map(long).collect()).unwrap_err();
+        assert!(error.message().contains("astype(\"<u4\")"), "{error}");
+    }
+    for format in [TokenFormat::RawU16, TokenFormat::RawU32] {
+        assert!(raw(format, vec![0; 800]).unwrap_err().message().contains("all tokens are 0"));
+        for (start, word) in [
+            (&b"{\"text\": \"a\"}\n"[..], "JSON; name it .jsonl"),
+            (b"PAR1\x15\x04\x15\x10", "Parquet"),
+            (b"\x1f\x8b\x08\0\0\0\0\0", "gzip -d"),
+        ] {
+            let error = raw(format, start.to_vec()).unwrap_err();
+            assert!(error.message().contains(word), "{error}");
+        }
+    }
+}
+
 /// A file in Horizon's format with two documents of two tokens.
 fn own() -> Vec<u8> {
     let mut bytes = MAGIC.to_vec();

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use super::{Case, assert_all, done, here, hi_yo, turns};
 
 /// One warning of each kind.
-fn all() -> [Warning; 21] {
+fn all() -> [Warning; 25] {
     [
         Warning::SkippedLine,
         Warning::UnreadFile,
@@ -29,6 +29,10 @@ fn all() -> [Warning; 21] {
         Warning::HeaderTrained,
         Warning::EndTwice,
         Warning::RoleTagged("user".into()),
+        Warning::HeldOut,
+        Warning::TokenFile,
+        Warning::EmptyFile,
+        Warning::NotRegular,
     ]
 }
 
@@ -47,8 +51,13 @@ fn input(warning: &Warning) -> (Option<&'static str>, Value) {
     let chat = |answer: Value| json!({"messages": [{"role": "user", "content": "hi"}, answer]});
     match warning {
         Warning::SkippedLine => (None, json!({"text": 7})),
-        // The folder also has a README.md.
-        Warning::UnreadFile => (None, chat(json!({"role": "assistant", "content": "yo"}))),
+        // Of the folder; see `entry`.
+        Warning::UnreadFile
+        | Warning::HeldOut
+        | Warning::TokenFile
+        | Warning::EmptyFile
+        | Warning::NotRegular => (None, chat(json!({"role": "assistant", "content": "yo"}))),
+        Warning::OnlyHeldOut => unreachable!("only of validation data"),
         Warning::UnusedField(field) => (None, json!({"messages": turns(&["hi", "yo"]), field: "happy"})),
         Warning::UnusedTurnField(field) => {
             (None, chat(json!({"role": "assistant", "content": "yo", field: "happy"})))
@@ -102,6 +111,18 @@ fn input(warning: &Warning) -> (Option<&'static str>, Value) {
     }
 }
 
+/// The entry of a folder that has the warning.
+fn entry(warning: &Warning) -> Option<&'static str> {
+    match warning {
+        Warning::UnreadFile => Some("load.py"),
+        Warning::HeldOut => Some("test.jsonl"),
+        Warning::TokenFile => Some("tokens.bin"),
+        Warning::EmptyFile => Some("empty.jsonl"),
+        Warning::NotRegular => Some("link"),
+        _ => None,
+    }
+}
+
 #[test]
 fn every_warning_appears_once_with_its_place() {
     assert_all(all().map(|warning| {
@@ -114,10 +135,14 @@ fn every_warning_appears_once_with_its_place() {
         let clean = if template.is_some() { String::new() } else { hi_yo() };
         case.write("ds/a.jsonl", format!("{row}\n{clean}"));
         case.write("ds/README.md", "# A data set\n");
-        let (data, place) = match warning {
-            Warning::UnreadFile => ("ds", "README.md"),
-            _ => ("ds/a.jsonl", "a.jsonl, line 1"),
-        };
+        let entry = entry(&warning);
+        match entry {
+            Some("link") => std::os::unix::fs::symlink(case.path("model"), case.path("ds/link")).unwrap(),
+            Some(name) => case.write(&format!("ds/{name}"), if name == "empty.jsonl" { "" } else { "x" }),
+            None => {}
+        }
+        let data = if entry.is_some() { "ds" } else { "ds/a.jsonl" };
+        let place = entry.unwrap_or("a.jsonl, line 1");
         let ran = case
             .run(&format!("tokenize --model model --data {data} --out out.bin --skip-bad-lines --threads 1"));
         let mut one = Warnings::default();
@@ -126,6 +151,35 @@ fn every_warning_appears_once_with_its_place() {
         let there = ran.err.lines().any(|line| line.starts_with(text.trim_end()) && line.contains(place));
         ("a warning", if there { Ok(()) } else { Err(format!("no {text:?} with {place} in {}", ran.err)) })
     }));
+}
+
+/// The data of a folder with splits, trained and validated on: each from its own files.
+#[test]
+fn validation_data_is_that_of_its_split() {
+    let case = Case::new();
+    case.write("ds/train.jsonl", hi_yo());
+    case.write("ds/test.jsonl", hi_yo().replace("yo", "yo yo yo"));
+    let run = |data: &str, val: &str| {
+        let ran = case.run(&format!(
+            "train --model model --data {data} --val {val} --seq-len 16 --micro-batch 1 --steps 1 --lr 0 \
+             --threads 1 --no-shuffle -q --log log.jsonl"
+        ));
+        let log = String::from_utf8(case.read("log.jsonl")).unwrap();
+        let of = |key: &str| {
+            log.lines()
+                .filter_map(|line| serde_json::from_str::<Value>(line).unwrap()[key].as_f64())
+                .next_back()
+        };
+        (ran.well().err, of("loss"), of("val_loss"))
+    };
+    let (warnings, loss, val_loss) = run("ds", "ds");
+    assert!(val_loss.is_some());
+    assert_eq!(
+        (loss, val_loss),
+        (run("ds/train.jsonl", "ds/test.jsonl").1, run("ds/train.jsonl", "ds/test.jsonl").2)
+    );
+    assert!(warnings.contains("warning: 1 file is for validation or test by its name, and not trained on"));
+    assert!(warnings.contains("warning: validation data: 1 file is for validation or test"), "{warnings}");
 }
 
 #[test]

@@ -54,6 +54,9 @@ pub struct TrainOptions {
     #[arg(long, help_heading = DATA, value_name = "PATH[:WEIGHT]", num_args = 1.., value_parser = values::data_path)]
     pub data: Vec<DataPath>,
     /// Validation data, in the formats of --data
+    ///
+    /// Of a folder with rows for validation or test, by the names of its files, and others: only the
+    /// former. --data takes only the others.
     #[arg(long, help_heading = DATA, value_name = "PATH", num_args = 1.., value_parser = values::data_path)]
     pub val: Vec<DataPath>,
     /// Share of --data held out for validation, between 0 and 1
