@@ -19,9 +19,8 @@ class Intended:
 
 # Constructs of `templates.ORNAMENTS` that Horizon refuses by name, and its message.
 UNSUPPORTED = {
-    "wordcount": "filter wordcount is unknown",
-    "truncate": "filter truncate is unknown",
-    "zfill": "string has no method named zfill",
+    "pprint": "filter pprint is unknown",
+    "varargs": "too many arguments",
 }
 INTENDED = [
     Intended(
@@ -69,7 +68,7 @@ REASONS = [
     (r"content is no text", r"`(content|value)` is .*; it must be a string"),
     (r"reasoning is no text", r"`(reasoning_content|reasoning|thinking)` is .*; it must be a string"),
     (r"system is no text", r"`system(_prompt)?` is .*; it must be a string"),
-    (r"a part is no text", r"`\w+`\[\d+\]: (a part of type|`\w+` is .*; it must be a string|`text` is missing in a part)"),
+    (r"a part is no text", r"`\w+`\[\d+\]: (a part of type|`\w+` is .*; it must be a string|`text` is missing)"),
     (r"(\w+) is no text", r"`{}` is .*; it must be a string"),
     (r"(\w+) has a lone surrogate", r"lone surrogate"),
     (r"no token", r"`(tokens|input_ids)`\[\d+\] is .*; it must be a token id|token -?\d+"),

@@ -50,6 +50,8 @@ ORNAMENTS = [
     ("format method", "{{ '{} and {}'.format('a', 2) }}"),
     ("percent format", "{{ '%s has %d' | format('a', 2) }}"),
     ("percent operator", "{{ '%s-%s' % ('a', 2) }}"),
+    ("pprint", "{{ {'a': 1} | pprint }}"),
+    ("varargs", "{% macro v(a) %}{{ varargs }}{% endmacro %}{{ v(1, 2) }}"),
     ("zfill", "{{ '7'.zfill(3) }}"),
     ("concatenation", "{{ 'a' ~ 1 ~ true ~ none ~ 1.0 ~ ['x'] }}{{ 'a' + 'b' * 3 }}"),
     ("arithmetic", "{{ 7 // 2 }} {{ 7 % 3 }} {{ 7 / 2 }} {{ 2 ** 3 }} {{ -7 // 2 }} {{ 6 / 3 }} {{ 1.5 + 1 }}"),
