@@ -65,7 +65,7 @@ REASONS = [
     (r"role is missing", r"`role` is missing"),
     (r"content is missing", r"`content` is missing"),
     (r"role is no text", r"`(role|from)` is .*; it must be a string"),
-    (r"content is no text", r"`(content|value)` is .*; it must be a string"),
+    (r"content is no text", r"`(content|value|system|system_prompt)` is .*; it must be a string"),
     (r"reasoning is no text", r"`(reasoning_content|reasoning|thinking)` is .*; it must be a string"),
     (r"system is no text", r"`system(_prompt)?` is .*; it must be a string"),
     (r"a part is no text", r"`\w+`\[\d+\]: (a part of type|`\w+` is .*; it must be a string|`text` is missing)"),
