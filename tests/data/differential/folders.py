@@ -106,7 +106,9 @@ def byte_level(rng: random.Random):
     )
     tokenizer.train_from_iterator(corpus(rng), trainer)
     labels = ["byte_level", split, name, "prefix space" if prefix else "", "missing bytes" if partial else ""]
-    return tokenizer, labels, rng.choice([[], [processors.ByteLevel(trim_offsets=rng.random() < 0.7)]])
+    trims = rng.choice([None, None, True, True, True, False])
+    labels.append("trims offsets" if trims else "")
+    return tokenizer, labels, [] if trims is None else [processors.ByteLevel(trim_offsets=trims)]
 
 
 def metaspace(rng: random.Random):

@@ -149,7 +149,7 @@ def trained(rng: random.Random, message: dict) -> None:
     name = rng.choice(TRAINED)
     on = rng.random() < 0.5
     given = on != (name == "masked")
-    message[name] = rng.choice([given, int(given)])
+    message[name] = rng.choice([given, int(given), float(given), str(given), str(given).lower()])
 
 
 def messages(rng: random.Random, start: str = "user", turns: int | None = None, sharegpt: bool = False) -> list[dict]:
@@ -167,8 +167,14 @@ def messages(rng: random.Random, start: str = "user", turns: int | None = None, 
                 message["content"] = f"<think>\n{text(rng, 3)}\n</think>\n\n{text(rng, 4)}"
             if not sharegpt and rng.random() < 0.12:
                 message["tool_calls"] = [call(rng) for _ in range(rng.randint(1, 2))]
+                if rng.random() < 0.15:
+                    message["tool_calls"] = json.dumps(message["tool_calls"])
                 if rng.random() < 0.5:
                     message["content"] = rng.choice(["", None])
+            elif not sharegpt and rng.random() < 0.05:
+                # OpenAI's older form of a call.
+                message["function_call"] = call(rng)["function"]
+                message["content"] = rng.choice(["", None])
             if masks and rng.random() < 0.6:
                 trained(rng, message)
         if rng.random() < 0.08:
@@ -180,6 +186,8 @@ def messages(rng: random.Random, start: str = "user", turns: int | None = None, 
         out.append(message)
         if message.get("tool_calls"):
             role = "tool"
+        elif message.get("function_call"):
+            role = "function"
         elif rng.random() < 0.04:
             pass
         else:
@@ -190,18 +198,25 @@ def messages(rng: random.Random, start: str = "user", turns: int | None = None, 
 def shared(rng: random.Random, row: dict) -> dict:
     """Adds fields of a conversation that are not messages."""
     if rng.random() < 0.15:
-        row["tools"] = [tool(rng) for _ in range(rng.randint(1, 2))]
-        if rng.random() < 0.3:
-            row["tools"] = json.dumps(row["tools"])
+        tools, name = [tool(rng) for _ in range(rng.randint(1, 2))], "tools"
+        if rng.random() < 0.25:
+            tools, name = [one["function"] for one in tools], "functions"
+        form = rng.random()
+        if form < 0.1:
+            tools = [json.dumps(one) for one in tools]
+        row[name] = json.dumps(tools) if form < 0.4 else tools
     elif rng.random() < 0.06:
         row["tools"] = rng.choice([None, [], "", "[]"])
     if rng.random() < 0.06:
         row["documents"] = [{"title": "T", "text": text(rng, 3)}]
+        if rng.random() < 0.3:
+            row["documents"] = json.dumps(row["documents"])
     if rng.random() < 0.06:
         row["chat_template_kwargs"] = {"style": rng.choice(["short", None]), "level": rng.choice([1, 2.5, 2**70])}
     if rng.random() < 0.06:
         first = next(iter(row.get("messages") or row.get("conversations") or [{}]))
-        row["system"] = rng.choice(["Be brief.", "", None, first.get("content"), first.get("value")])
+        system = rng.choice(["Be brief.", "", None, first.get("content"), first.get("value")])
+        row[rng.choice(["system", "system_prompt"])] = system
     return row
 
 
@@ -210,10 +225,10 @@ def of_messages(rng: random.Random) -> dict:
 
 
 FROM = {
-    "user": ["human", "human", "user"],
+    "user": ["human", "human", "user", "Human"],
     "system": ["system"],
     "tool": ["observation", "tool", "function_response"],
-    "assistant": ["gpt", "gpt", "assistant", "model", "chatgpt", "bot"],
+    "assistant": ["gpt", "gpt", "gpt", "assistant", "model", "chatgpt", "bot", "GPT", "ai"],
 }
 
 
@@ -229,7 +244,10 @@ def of_sharegpt(rng: random.Random) -> dict:
                 turn["from"] = "function_call"
                 call_ = {"name": "add", "arguments": rng.choice([arguments(rng), json.dumps(arguments(rng))])}
                 turn["value"] = rng.choice([json.dumps(call_), json.dumps([call_]), "add(1)"])
-    return shared(rng, {"conversations": turns})
+    row = shared(rng, {"conversations": turns})
+    if rng.random() < 0.2:
+        row = {("conversation" if key == "conversations" else key): value for key, value in row.items()}
+    return row
 
 
 def of_pair(rng: random.Random) -> dict:
@@ -243,11 +261,12 @@ def of_message_pair(rng: random.Random) -> dict:
 
 
 def of_instruction(rng: random.Random) -> dict:
-    row = {"instruction": text(rng), "output": text(rng)}
+    context, answer = rng.choice([("input", "output"), ("input", "output"), ("context", "response")])
+    row = {"instruction": text(rng), answer: text(rng)}
     if rng.random() < 0.6:
-        row["input"] = rng.choice(["", None, text(rng)])
+        row[context] = rng.choice(["", None, text(rng)])
     if rng.random() < 0.15:
-        row["system"] = rng.choice(["Be brief.", "", None])
+        row[rng.choice(["system", "system_prompt"])] = rng.choice(["Be brief.", "", None])
     if rng.random() < 0.12:
         row["history"] = rng.choice([None, [], [[text(rng, 3), text(rng, 3)]]])
     return row
@@ -285,12 +304,33 @@ def of_tokens(rng: random.Random) -> dict:
         row["completion_mask"] = as_bool(chosen)
     if rng.random() < 0.15:
         row["assistant_masks"] = as_bool(chosen)
-    starts = sorted({0} | {rng.randrange(n) for _ in range(rng.randrange(3))})
-    if rng.random() < 0.2 and not padding:
-        row["position_ids"] = [at - max(start for start in starts if start <= at) for at in range(n)]
-    if rng.random() < 0.1 and not padding:
-        row["attention_mask"] = [sum(start <= at for start in starts) for at in range(n)]
+    if rng.random() < 0.4:
+        packed(rng, row, attention)
     return row
+
+
+def packed(rng: random.Random, row: dict, attention: list[int]) -> None:
+    """Adds fields that say where documents begin. Padding stands at one end."""
+    n, length = len(attention), sum(attention)
+    first = attention.index(1)
+    starts = sorted({0} | {rng.randrange(length) for _ in range(rng.randrange(3))})
+    position = lambda at: at - max(start for start in starts if start <= at)
+    if rng.random() < 0.4:
+        base = rng.choice([0, 0, 0, 1])
+        positions = [base + position(at) for at in range(length)]
+        row["position_ids"] = [rng.randrange(2)] * first + positions + [rng.randrange(2)] * (n - first - length)
+    if rng.random() < 0.3 or n != length and "attention_mask" not in row:
+        numbers = [sum(start <= at for start in starts) for at in range(length)]
+        row["attention_mask"] = [0] * first + numbers + [0] * (n - first - length)
+    ends = starts[1:] + [length]
+    lengths = [end - start for start, end in zip(starts, ends)]
+    if rng.random() < 0.3 and n != length:
+        # Padding is a document.
+        lengths = [first] * (first > 0) + lengths + [n - first - length] * (first == 0)
+    if rng.random() < 0.3:
+        row["seq_lengths"] = lengths
+    if rng.random() < 0.3:
+        row["cu_seqlens"] = [sum(lengths[:at]) for at in range(len(lengths) + 1)]
 
 
 FORMATS = {
@@ -326,6 +366,9 @@ def row(rng: random.Random) -> tuple[str, dict]:
     names = list(FORMATS)
     name = rng.choices(names, [FORMATS[name][1] for name in names])[0]
     made = FORMATS[name][0](rng)
+    if rng.random() < 0.05:
+        # As columns of CSV.
+        made = {key: json.dumps(item) if isinstance(item, (list, dict)) else item for key, item in made.items()}
     if rng.random() < 0.05:
         spoil(rng, made)
         name += ", spoilt"

@@ -50,6 +50,8 @@ ORNAMENTS = [
     ("format method", "{{ '{} and {}'.format('a', 2) }}"),
     ("percent format", "{{ '%s has %d' | format('a', 2) }}"),
     ("percent operator", "{{ '%s-%s' % ('a', 2) }}"),
+    ("pprint", "{{ {'a': 1} | pprint }}"),
+    ("varargs", "{% macro v(a) %}{{ varargs }}{% endmacro %}{{ v(1, 2) }}"),
     ("zfill", "{{ '7'.zfill(3) }}"),
     ("concatenation", "{{ 'a' ~ 1 ~ true ~ none ~ 1.0 ~ ['x'] }}{{ 'a' + 'b' * 3 }}"),
     ("arithmetic", "{{ 7 // 2 }} {{ 7 % 3 }} {{ 7 / 2 }} {{ 2 ** 3 }} {{ -7 // 2 }} {{ 6 / 3 }} {{ 1.5 + 1 }}"),
@@ -146,6 +148,7 @@ ORNAMENTS = [
     ),
     ("variables", "{% if style is defined and style %}style {{ style }}{% endif %}{{ level | default(3) }}"),
     ("loop over a list", "{% for m in messages %}{{ loop.revindex0 }}{{ loop.length }}{{ loop.depth }}{% endfor %}"),
+    ("keys of messages", "{% for m in messages %}{{ m | list }}{% endfor %}"),
     ("loop changed", "{% for m in messages %}{{ loop.changed(m.role) }}{% endfor %}"),
     ("loop over map", "{% for r in messages | map(attribute='role') %}{{ r }}{{ loop.first }}{% endfor %}"),
     ("loop over items", "{% for k, v in {'a': 1, 'b': 2}.items() %}{{ k }}{{ loop.last }}{% endfor %}"),
@@ -322,7 +325,19 @@ CONTENTS = [
     "message.content.replace('\\r\\n', '\\n')",
     "(message.get('content') or '')",
     "(message.content | string)",
+    # The macros of `HELPERS`.
+    "parts(message.content)",
+    "known(message.content)",
 ]
+HELPERS = {
+    "parts": """{%- macro parts(content) %}
+    {%- if content is string %}{{- content }}
+    {%- else %}{%- for part in content %}{{- part.text }}{%- endfor %}{%- endif %}
+{%- endmacro %}
+""",
+    "known": "{%- macro known(content) %}{{- 'nothing' if content is none else content }}{%- endmacro %}\n",
+}
+
 
 REASONING = [
     ("", ""),
@@ -355,7 +370,9 @@ class File:
     def __init__(self, rng: random.Random):
         file = rng.choice([file for file in FILES if not TAGS.search(file.read_text())])
         self.plain, self.tagged, self.ornaments = file.read_text(), None, []
-        self.labels, self.thinks = [file.name], False
+        self.labels, self.lead = [file.name], ""
+        self.loops = re.search(r"for \w+ in [^%|]*content\b['\"\])]* *[-|%]", self.plain) is not None
+        self.tests_none = re.search(r"content\b['\"\])]* is (not )?none", self.plain) is not None
 
 
 class Template:
@@ -363,7 +380,6 @@ class Template:
 
     def __init__(self, rng: random.Random, ends: list[str], special: set[str], ornaments: list | None = None):
         self.labels: list[str] = []
-        searchable = True
         choose = lambda named: self.pick(rng, named)
         style = rng.choice(["chatml", "headers", "inst", "plain", "roles"])
         end = rng.choice(ends)
@@ -388,6 +404,8 @@ class Template:
         if ornaments is None:
             ornaments = drawn
         self.ornaments = ornaments
+        # The search replaces a message by one without other keys.
+        searchable = all(name != "keys of messages" for name, _ in ornaments)
         breaks |= any("messages" in text or "message" in text for _, text in ornaments)
         if breaks and end not in special:
             # Only a special token shows the search where a turn ends that is rendered differently when it is the last.
@@ -402,7 +420,9 @@ class Template:
 
         content = rng.choice(CONTENTS)
         self.labels.append(content)
-        lead = rng.choice(["", "", " "]) if style == "inst" and not breaks else ""
+        self.tests_none = content.startswith("known")
+        self.loops = False
+        self.lead = lead = rng.choice(["", "", " "]) if style == "inst" and not breaks else ""
         body = reasoning
         if strips:
             body += (
@@ -432,7 +452,7 @@ class Template:
         macro = rng.random() < 0.2
         if macro:
             self.labels.append("macro for users")
-        user = "{{- user_text(message) }}" if macro else "{{- " + rng.choice(CONTENTS) + " }}"
+        user = "{{- user_text(message) }}" if macro else "{{- " + rng.choice(CONTENTS[:-1]) + " }}"
         system_name, system, messages, in_user = rng.choice(SYSTEM)
         self.labels.append(system_name)
         tools = choose(TOOLS)
@@ -442,9 +462,9 @@ class Template:
         known = rng.choice(["raise", "generic", "ignore"])
         bos = rng.choice(["{{- bos_token }}", "{{- bos_token }}", "{{ bos_token }}", ""])
         self.labels.append("BOS" if bos else "")
-        self.thinks = rng.random() < 0.08 and end in special and not breaks
-        generation_prompt = opening("assistant") + ("<think>\n" if self.thinks else "")
-        self.labels.append("generation prompt thinks" if self.thinks else "")
+        thinks = rng.random() < 0.08 and end in special and not breaks
+        generation_prompt = opening("assistant") + ("<think>\n" if thinks else "")
+        self.labels.append("generation prompt thinks" if thinks else "")
         other = {
             "raise": "{%- else %}{{- raise_exception('role ' ~ message.role ~ ' is not known') }}",
             "generic": (
@@ -461,6 +481,8 @@ class Template:
         source = bos + "".join(text for _, text in ornaments) + "\n"
         if macro:
             source += "{%- macro user_text(message) %}{{- message.content ~ '' }}{%- endmacro %}\n"
+        self.loops = "parts(" in body + user
+        source += "".join(macro for name, macro in HELPERS.items() if name + "(" in body + user)
         source += "{%- set ns = namespace(last=-1) %}\n"
         source += system + tools
         if strips or reasoning_name.startswith("reasoning after"):
