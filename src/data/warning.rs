@@ -147,15 +147,14 @@ impl Warning {
                 of("text begins", "texts begin")
                     + " with several BOS tokens, which are kept; remove those of the data that the tokenizer or the \
                        chat template adds, too"
+            }
             Warning::ToolCallsIgnored => {
                 of("trained turn has", "trained turns have")
                     + " a tool call that the chat template does not show to the model"
             }
             Warning::MessageIgnored(role) => {
                 of("message", "messages")
-                    + &format!(
-                        " of role `{role}` with content that the chat template does not show to the model"
-                    )
+                    + &format!(" of role `{role}`: the chat template does not show the content to the model")
             }
             Warning::HeaderTrained => {
                 of("trained turn begins", "trained turns begin")
@@ -168,7 +167,7 @@ impl Warning {
             Warning::RoleTagged(role) => {
                 of("message", "messages")
                     + &format!(
-                        " of role `{role}` between {{% generation %}} tags of the chat template; trained on"
+                        " of role `{role}`: trained on, since the chat template tags them with {{% generation %}}"
                     )
             }
             Warning::HeldOut => of(
