@@ -171,9 +171,14 @@ class Reference:
         return self.closed(start, end)
 
     def closed(self, start: int, end: int) -> tuple[int, int]:
-        """The turn without the space behind a special token at its end."""
+        """The turn without what follows the special token at its end: space, and the EOS of the whole conversation."""
         turn = self.text[start:end].rstrip()
-        return (start, start + len(turn)) if any(map(turn.endswith, self.special)) else (start, end)
+        if not any(map(turn.endswith, self.special)):
+            return start, end
+        if self.template.last_eos and not self.text[end:].strip():
+            ended = turn.removesuffix(self.tokenizer.eos_token or "").rstrip()
+            turn = ended if any(map(ended.endswith, self.special)) else turn
+        return start, start + len(turn)
 
     def prefixes(self, render, messages: list[dict], at: int) -> tuple[int, int]:
         """The turn is what the text with it has more than the text that asks for it."""

@@ -370,7 +370,7 @@ class File:
     def __init__(self, rng: random.Random):
         file = rng.choice([file for file in FILES if not TAGS.search(file.read_text())])
         self.plain, self.tagged, self.ornaments = file.read_text(), None, []
-        self.labels, self.lead = [file.name], ""
+        self.labels, self.lead, self.last_eos = [file.name], "", False
         self.loops = re.search(r"for \w+ in [^%|]*content\b['\"\])]* *[-|%]", self.plain) is not None
         self.tests_none = re.search(r"content\b['\"\])]* is (not )?none", self.plain) is not None
 
@@ -439,6 +439,7 @@ class Template:
             + calls
             + ("{{- " + quoted(end) + " }}" if end else "")
         )
+        self.last_eos = last_eos
         trailing = "{{- " + quoted(after) + " }}" if after else ""
         if last_eos:
             turn += "{%- if is_last %}{{- eos_token }}{%- endif %}"
