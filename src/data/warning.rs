@@ -192,7 +192,7 @@ impl Warning {
 }
 
 /// More fields than this that are not used share one line.
-const FIELDS_APART: usize = 3;
+const SINGLE_FIELDS: usize = 3;
 
 impl Warnings {
     /// Writes the fields of one kind in one line, the most frequent first; `None` if they are few.
@@ -201,7 +201,7 @@ impl Warnings {
             self.iter().filter_map(|(warning, count, _)| Some((count, which(warning)?))).collect();
         fields.sort_by_key(|(count, _)| std::cmp::Reverse(*count));
         let listed = fields.iter().map(|(count, field)| format!("`{field}` ({})", thousands(*count)));
-        (fields.len() > FIELDS_APART)
+        (fields.len() > SINGLE_FIELDS)
             .then(|| format!("{of} have fields that {reader}: {}", listed.collect::<Vec<_>>().join(", ")))
     }
 }

@@ -237,7 +237,7 @@ fn rows_of_tokens_are_shown_and_counted_without_a_tokenizer() {
     let shown = "document 1: 3 tokens, 1 trained on\n5 6 ⟦7⟧\n\n\
                  document 2: 2 tokens, 0 trained on\n8 9\n\ndocument 3: 1 token, 0 trained on\n4\n\n";
     assert_eq!(ran.out, shown);
-    let expected = "warning: 2 of 3 documents have no token that is trained on (the first: document 2)\n\
+    let expected = "warning: 2 rows have nothing to train on (the first: rows.jsonl, line 2)\n\
                     wrote rows.bin: 6 tokens, 1 of them trained on, in 3 documents\n";
     assert_eq!(ran.err, expected);
     // Training agrees, also in quiet mode.

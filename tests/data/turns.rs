@@ -300,7 +300,7 @@ fn marks_are_refused_where_a_template_reads_them() {
         (&CHATML.replace("{{ m.content }}", "{{ m.id }}{{ m.content }}")[..], "id"),
         (&CHATML.replace("{{ m.content }}", "{{ m }}"), "id"),
     ] {
-        let message = refused(source, key).unwrap();
+        let message = refused(source, key).unwrap_or_else(|| panic!("{key} in {source}"));
         assert!(message.contains(&format!("message 1: `{key}` has")), "{message}");
     }
 }

@@ -25,8 +25,6 @@ struct Counted<'a> {
     documents: u64,
     tokens: usize,
     targets: usize,
-    /// Documents in which no token is trained on, and the first of them.
-    untrained: (u64, u64),
 }
 
 impl Sink for Counted<'_> {
@@ -42,14 +40,9 @@ impl Sink for Counted<'_> {
         }
         // Nothing predicts the first token.
         document.supervised[0] = false;
-        let targets = document.supervised.iter().filter(|supervised| **supervised).count();
+        self.targets += document.supervised.iter().filter(|supervised| **supervised).count();
         self.documents += 1;
         self.tokens += document.tokens.len();
-        self.targets += targets;
-        if targets == 0 {
-            let (number, first) = self.untrained;
-            self.untrained = (number + 1, if number == 0 { self.documents } else { first });
-        }
         if self.documents <= self.shown { self.show(&document) } else { Ok(()) }
     }
 
@@ -70,16 +63,8 @@ impl Counted<'_> {
         Ok(())
     }
 
-    /// Warns of what is not trained on or not in the file.
+    /// Warns of ends of turns that the file does not name.
     fn warn(&self) {
-        let (untrained, first) = self.untrained;
-        if untrained > 0 {
-            let of = several(self.documents as usize, "document");
-            let (have, which) = if untrained == 1 { ("has", "") } else { ("have", "the first: ") };
-            eprintln!(
-                "warning: {untrained} of {of} {have} no token that is trained on ({which}document {first})"
-            );
-        }
         let (named, others) = self.writer.as_ref().map(TokenWriter::turn_ends).unwrap_or_default();
         if !others.is_empty() {
             eprintln!(
@@ -109,7 +94,6 @@ pub fn tokenize(options: &TokenizeOptions) -> Result<()> {
         documents: 0,
         tokens: 0,
         targets: 0,
-        untrained: (0, 0),
     };
     let threads = options.threads.unwrap_or(DataOptions::new(1).threads);
     let mut warnings = Warnings::default();

@@ -311,6 +311,8 @@ fn quoted(text: &str) -> String {
             '\r' => out.push_str("\\r"),
             '\t' => out.push_str("\\t"),
             _ if character == quote => out.extend(['\\', quote]),
+            // Marks are found again in the rendered text.
+            '\u{fdd0}'..='\u{fdd4}' => out.push(character),
             _ if is_printable(character) => out.push(character),
             _ => out.push_str(&match character as u32 {
                 code @ ..0x100 => format!("\\x{code:02x}"),
