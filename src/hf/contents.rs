@@ -99,6 +99,14 @@ pub fn refuse_weights(path: &Path, bytes: &[u8]) -> Result<()> {
     Err(unsupported(format!("{} is {format}; {remedy}", path.display())))
 }
 
+/// A remark about the chat templates of a folder that exports and checkpoints do not have.
+pub fn note_of_templates(folder: &Path) -> Option<String> {
+    const NAME: &str = "additional_chat_templates";
+    folder.join(NAME).is_dir().then(|| {
+        format!("{NAME} is read, but not in exports and checkpoints: copy the folder into them for rows with tools")
+    })
+}
+
 /// The error for a folder without `config.json`.
 pub fn no_config(folder: &Path) -> Error {
     let within = || children(folder).iter().find_map(|child| another_format(child));

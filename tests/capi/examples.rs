@@ -115,9 +115,10 @@ fn a_model_of_tokens_c_is_fine_tuned() {
     assert!(*losses.last().unwrap() < 0.1, "{losses:?}");
     let config = |path: PathBuf| fs::read_to_string(path.join("config.json")).unwrap();
     assert_eq!(config(finetune.path("tuned")), config(model));
-    // The exported folder is again one to start from: its loss is the last one's.
+    // The exported folder is again one to start from: its first loss is far below that of the model
+    // it was made from.
     let again = numbers(&finetune.run(&["tuned", "again"]), "loss ");
-    assert!(again[0] < 0.1, "{again:?}");
+    assert!(again[0] < losses[0] / 4.0, "{again:?} after {losses:?}");
     assert!(finetune.refuses(&["nowhere", "tuned"]).contains("nowhere"));
 }
 

@@ -53,6 +53,7 @@ impl FolderConfig {
         let config = FolderConfig::parse(&text).map_err(|error| error.within(path.display()))?;
         let mut config = FolderConfig { companions: Companions::read(folder)?, ..config };
         config.notes.extend(config.notes_of_end_tokens());
+        config.notes.extend(contents::note_of_templates(folder));
         Ok(config)
     }
 

@@ -166,3 +166,10 @@ fn a_pattern_matches_in_order() {
         assert_eq!(matches(name, pattern), expected, "{name} {pattern}");
     }
 }
+
+#[test]
+fn templates_that_an_export_does_not_have_are_noted() {
+    let dir = folder(&[("additional_chat_templates/tool_use.jinja", "")]);
+    assert!(note_of_templates(dir.path()).unwrap().contains("not in exports"));
+    assert_eq!(note_of_templates(folder(&[]).path()), None);
+}

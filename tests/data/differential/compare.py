@@ -345,6 +345,8 @@ class Seed:
             self.count["refused"] += isinstance(expected, str)
             self.count["trained"] += isinstance(expected, list) and any(any(mask) for _, mask in expected)
             return
+        if kind == "loss mask" and tags == "without tags" and is_closing(expected, got):
+            kind = "loss mask of the last token"
         template = self.case.reference.template
         difference = {
             "seed": self.seed,
@@ -360,6 +362,11 @@ class Seed:
         elif meant.name_of(difference) is None:
             examine(self.case, difference, row)
         self.differences.append(difference)
+
+
+def is_closing(expected: list, got: list) -> bool:
+    """True if Horizon also trains on the last token of a document, and all else is equal."""
+    return all(a == b or (a[:-1], a[-1], b[-1]) == (b[:-1], 0, 1) for (_, a), (_, b) in zip(expected, got))
 
 
 def run(task: tuple) -> tuple:

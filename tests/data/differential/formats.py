@@ -272,7 +272,7 @@ def with_system(row: dict, messages: list, trained: list) -> tuple[list[dict], l
 
 
 def variables_of(row: dict) -> dict:
-    tools, older = row.get("tools"), row.get("functions")
+    tools, older = (row.get(name) if row.get(name) != {} else None for name in ("tools", "functions"))
     need(tools is None or older is None, "tools are given twice")
     if older is not None:
         tools = listed(older, "functions")

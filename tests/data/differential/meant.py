@@ -38,6 +38,14 @@ INTENDED = [
         tags="with tags",
         limit=0.01,
     ),
+    Intended(
+        "closing EOS",
+        "if a question behind it changes the text before it, the EOS of the whole conversation belongs to the last turn",
+        r"loss mask of the last token",
+        label="EOS after the last",
+        tags="without tags",
+        limit=0.01,
+    ),
 ] + [
     Intended(
         f"no {label}",
@@ -73,7 +81,7 @@ REASONS = [
     (r"(\w+) has a lone surrogate", r"lone surrogate"),
     (r"no token", r"`(tokens|input_ids)`\[\d+\] is .*; it must be a token id|token -?\d+"),
     (r"tokens are no list", r"`(tokens|input_ids)` is .*; it must be a list"),
-    (r"\w+ has another length", r"`\w+` (has \d+ values, but .*; the counts must be equal|is .*; it must be a list)"),
+    (r"\w+ has another length", r"`\w+` (has \d+ values?, but .*; the counts must be equal|is .*; it must be a list)"),
     (r"(\w+) has no integer", r"`{}`\[\d+\] is .*; it must be"),
     (r"attention_mask does not number", r"`attention_mask`\[\d+\] is .*; documents are numbered"),
     (r"(attention_mask|position_ids|seq_lengths|cu_seqlens|chat_template_kwargs)", r"`{}`"),
