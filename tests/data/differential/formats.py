@@ -273,6 +273,8 @@ def with_system(row: dict, messages: list, trained: list) -> tuple[list[dict], l
 
 def variables_of(row: dict) -> dict:
     tools, older = (row.get(name) if row.get(name) != {} else None for name in ("tools", "functions"))
+    if isinstance(tools, list):
+        tools = [tool for tool in tools if tool is not None] or (tools if not tools else None)
     need(tools is None or older is None, "tools are given twice")
     if older is not None:
         tools = listed(older, "functions")
