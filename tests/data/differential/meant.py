@@ -46,6 +46,14 @@ INTENDED = [
         tags="without tags",
         limit=0.01,
     ),
+    Intended(
+        "closed conversation",
+        "the token that closes this template's conversation is not trained on, since earlier turns do not have it",
+        r"loss mask",
+        label="ended.jinja",
+        tags="without tags",
+        limit=0.001,
+    ),
 ] + [
     Intended(
         f"no {label}",
@@ -64,7 +72,7 @@ REASONS = [
     (r"no field to train on", r"no field to train on|may be a chat or plain text"),
     (r"tokenizers panics", r"tokenizer"),
     (r"template: TemplateError: (.*)", r"chat template: {} \(line"),
-    (r"template: UndefinedError", r"chat template: (undefined value|\w+ has no method named)"),
+    (r"template: UndefinedError", r"chat template: (undefined value|\w+ has no method named|tried to use \+ operator on .* undefined)"),
     (r"template: TypeError: .* is not JSON serializable", r"chat template: tojson cannot write a value"),
     (r"template: TypeError: .* is not iterable", r"chat template: .* cannot be iterated"),
     (r"template: TypeError: can only concatenate", r"chat template: .*(unable to calculate|tried to use \+ operator)"),
@@ -82,7 +90,7 @@ REASONS = [
     (r"(\w+) has a lone surrogate", r"lone surrogate"),
     (r"no token", r"`(tokens|input_ids)`\[\d+\] is .*; it must be a token id|token -?\d+"),
     (r"tokens are no list", r"`(tokens|input_ids)` is .*; it must be a list"),
-    (r"\w+ has another length", r"`\w+` (has \d+ values?, but .*; the counts must be equal|is .*; it must be a list)"),
+    (r"\w+ has another length", r"`\w+` (has \d+ values?, but .*; the counts must be equal|is .*; it must be (a list|documents that make up))"),
     (r"(\w+) has no integer", r"`{}`\[\d+\] is .*; it must be"),
     (r"attention_mask does not number", r"`attention_mask`\[\d+\] is .*; documents are numbered"),
     (r"(attention_mask|position_ids|seq_lengths|cu_seqlens|chat_template_kwargs)", r"`{}`"),
