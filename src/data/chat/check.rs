@@ -8,13 +8,13 @@ use super::spans::Turns;
 use super::template::{MARK, TURN_BEGINS, TURN_ENDS};
 use super::{ChatTemplate, Conversation};
 use crate::base::json::{NUMBER, SURROGATE};
-use crate::data::rows::formats::is_irrelevant;
+use crate::data::rows::formats::{REASONING, is_irrelevant};
+use crate::data::rows::is_empty;
 use crate::data::warning::{Warning, Warnings};
 
 /// Fields of a message that Horizon or most templates read.
 pub const KNOWN: [&str; 8] =
     ["role", "content", "tool_calls", "tool_call_id", "name", "reasoning", "reasoning_content", "thinking"];
-const REASONING: [&str; 3] = ["reasoning_content", "thinking", "reasoning"];
 const REASONING_ENDS: &str = "</think>";
 /// Characters of an example.
 const EXCERPT: usize = 40;
@@ -47,13 +47,6 @@ pub fn check(template: &ChatTemplate, conversation: &Conversation, turns: &Turns
 }
 
 fn check_fields(template: &ChatTemplate, message: &Value, warnings: &mut Warnings) {
-    let is_empty = |value: &Value| match value {
-        Value::Null => true,
-        Value::String(text) => text.is_empty(),
-        Value::Array(values) => values.is_empty(),
-        Value::Object(fields) => fields.is_empty(),
-        Value::Bool(_) | Value::Number(_) => false,
-    };
     for (key, value) in message.as_object().into_iter().flatten() {
         if !template.reads_field(key) && !is_empty(value) && !is_irrelevant(key) {
             warnings.add(Warning::UnusedTurnField(key.clone()), beginning(&written(value)));
@@ -77,7 +70,7 @@ fn check_turn(template: &ChatTemplate, message: &Value, turn: &str, warnings: &m
         }
     }
     let has = |part: &str| turn.contains(part.trim());
-    let mut reasoning = REASONING.iter().find_map(|field| message[*field].as_str()).is_none_or(has);
+    let mut reasoning = REASONING.names.iter().find_map(|field| message[*field].as_str()).is_none_or(has);
     for content in contents(message).filter(|content| !has(content)) {
         // A template may write the reasoning within the content otherwise, or leave it out.
         let (thought, answer) = content.rsplit_once(REASONING_ENDS).unwrap_or(("", content));

@@ -2,7 +2,7 @@
 //!
 //! The supervised part of a conversation is the assistant's turns: each from the first character
 //! after the turn's header through the token that ends the turn. Their byte ranges in the rendered
-//! text are found in one of three ways, the first that works:
+//! text are found in one of four ways, the first that works:
 //!
 //! 1. **Tags**: the template has `{% generation %} … {% endgeneration %}`, as for
 //!    `apply_chat_template(return_assistant_tokens_mask=True)` of transformers.
@@ -13,7 +13,6 @@
 //!    text before and after the mark is a prefix and a suffix of the whole text, the turn is what
 //!    lies between. Templates that drop a turn's reasoning once the next question follows need
 //!    this.
-//!
 //! 4. **Numbers**: the conversation is rendered with the number of each message in its texts, which
 //!    shows where the texts of a turn and of the message before it are. Turns with tool calls in
 //!    templates that render the last question otherwise need this.
@@ -26,49 +25,17 @@
 //!
 //! Null content and lists of text parts reach templates whose source tests or loops over content;
 //! others get text.
-//!
-//! # Jinja
-//!
-//! Templates are rendered by minijinja, made to act as jinja2 3.1.6 under the settings of
-//! transformers. Refused by name:
-//!
-//! - filters such as `wordwrap`, `xmlattr` and `pprint`; methods such as `str.casefold`
-//! - `varargs` and `kwargs` of a macro; blocks; the escape `\N{…}`; `%r`; rounding to tens
-//! - `x.items` without a call if x is a dict: Jinja finds the method
-//! - integers of a template beyond 128 bits; unpacking a text
-//!
-//! Not as in Jinja:
-//!
-//! - ranges, `keys()` and the groups of `groupby` print as lists, namespaces as dicts
-//! - a tuple equals a list with its items; keys of a dict literal such as 1 and true are two
-//! - text after `escape` or `safe` is ordinary text: adding to it escapes nothing
-//! - `<` of several in a row, and sorting by an attribute, order values of different types
-//! - `and` and `or` of two literals are true or false; `'a' % 1` is no error
-//! - characters that Unicode added after 14.0 print as such in lists and dicts
-//! - `isnumeric` knows no Han numerals, and `title` no Greek iota below a letter
 
-#[cfg(feature = "text")]
-mod characters;
 #[cfg(feature = "text")]
 mod check;
 #[cfg(feature = "text")]
-mod expression;
-#[cfg(feature = "text")]
 mod files;
 #[cfg(feature = "text")]
-mod filters;
-#[cfg(feature = "text")]
-mod methods;
+mod jinja;
 #[cfg(feature = "text")]
 mod numbers;
 #[cfg(feature = "text")]
-mod operators;
-#[cfg(feature = "text")]
-mod python;
-#[cfg(feature = "text")]
 mod reads;
-#[cfg(feature = "text")]
-mod source;
 #[cfg(feature = "text")]
 mod spans;
 #[cfg(feature = "text")]

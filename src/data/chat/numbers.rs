@@ -7,11 +7,11 @@ use serde_json::{Map, Value};
 
 use super::template::{MARK, TURN_BEGINS, TURN_ENDS};
 use super::{ChatTemplate, Conversation};
-use crate::base::json::NUMBER;
+use crate::base::json::{NUMBER, SURROGATE};
 
 /// Digits of a message's number between two [`MARK`]s.
-const ZERO: &str = "\u{fdd3}";
-const ONE: &str = "\u{fdd4}";
+const ZERO: char = NUMBER;
+const ONE: char = SURROGATE;
 
 /// A rendering, and where the texts of messages end in it.
 pub struct Numbered {
@@ -60,7 +60,8 @@ fn numbered(message: &Value, index: usize) -> Value {
             if end == 0 {
                 return message.clone();
             }
-            let bits = format!("{index:b}").replace('0', ZERO).replace('1', ONE);
+            let digits = format!("{index:b}");
+            let bits: String = digits.chars().map(|bit| if bit == '0' { ZERO } else { ONE }).collect();
             Value::String(format!("{}{MARK}{bits}{MARK}{}", &text[..end], &text[end..]))
         }
         Value::Array(items) => items.iter().map(|item| numbered(item, index)).collect(),

@@ -281,8 +281,7 @@ impl Finder<'_> {
     /// follows.
     fn ending(&self, behind: usize, after_last: &str) -> usize {
         let after = &self.whole[behind..];
-        let common = after.bytes().zip(after_last.bytes()).take_while(|(a, b)| a == b).count();
-        (1..=common)
+        (1..=common(after, after_last))
             .rev()
             .filter_map(|end| after.get(..end))
             .find(|ending| self.template.ends_special(ending))

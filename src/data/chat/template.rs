@@ -1,17 +1,16 @@
 //! The Jinja template of a model folder.
 
 use std::borrow::Cow;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 
 use minijinja::{Environment, Error as JinjaError, ErrorKind, Value as Jinja};
 use serde_json::{Map, Value};
 
 use super::files::{Sources, source_of};
+use super::jinja::{Source, rewrite};
 use super::reads::Reads;
-use super::source::{Source, rewrite};
-use super::{Conversation, Rendered, check, python, spans, time};
-use crate::base::{Error, Result, Status};
+use super::{Conversation, Rendered, check, jinja, spans, time};
+use crate::base::{Error, Result, Status, caught};
 use crate::data::tokenizer::SpecialTokens;
 use crate::data::warning::Warnings;
 
@@ -73,7 +72,7 @@ impl ChatTemplate {
         let mut environment = Environment::new();
         environment.set_trim_blocks(true);
         environment.set_lstrip_blocks(true);
-        python::configure(&mut environment);
+        jinja::configure(&mut environment);
         environment.add_filter("generation", |turn: String| format!("{TURN_BEGINS}{turn}{TURN_ENDS}"));
         environment.add_function("raise_exception", |message: String| -> Result<Jinja, JinjaError> {
             Err(JinjaError::new(ErrorKind::InvalidOperation, message))
@@ -84,7 +83,7 @@ impl ChatTemplate {
         let source = source.replace("\r\n", "\n").replace('\r', "\n");
         let Source { text, has_tags } = rewrite(&source)
             .map_err(|message| Error::new(Status::BadFormat, format!("chat template: {message}")))?;
-        environment.add_template_owned(NAME, text).map_err(jinja)?;
+        environment.add_template_owned(NAME, text).map_err(refused)?;
         let ends = end_tokens(&special);
         Ok(ChatTemplate { environment, special, ends, reads: Reads::of(&source), has_tags, tool_use: None })
     }
@@ -186,19 +185,19 @@ impl ChatTemplate {
         let special = self.special.0.iter();
         let special =
             special.filter_map(|token| Some(pair(token.name.as_ref()?, Jinja::from(token.text.as_str()))));
-        let given = variables.iter().map(|(key, value)| pair(key, python::value(value)));
+        let given = variables.iter().map(|(key, value)| pair(key, jinja::value(value)));
         let context: Jinja = [pair("tools", Jinja::from(())), pair("documents", Jinja::from(()))]
             .into_iter()
             .chain(special)
             .chain(given)
             .chain([
-                pair("messages", messages.iter().map(python::value).collect()),
+                pair("messages", messages.iter().map(jinja::value).collect()),
                 pair("add_generation_prompt", Jinja::from(add_generation_prompt)),
             ])
             .collect();
         let render = || self.environment.get_template(NAME).and_then(|template| template.render(context));
         // Templates are untrusted input; a panic of the engine must not end the process.
-        catch_unwind(AssertUnwindSafe(render)).unwrap_or_else(|_| Err(engine_failed())).map_err(jinja)
+        caught(render).unwrap_or_else(|| Err(engine_failed())).map_err(refused)
     }
 }
 
@@ -222,7 +221,7 @@ fn engine_failed() -> JinjaError {
     JinjaError::new(ErrorKind::InvalidOperation, "the template engine failed")
 }
 
-fn jinja(error: JinjaError) -> Error {
+fn refused(error: JinjaError) -> Error {
     let line = error.line().map(|line| format!(" (line {line} of the template)")).unwrap_or_default();
     let message = error.detail().map_or_else(|| error.kind().to_string(), str::to_owned);
     Error::new(Status::BadFormat, format!("chat template: {message}{line}"))

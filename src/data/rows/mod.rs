@@ -13,7 +13,8 @@ use crate::base::json;
 use crate::base::{Error, Result};
 use crate::data::chat::Conversation;
 use crate::data::warning::Warnings;
-use fields::{Fields, bad, decoded, is_empty, readable};
+pub(in crate::data) use fields::is_empty;
+use fields::{Fields, bad, decoded, readable};
 use formats::{FORMATS, Field, Format, Kind, QUESTIONS, TEXT};
 
 /// A parsed line, not yet tokenized.
