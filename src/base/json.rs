@@ -38,6 +38,11 @@ pub fn number(text: &str) -> Option<&str> {
     text.strip_prefix(NUMBER)
 }
 
+/// Returns a text without a byte order mark at its beginning.
+pub fn without_mark(text: &[u8]) -> &[u8] {
+    text.strip_prefix(b"\xef\xbb\xbf").unwrap_or(text)
+}
+
 /// Parses one JSON object. Errors say in words what was found.
 pub fn object(text: &[u8]) -> Result<Map<String, Value>> {
     let found = match value(text).map_err(|error| error.within("not a JSON object"))? {

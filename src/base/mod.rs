@@ -30,7 +30,7 @@ pub use finite::{check_f32, find_non_finite};
 pub use index::{ChunkIndex, MicroIndex, MicroSlotIndex, SlabIndex, SlotIndex, SpillIndex, UnitIndex};
 pub use message::{Front, Message, phrase};
 pub use name::Name;
-pub use placeholder::{LFS_POINTER, WEB_PAGE, placeholder};
+pub use placeholder::{WEB_PAGE, lfs_pointer, placeholder};
 pub use position::Position;
 pub use progress::{Meter, OwnedProgress, Progress, unwatched};
 

@@ -6,7 +6,7 @@ use crate::base::{Error, Result, Status};
 use crate::data::DataOptions;
 use crate::data::documents::Documents;
 use crate::data::encode::{Encoder, EncoderSource};
-use crate::data::read::{Input, Kind};
+use crate::data::read::{Input, Kind, Reading};
 use crate::data::token_file::TokenFile;
 use crate::data::token_stream::Tokens;
 use crate::data::warning::Warnings;
@@ -71,7 +71,7 @@ pub trait Sink {
     /// Takes a document; `keep` asks that [`Packing::Auto`] keep it whole.
     fn take(&mut self, document: crate::data::tokenizer::Encoded, keep: bool) -> Result<()>;
     /// Takes a special token that ends trained turns of the next document.
-    fn ends_turn(&mut self, token: i32) -> Result<()>;
+    fn ends_turn(&mut self, token: i32);
 }
 
 /// Opens paths as sources: each token file, all text paths of one weight, and all paths of rows of
@@ -104,8 +104,8 @@ pub fn open_sources(
             sources.push((kind, Opened { tokens, keeps_documents: false, weight: *weight }));
             sources.len() - 1
         });
-        let by = (&*encoder, options.bad_lines, options.threads.max(1));
-        input.read(by, warnings, &mut sources[at].1)?;
+        let (bad_lines, threads) = (options.bad_lines, options.threads.max(1));
+        input.read(Reading { encoder, bad_lines, threads }, warnings, &mut sources[at].1)?;
     }
     Ok(sources.into_iter().map(|(_, opened)| opened).collect())
 }
@@ -119,11 +119,10 @@ impl Sink for Opened {
         Ok(())
     }
 
-    fn ends_turn(&mut self, token: i32) -> Result<()> {
+    fn ends_turn(&mut self, token: i32) {
         if let Tokens::Memory(documents) = &mut self.tokens {
             documents.ends_turn(token);
         }
-        Ok(())
     }
 }
 

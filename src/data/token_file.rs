@@ -32,13 +32,12 @@
 
 use std::fmt;
 use std::fs::File;
-use std::io::Read;
 use std::ops::{Deref, Range};
 use std::path::{Path, PathBuf};
 
 use crate::base::{Error, Result, Status};
 use crate::data::documents::bit;
-use crate::data::read::kind::{HEAD_BYTES, refused_tokens};
+use crate::data::read::kind::{HEAD_BYTES, read_head, refused_tokens};
 use crate::data::turn_ends::TurnEnds;
 use crate::host::files::MappedFile;
 
@@ -92,16 +91,14 @@ impl TokenFormat {
 
     /// Returns the error of a file that is named as tokens where text or rows are expected.
     pub fn not_documents(path: &Path) -> Error {
-        let mut head = Vec::new();
-        let file = File::open(path).map(|file| file.take(HEAD_BYTES as u64));
-        let read = file.and_then(|mut file| file.read_to_end(&mut head));
+        let head = match File::open(path).and_then(|mut file| read_head(&mut file)) {
+            Ok(head) => head,
+            Err(error) => return Error::reading(path, &error),
+        };
         let bare = TokenFormat::of(path) != Some(TokenFormat::Headed);
         let what =
             refused_tokens(path, &head, bare).unwrap_or("a token file already; text and rows are read here");
-        match read {
-            Ok(_) => Error::argument(format!("{} is {what}", path.display())),
-            Err(error) => Error::reading(path, &error),
-        }
+        Error::argument(format!("{} is {what}", path.display()))
     }
 }
 

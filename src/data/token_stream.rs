@@ -141,12 +141,15 @@ impl TokenStream {
         let s = seq_len as u64;
         let windows = tokens.count().saturating_sub(1) / s;
         let has_target = |&window: &u64| (window * s + 1..=(window + 1) * s).any(|at| tokens.is_target(at));
-        let targetless_windows = windows - (0..windows).filter(has_target).count() as u64;
-        let windows = match targetless_windows {
-            0 => Windows::All(windows),
-            _ => Windows::Kept((0..windows).filter(has_target).collect()),
+        let (kept, targetless_windows) = match (0..windows).find(|window| !has_target(window)) {
+            None => (Windows::All(windows), 0),
+            Some(first) => {
+                let kept: Vec<u64> = (0..first).chain((first + 1..windows).filter(has_target)).collect();
+                let targetless = windows - kept.len() as u64;
+                (Windows::Kept(kept), targetless)
+            }
         };
-        (TokenStream { tokens, seq_len, windows }, LeftOut { targetless_windows, ..LeftOut::default() })
+        (TokenStream { tokens, seq_len, windows: kept }, LeftOut { targetless_windows, ..LeftOut::default() })
     }
 
     /// Packs whole documents into windows; a document longer than S + 1 tokens is truncated.

@@ -196,44 +196,44 @@ const SINGLE_FIELDS: usize = 3;
 
 impl Warnings {
     /// Writes the fields of one kind in one line, the most frequent first; `None` if they are few.
-    fn fields(&self, which: fn(&Warning) -> Option<&str>, of: &str, reader: &str) -> Option<String> {
+    fn together(&self, field_of: FieldOf, text: &str) -> Option<String> {
         let mut fields: Vec<(u64, &str)> =
-            self.iter().filter_map(|(warning, count, _)| Some((count, which(warning)?))).collect();
+            self.iter().filter_map(|(warning, count, _)| Some((count, field_of(warning)?))).collect();
         fields.sort_by_key(|(count, _)| std::cmp::Reverse(*count));
         let listed = fields.iter().map(|(count, field)| format!("`{field}` ({})", thousands(*count)));
-        (fields.len() > SINGLE_FIELDS)
-            .then(|| format!("{of} have fields that {reader}: {}", listed.collect::<Vec<_>>().join(", ")))
+        (fields.len() > SINGLE_FIELDS).then(|| format!("{text}: {}", listed.collect::<Vec<_>>().join(", ")))
     }
 }
 
-impl Warning {
-    fn unused_field(&self) -> Option<&str> {
-        if let Warning::UnusedField(field) = self { Some(field) } else { None }
-    }
+/// Returns the field of a warning of one kind; `None` for other warnings.
+type FieldOf = fn(&Warning) -> Option<&str>;
 
-    fn unused_turn_field(&self) -> Option<&str> {
-        if let Warning::UnusedTurnField(field) = self { Some(field) } else { None }
-    }
-}
+/// The kinds of fields that are not used.
+const UNUSED: [(FieldOf, &str); 2] = [
+    (
+        |warning| if let Warning::UnusedField(field) = warning { Some(field) } else { None },
+        "rows have fields that are not used",
+    ),
+    (
+        |warning| if let Warning::UnusedTurnField(field) = warning { Some(field) } else { None },
+        "messages have fields that neither Horizon nor the chat template reads",
+    ),
+];
 
 impl fmt::Display for Warnings {
     /// Writes one line per kind, safe for a terminal; nothing without warnings.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let of_rows = self.fields(Warning::unused_field, "rows", "are not used");
-        let reader = "neither Horizon nor the chat template reads";
-        let of_messages = self.fields(Warning::unused_turn_field, "messages", reader);
-        for (warning, count, first) in self.iter() {
-            let together = (of_rows.is_some() && warning.unused_field().is_some())
-                || (of_messages.is_some() && warning.unused_turn_field().is_some());
-            if together {
-                continue;
-            }
+        let together = UNUSED.map(|(field_of, text)| (field_of, self.together(field_of, text)));
+        let is_together = |warning: &Warning| {
+            together.iter().any(|(field_of, line)| line.is_some() && field_of(warning).is_some())
+        };
+        for (warning, count, first) in self.iter().filter(|(warning, ..)| !is_together(warning)) {
             let text = warning.text(count);
             let which = if count == 1 { "" } else { "the first: " };
             let example = if first.is_empty() { String::new() } else { format!(" ({which}{first})") };
             writeln!(f, "warning: {}", escaped(&format!("{text}{example}"), ""))?;
         }
-        for line in of_rows.iter().chain(&of_messages) {
+        for line in together.iter().filter_map(|(_, line)| line.as_ref()) {
             writeln!(f, "warning: {}", escaped(line, ""))?;
         }
         Ok(())

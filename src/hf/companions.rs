@@ -8,7 +8,7 @@ use std::path::Path;
 use serde::de::DeserializeOwned;
 
 use crate::base::format::Size;
-use crate::base::{Error, Result, Status};
+use crate::base::{Error, Result, Status, json};
 use crate::hf::contents;
 
 /// Name of the file with the chat template. transformers 4 and 5 prefer it to `chat_template` of
@@ -85,8 +85,7 @@ impl Companions {
 
     /// Parses a JSON file, which may begin with a byte order mark; `None` if it is missing or invalid.
     pub fn json<T: DeserializeOwned>(&self, name: &str) -> Option<T> {
-        let text = self.get(name)?;
-        serde_json::from_slice(text.strip_prefix(b"\xef\xbb\xbf").unwrap_or(text)).ok()
+        serde_json::from_slice(json::without_mark(self.get(name)?)).ok()
     }
 
     /// Adds a file, or replaces the one of this name.

@@ -32,18 +32,19 @@ impl FolderConfig {
             None => self.carried.get(KEY).cloned().unwrap_or_default(),
         };
         let mut ids = list(value);
-        let mut added = Vec::new();
+        let before = ids.len();
         for token in tokens.into_iter().map(Value::from) {
             if !ids.contains(&token) {
-                added.push(self.described(&token));
                 ids.push(token);
             }
         }
-        if !added.is_empty() {
-            let list = Value::from(ids).to_string();
-            let text = with_value(text, keys.get(KEY).map(|value| value.get()), &list);
-            self.companions.put(GENERATION, text.into_bytes());
+        if ids.len() == before {
+            return Ok(Vec::new());
         }
+        let added = self.described(&ids[before..]);
+        let list = Value::from(ids).to_string();
+        let text = with_value(text, keys.get(KEY).map(|value| value.get()), &list);
+        self.companions.put(GENERATION, text.into_bytes());
         Ok(added)
     }
 
@@ -67,18 +68,16 @@ impl FolderConfig {
         notes
     }
 
-    /// Returns a token's id and text.
-    fn described(&self, id: &Value) -> String {
+    /// Returns ids of tokens with their texts.
+    fn described(&self, ids: &[Value]) -> Vec<String> {
         #[derive(Deserialize)]
         struct Tokenizer {
             added_tokens: Vec<Value>,
         }
         let tokens =
             self.companions.json::<Tokenizer>("tokenizer.json").map_or(Vec::new(), |it| it.added_tokens);
-        match tokens.iter().find(|token| token["id"] == *id).and_then(|token| token["content"].as_str()) {
-            Some(text) => format!("{id} ({text})"),
-            None => id.to_string(),
-        }
+        let text = |id: &Value| tokens.iter().find(|token| token["id"] == *id)?["content"].as_str();
+        ids.iter().map(|id| text(id).map_or(id.to_string(), |text| format!("{id} ({text})"))).collect()
     }
 }
 

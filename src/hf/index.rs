@@ -7,7 +7,7 @@ use std::path::{Component, Path, PathBuf};
 use serde::Deserialize;
 
 use crate::base::format::several;
-use crate::base::{Error, Result, Status};
+use crate::base::{Error, Result, Status, json};
 use crate::hf::{INDEX, SINGLE, contents, shards};
 
 /// A parsed `model.safetensors.index.json` with checked file names.
@@ -22,7 +22,7 @@ impl Index {
     /// Errors: `BadFormat` if it is not an index, or a file name leads out of its folder.
     pub fn parse(text: &[u8]) -> Result<Index> {
         let bad = |message: String| Error::new(Status::BadFormat, message);
-        let index: Index = serde_json::from_slice(text.strip_prefix(b"\xef\xbb\xbf").unwrap_or(text))
+        let index: Index = serde_json::from_slice(json::without_mark(text))
             .map_err(|error| bad(format!("not an index of weight files: {error}")))?;
         for name in index.files() {
             if !is_plain(name) {

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use crate::base::{DType, Error, Progress, Result, Status};
+use crate::base::{Error, Progress, Result, Status};
 use crate::checkpoint;
 use crate::data::chat::ChatTemplate;
 use crate::data::tokenizer::TokenizerSource;
@@ -69,10 +69,7 @@ impl ModelSource {
     /// Replaces the model's chat template, so that exports and checkpoints have that of `file`.
     /// Returns whether it differs from the model's `chat_template.jinja`.
     pub fn use_chat_template(&mut self, file: &Path) -> Result<bool> {
-        let template = ChatTemplate::source_of(file)?.into_bytes();
-        let before = self.config.files(DType::Bf16);
-        self.config.set_chat_template(template);
-        Ok(before != self.config.files(DType::Bf16))
+        Ok(self.config.set_chat_template(ChatTemplate::source_of(file)?.into_bytes()))
     }
 
     /// Remarks for the user about the folder's config and weights.

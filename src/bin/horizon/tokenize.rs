@@ -46,11 +46,10 @@ impl Sink for Counted<'_> {
         if self.documents <= self.shown { self.show(&document) } else { Ok(()) }
     }
 
-    fn ends_turn(&mut self, token: i32) -> Result<()> {
+    fn ends_turn(&mut self, token: i32) {
         if let Some(writer) = &mut self.writer {
             writer.ends_turn(token);
         }
-        Ok(())
     }
 }
 

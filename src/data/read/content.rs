@@ -7,8 +7,8 @@ use std::path::Path;
 #[cfg(feature = "text")]
 use flate2::bufread::GzDecoder;
 
-use crate::base::{Error, Result, Status};
-use crate::data::read::kind::{Compression, Format, HEAD_BYTES, PARQUET, is_of_data, page, refused};
+use crate::base::{Error, Result, Status, json};
+use crate::data::read::kind::{Compression, Format, PARQUET, is_of_data, page, read_head, refused};
 
 /// The contents of a file.
 pub enum Content {
@@ -59,17 +59,9 @@ impl Content {
         if format == Format::Table {
             return Err(unsupported(path, "not a Parquet file: it does not begin with PAR1"));
         }
-        if head.starts_with(b"\xef\xbb\xbf") {
-            head.drain(..3);
-        }
+        head.drain(..head.len() - json::without_mark(&head).len());
         Ok(Content::Text(Box::new(Cursor::new(head).chain(BufReader::with_capacity(BUFFER_BYTES, rest)))))
     }
-}
-
-fn read_head(file: &mut dyn Read) -> io::Result<Vec<u8>> {
-    let mut head = Vec::new();
-    file.take(HEAD_BYTES as u64).read_to_end(&mut head)?;
-    Ok(head)
 }
 
 fn check(path: &Path, format: Format, head: &[u8], is_outer: bool) -> Result<()> {

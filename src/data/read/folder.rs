@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use crate::base::{Error, Result, Status};
 use crate::data::read::Kind;
 use crate::data::read::content::Content;
-use crate::data::read::kind::Format;
+use crate::data::read::kind::{Format, lower_name};
 use crate::data::read::rows::begins_with_row;
 use crate::data::token_file::TokenFormat;
 use crate::data::warning::{Warning, Warnings};
@@ -136,10 +136,6 @@ fn is_code(file: &File) -> bool {
 /// True for a copy by an editor, or a download that has not ended.
 fn is_copy(name: &str) -> bool {
     ["~", ".bak", ".part", ".tmp", ".crc"].iter().any(|end| name.ends_with(end))
-}
-
-fn lower_name(file: &Path) -> String {
-    file.file_name().unwrap_or_default().to_string_lossy().to_lowercase()
 }
 
 /// The last extension in lower case, without one of a compression.

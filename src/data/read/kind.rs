@@ -1,8 +1,9 @@
 //! The format of a file, by its name and its first bytes.
 
+use std::io::{self, Read};
 use std::path::Path;
 
-use crate::base::{LFS_POINTER, WEB_PAGE, placeholder};
+use crate::base::{WEB_PAGE, lfs_pointer, placeholder};
 
 /// Format of a file with rows or text.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -23,7 +24,7 @@ impl Format {
     /// Returns the format by the extension, in upper or lower case. `.gz`, `.zst` and the like
     /// behind it are ignored, and so is `.txt` behind the extension of another format.
     pub fn of(path: &Path) -> Format {
-        let name = path.file_name().unwrap_or_default().to_string_lossy().to_lowercase();
+        let name = lower_name(path);
         let mut extensions = name.split('.').skip(1).collect::<Vec<_>>().into_iter().rev();
         let known = extensions.find(|extension| !matches!(*extension, "gz" | "zst" | "xz" | "bz2"));
         match known {
@@ -42,6 +43,11 @@ fn by_extension(extension: &str) -> Format {
         "parquet" | "arrow" | "feather" | "xlsx" | "xls" => Format::Table,
         _ => Format::Text,
     }
+}
+
+/// The name of a file in lower case.
+pub fn lower_name(path: &Path) -> String {
+    path.file_name().unwrap_or_default().to_string_lossy().to_lowercase()
 }
 
 /// Compression of a file.
@@ -67,6 +73,13 @@ pub const PARQUET: &[u8] = b"PAR1";
 
 /// Bytes at the beginning of a file that decide what it is.
 pub const HEAD_BYTES: usize = 8000;
+
+/// Reads these bytes, or all of a shorter file.
+pub fn read_head(file: &mut dyn Read) -> io::Result<Vec<u8>> {
+    let mut head = Vec::new();
+    file.take(HEAD_BYTES as u64).read_to_end(&mut head)?;
+    Ok(head)
+}
 
 const ARROW: &str = "an Arrow file; convert it to Parquet, with datasets: load_from_disk(folder).to_parquet(\"data.parquet\")";
 
@@ -128,24 +141,20 @@ pub fn page(head: &[u8]) -> Option<&'static str> {
 /// compressed files.
 pub fn is_of_data(path: &Path, compressed: bool) -> bool {
     const DATA: [&str; 9] = ["jsonl", "json", "csv", "tsv", "parquet", "npy", "npz", "zip", "tar"];
-    let name = path.file_name().unwrap_or_default().to_string_lossy().to_lowercase();
+    let name = lower_name(path);
     let is_compressed = |part: &str| compressed && matches!(part, "gz" | "zst" | "xz" | "bz2");
     name.split('.').skip(1).any(|part| DATA.contains(&part) || is_compressed(part))
 }
 
 /// Returns what a file is and what to do, if it is not read: by its first bytes or its encoding.
 pub fn refused(path: &Path, head: &[u8]) -> Option<&'static str> {
-    placeholder(head)
-        .filter(|what| *what == LFS_POINTER)
-        .or_else(|| magic(path, head))
-        .or_else(|| encoding(head))
+    lfs_pointer(head).or_else(|| magic(path, head)).or_else(|| encoding(head))
 }
 
 /// Returns what a file is and what to do, if its first bytes belong to a format that is not read.
 fn magic(path: &Path, head: &[u8]) -> Option<&'static str> {
-    let name = || path.file_name().unwrap_or_default().to_string_lossy().to_lowercase();
     match head {
-        [b'P', b'K', 3, 4, ..] => Some(zip(&name(), head)),
+        [b'P', b'K', 3, 4, ..] => Some(zip(&lower_name(path), head)),
         [b'B', b'Z', b'h', b'1'..=b'9', b'1', b'A', b'Y', ..] => {
             Some("compressed with bzip2; decompress it with `bzip2 -d`")
         }

@@ -57,10 +57,10 @@ use crate::data::warning::{Warning, Warnings};
 
 use folder::files_of_folder;
 use kind::{Format, is_of_data};
-use rows::{Counts, read_rows};
+use rows::Counts;
 use text::read_text;
 
-pub use rows::BadLines;
+pub use rows::{BadLines, Reading};
 
 /// The kind of data in a path.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -105,29 +105,19 @@ impl Input {
     }
 
     /// Reads rows or texts into a sink.
-    pub fn read(
-        &self,
-        by: (&Encoder, BadLines, usize),
-        warnings: &mut Warnings,
-        sink: &mut dyn Sink,
-    ) -> Result<()> {
+    pub fn read(&self, reading: Reading, warnings: &mut Warnings, sink: &mut dyn Sink) -> Result<()> {
         match self.kind {
-            Kind::Rows => self.read_rows(by, warnings, sink),
-            Kind::Text => self.read_texts(by.0, warnings, sink),
+            Kind::Rows => self.read_rows(reading, warnings, sink),
+            Kind::Text => self.read_texts(reading.encoder, warnings, sink),
             Kind::Tokens(_) => Err(TokenFormat::not_documents(&self.path)),
         }
     }
 
-    fn read_rows(
-        &self,
-        by: (&Encoder, BadLines, usize),
-        warnings: &mut Warnings,
-        sink: &mut dyn Sink,
-    ) -> Result<()> {
+    fn read_rows(&self, reading: Reading, warnings: &mut Warnings, sink: &mut dyn Sink) -> Result<()> {
         let mut counts = Counts::default();
         for (file, format) in &self.files {
-            read_rows(file, *format, by, (&mut counts, warnings), |row, encoded| {
-                by.0.turn_ends(row, &encoded).into_iter().try_for_each(|token| sink.ends_turn(token))?;
+            reading.rows(file, *format, &mut counts, warnings, |row, encoded| {
+                reading.encoder.turn_ends(row, &encoded).into_iter().for_each(|token| sink.ends_turn(token));
                 sink.take(encoded, !matches!(row, Row::Text(_)))
             })?;
         }
@@ -211,7 +201,8 @@ pub fn read_documents(
     warnings: &mut Warnings,
     sink: &mut dyn Sink,
 ) -> Result<()> {
-    Input::find(path, false, warnings)?.read((encoder, bad_lines, threads), warnings, sink)
+    let reading = Reading { encoder, bad_lines, threads };
+    Input::find(path, false, warnings)?.read(reading, warnings, sink)
 }
 
 #[cfg(test)]

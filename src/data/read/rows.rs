@@ -157,51 +157,64 @@ impl Counts {
     }
 }
 
-/// Calls `take` with every row of a file and its tokens, in order; `threads` threads encode.
-/// Empty lines are ignored. Errors name file and line.
-pub fn read_rows(
-    path: &Path,
-    format: Format,
-    (encoder, bad_lines, threads): (&Encoder, BadLines, usize),
-    (counts, warnings): (&mut Counts, &mut Warnings),
-    mut take: impl FnMut(&Row, Encoded) -> Result<()>,
-) -> Result<()> {
-    let mut records = records(path, format)?;
-    let mut is_first = true;
-    loop {
-        let (mut round, mut round_bytes) = (Vec::new(), 0);
-        while round_bytes < CHUNK_BYTES * threads {
-            let Some(record) = records.next() else { break };
-            let record = record.map_err(|error| unreadable(path, &error))?;
-            // The place of a record takes memory, too.
-            round_bytes += record.value.bytes() + size_of::<Record>();
-            round.push(record);
-        }
-        if round.is_empty() {
-            if is_first {
-                warnings.add(Warning::EmptyFile, path.display());
+/// The encoder of rows, and the options of reading them.
+#[derive(Clone, Copy, Debug)]
+pub struct Reading<'a> {
+    pub encoder: &'a Encoder,
+    pub bad_lines: BadLines,
+    /// Number of threads that encode.
+    pub threads: usize,
+}
+
+impl Reading<'_> {
+    /// Calls `take` with every row of a file and its tokens, in order. Empty lines are ignored. Errors
+    /// name file and line.
+    pub fn rows(
+        self,
+        path: &Path,
+        format: Format,
+        counts: &mut Counts,
+        warnings: &mut Warnings,
+        mut take: impl FnMut(&Row, Encoded) -> Result<()>,
+    ) -> Result<()> {
+        let Reading { encoder, bad_lines, threads } = self;
+        let mut records = records(path, format)?;
+        let mut is_first = true;
+        loop {
+            let (mut round, mut round_bytes) = (Vec::new(), 0);
+            while round_bytes < CHUNK_BYTES * threads {
+                let Some(record) = records.next() else { break };
+                let record = record.map_err(|error| unreadable(path, &error))?;
+                // The place of a record takes memory, too.
+                round_bytes += record.value.bytes() + size_of::<Record>();
+                round.push(record);
             }
-            return Ok(());
-        }
-        let is_only = std::mem::take(&mut is_first) && round.len() == 1;
-        for (place, encoded) in encode(round, is_only, encoder, threads)? {
-            let unit = place.unit;
-            let place = format_args!("{}, {place}", path.display());
-            match encoded {
-                Outcome::Encoded(documents, found) => {
-                    for (row, encoded) in documents {
-                        counts.documents += 1;
-                        take(&row, encoded)?;
+            if round.is_empty() {
+                if is_first {
+                    warnings.add(Warning::EmptyFile, path.display());
+                }
+                return Ok(());
+            }
+            let is_only = std::mem::take(&mut is_first) && round.len() == 1;
+            for (place, encoded) in encode(round, is_only, encoder, threads)? {
+                let unit = place.unit;
+                let place = format_args!("{}, {place}", path.display());
+                match encoded {
+                    Outcome::Encoded(documents, found) => {
+                        for (row, encoded) in documents {
+                            counts.documents += 1;
+                            take(&row, encoded)?;
+                        }
+                        warnings.extend(place, found);
                     }
-                    warnings.extend(place, found);
+                    Outcome::Invalid(error) if bad_lines == BadLines::Skip => {
+                        let error = error.within(place);
+                        warnings.add(Warning::SkippedLine, &error);
+                        counts.skipped += 1;
+                        counts.first.get_or_insert((unit, error));
+                    }
+                    Outcome::Invalid(error) | Outcome::Broken(error) => return Err(error.within(place)),
                 }
-                Outcome::Invalid(error) if bad_lines == BadLines::Skip => {
-                    let error = error.within(place);
-                    warnings.add(Warning::SkippedLine, &error);
-                    counts.skipped += 1;
-                    counts.first.get_or_insert((unit, error));
-                }
-                Outcome::Invalid(error) | Outcome::Broken(error) => return Err(error.within(place)),
             }
         }
     }

@@ -6,7 +6,7 @@ use std::path::Path;
 use crate::base::{Error, Result, Status};
 use crate::data::read::content::{Content, unreadable};
 use crate::data::read::json_rows::JsonRows;
-use crate::data::read::kind::{Format, HEAD_BYTES};
+use crate::data::read::kind::{Format, HEAD_BYTES, lower_name};
 use crate::data::token_file::TokenFormat;
 
 /// Reads a text file, decompressed and without a byte order mark. The inner error says why a file
@@ -52,7 +52,7 @@ fn rename(path: &Path) -> String {
     if !path.is_file() {
         return "write them to a file named .jsonl".to_owned();
     }
-    let name = path.file_name().unwrap_or_default().to_string_lossy().to_lowercase();
+    let name = lower_name(path);
     let compression = [".gz", ".zst"].into_iter().find(|end| name.ends_with(end)).unwrap_or_default();
     format!("name it .jsonl{compression}, or .json{compression} if it is one list or object")
 }

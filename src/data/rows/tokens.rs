@@ -226,7 +226,8 @@ impl<'a> Starts<'a> {
 /// Returns the tokens trained on: those that every mask and `labels` select, as in TRL.
 ///
 /// `labels` that select every token are a copy of the tokens and leave the choice to the masks.
-/// Otherwise both must select the same. A document's first token is no target; its value is free.
+/// Otherwise both must select the same tokens. A document's first token may differ: no token
+/// predicts it.
 fn supervised(
     fields: &mut Fields,
     ids: Entry,
@@ -369,7 +370,7 @@ mod tests {
         }
         let from_one = json!({"input_ids": ids, "position_ids": [1, 2, 3, 1, 2], "labels": ids});
         is(from_one, &[(&[1, 2, 3], &[1, 1, 1]), (&[4, 5], &[1, 1])]);
-        // A document's first token is no target.
+        // Labels and mask may differ in a document's first token.
         let first =
             json!({"input_ids": ids, "seq_lengths": [3, 2], "labels": labels, "loss_mask": [1, 1, 1, 1, 1]});
         is(first, &documents);

@@ -6,7 +6,7 @@ use std::path::Path;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
-use crate::base::{Error, Result, Status, placeholder};
+use crate::base::{Error, Result, Status, json, placeholder};
 
 /// Reads a JSON file; `None` if it does not exist.
 pub(crate) fn read_json<T: DeserializeOwned>(path: &Path) -> Result<Option<T>> {
@@ -22,9 +22,7 @@ pub(crate) fn read_json<T: DeserializeOwned>(path: &Path) -> Result<Option<T>> {
 /// has taken the place of.
 pub(super) fn read_json_bytes(path: &Path) -> Result<Vec<u8>> {
     let mut bytes = read(path)?;
-    if bytes.starts_with(b"\xef\xbb\xbf") {
-        bytes.drain(..3);
-    }
+    bytes.drain(..bytes.len() - json::without_mark(&bytes).len());
     let what = if bytes.trim_ascii().is_empty() { Some("empty; copy it again") } else { placeholder(&bytes) };
     match what {
         Some(what) => Err(Error::new(Status::BadFormat, format!("{} is {what}", path.display()))),

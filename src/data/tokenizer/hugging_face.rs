@@ -1,13 +1,12 @@
 //! Reads `tokenizer.json` with the `tokenizers` crate.
 
 use std::ops::Range;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use tokenizers::{AddedToken, NormalizedString, Normalizer, PostProcessorWrapper, Tokenizer as Inner};
 
 use super::Encoded;
 use super::special::FolderTokens;
-use crate::base::{Error, Result, Status};
+use crate::base::{Error, Result, Status, caught};
 
 /// A tokenizer. Its post-processor is replaced by the tokens that it adds before and after a text,
 /// since it trims the byte offsets from which the loss mask is made.
@@ -125,7 +124,7 @@ impl HuggingFace {
 
 /// Calls the `tokenizers` crate. A panic becomes an error: tokenizers are untrusted input.
 fn guarded<T>(call: impl FnOnce() -> tokenizers::Result<T>) -> tokenizers::Result<T> {
-    catch_unwind(AssertUnwindSafe(call)).unwrap_or_else(|_| Err("the tokenizers library panicked".into()))
+    caught(call).unwrap_or_else(|| Err("the tokenizers library panicked".into()))
 }
 
 /// Refuses an added token whose normalized text is empty: it would be found everywhere.

@@ -10,7 +10,7 @@ pub fn object(text: &[u8]) -> Result<Map<String, Value>> {
     if text.starts_with(b"\xff\xfe") || text.starts_with(b"\xfe\xff") {
         return Err(Error::new(Status::BadFormat, "the file is UTF-16; save it as UTF-8"));
     }
-    let mut keys = json::object(text.strip_prefix(b"\xef\xbb\xbf").unwrap_or(text))?;
+    let mut keys = json::object(json::without_mark(text))?;
     keys.values_mut().for_each(unmark);
     Ok(keys)
 }

@@ -164,9 +164,12 @@ impl FolderConfig {
         }
     }
 
-    /// Replaces the chat template of the folder.
-    pub fn set_chat_template(&mut self, template: Vec<u8>) {
+    /// Replaces the chat template of the folder. Returns whether it differs from the folder's
+    /// `chat_template.jinja`.
+    pub fn set_chat_template(&mut self, template: Vec<u8>) -> bool {
+        let differs = self.companions.get(CHAT_TEMPLATE) != Some(&template[..]);
         self.companions.put(CHAT_TEMPLATE, template);
+        differs
     }
 
     /// Returns names and contents of all files of the model folder except weights, for weights

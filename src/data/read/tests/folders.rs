@@ -130,7 +130,8 @@ fn splits_are_trained_on_or_validated_on() {
     {
         let (mut found, mut warnings) = (Texts::default(), Warnings::default());
         let input = Input::find(splits.0.path(), validation, &mut warnings).unwrap();
-        input.read((&Encoder::bytes(), BadLines::Refuse, 1), &mut warnings, &mut found).unwrap();
+        let reading = Reading { encoder: &Encoder::bytes(), bad_lines: BadLines::Refuse, threads: 1 };
+        input.read(reading, &mut warnings, &mut found).unwrap();
         assert_eq!(found.0, expected);
         assert_eq!(counts(&warnings), [(warning, 2)]);
         assert!(warnings.to_string().contains("test-00000.jsonl"));
