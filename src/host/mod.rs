@@ -8,6 +8,7 @@ mod arena;
 mod doorbell;
 pub mod files;
 pub mod folder;
+pub mod input;
 mod isa;
 mod limits;
 mod others;
