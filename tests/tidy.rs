@@ -1,7 +1,9 @@
 //! Rules that the compiler does not check: the order of levels, file sizes, `unsafe`, leftovers.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 /// The levels, lowest first. A module may use modules of lower rows; within its own row only those
 /// of [`SAME_ROW`].
@@ -279,4 +281,63 @@ fn the_header_declares_the_exported_functions() {
     exported.sort_unstable();
     assert!(!declared.is_empty(), "include/horizon.h declares nothing");
     assert_eq!(declared, exported, "include/horizon.h and src/capi differ");
+}
+
+/// The values in quotes of a list of `deny.toml`; of a table, those of its first field.
+fn rules(section: &str, list: &str) -> Vec<String> {
+    let text = fs::read_to_string(root().join("deny.toml")).unwrap();
+    let (_, section) = text.split_once(&format!("\n[{section}]\n")).unwrap();
+    let (_, list) = section.split_once(&format!("{list} = [\n")).unwrap();
+    let (list, _) = list.split_once("\n]").unwrap();
+    list.lines().map(|line| line.split('"').nth(1).unwrap().to_owned()).collect()
+}
+
+/// The rules of `cargo deny` that need neither that program nor a network.
+#[test]
+fn dependencies_have_known_licences_sources_and_versions() {
+    // Lines such as `half v2.7.1|MIT OR Apache-2.0`; behind the version of other sources than the
+    // registry of Rust is their place.
+    let arguments = ["tree", "--locked", "--offline", "--workspace", "--all-features", "--prefix=none"];
+    let output = Command::new(env!("CARGO"))
+        .args(arguments)
+        .args(["--edges=normal,build", "--format={p}|{l}|"])
+        .current_dir(root())
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let (licences, skipped) = (rules("licenses", "allow"), rules("bans", "skip"));
+    let allowed = |one: &str| licences.iter().any(|licence| licence == one.trim_matches(['(', ')', ' ']));
+    let mut found = Vec::new();
+    let mut versions: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
+    for line in String::from_utf8(output.stdout).unwrap().lines().filter(|line| !line.is_empty()) {
+        let mut fields = line.split('|');
+        let (package, licence) = (fields.next().unwrap(), fields.next().unwrap());
+        let words: Vec<&str> = package.split(' ').collect();
+        let (name, version, place) = (words[0], words[1], words.get(2));
+        match place {
+            Some(place) if place.starts_with(&format!("({}", root().display())) => continue,
+            Some(&"(proc-macro)") | None => {}
+            Some(place) => found.push(format!("{name}: source {place}")),
+        }
+        let choices = licence.replace('/', " OR ");
+        if !choices.split(" AND ").all(|terms| terms.split(" OR ").any(allowed)) {
+            found.push(format!("{name}: licence {licence:?}"));
+        }
+        versions.entry(name.to_owned()).or_default().insert(version[1..].to_owned());
+    }
+    assert!(versions.len() > 100, "cargo names {} dependencies", versions.len());
+    for (name, versions) in versions {
+        let is_skipped = |version: &&String| {
+            let of = |rule: &String| {
+                rule.split_once('@').is_some_and(|(of, from)| {
+                    of == name && version.strip_prefix(from).is_some_and(|rest| rest.starts_with('.'))
+                })
+            };
+            skipped.iter().any(of)
+        };
+        if versions.iter().filter(|version| !is_skipped(version)).count() > 1 {
+            found.push(format!("{name}: versions {}", Vec::from_iter(versions).join(", ")));
+        }
+    }
+    assert!(found.is_empty(), "deny.toml does not allow:\n{}", found.join("\n"));
 }
