@@ -33,6 +33,7 @@
 mod layout;
 mod source;
 
+use std::cell::RefCell;
 use std::fmt;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
@@ -187,13 +188,16 @@ impl TokenFile {
         &self.layout.turn_ends
     }
 
-    /// Returns the loss mask of a range of tokens.
+    /// Returns the loss mask of a range of tokens; `None` if the file has none, and all are
+    /// supervised.
     ///
     /// # Panics
     /// If the range is not within the file.
-    pub fn mask(&self, tokens: Range<u64>) -> Mask<'_> {
+    pub fn mask(&self, tokens: Range<u64>) -> Option<Mask<'_>> {
         assert!(tokens.start <= tokens.end && tokens.end <= self.layout.tokens);
-        Mask { file: self, end: tokens.end.div_ceil(8), block: 0..0, bytes: [0; MASK_BYTES] }
+        let start = self.layout.supervised?;
+        let (end, block) = (tokens.end.div_ceil(8), 0..0);
+        Some(Mask { source: &self.source, start, end, block, bytes: [0; MASK_BYTES] })
     }
 
     /// Copies tokens, starting at `start`, and the token after them to `next`. They are checked again,
@@ -206,26 +210,38 @@ impl TokenFile {
     pub fn copy(&self, start: u64, out: &mut [i32], next: &mut i32) -> Result<()> {
         let range = start..start + out.len() as u64 + 1;
         assert!(range.end <= self.layout.tokens);
-        let mut buffer = [0; COPY_BYTES];
-        let width = self.layout.width.bytes();
-        let mut at = self.bytes(range.clone()).start;
-        for run in out.chunks_mut(COPY_BYTES / width - 1) {
-            let bytes = &mut buffer[..(run.len() + 1) * width];
-            self.source.read_at(at, bytes)?;
-            at += (run.len() * width) as u64;
-            let run = run.iter_mut().chain([&mut *next]);
-            match self.layout.width {
-                Width::U16 => (run.zip(bytes.as_chunks().0))
-                    .for_each(|(token, pair)| *token = u16::from_le_bytes(*pair).into()),
-                Width::U32 => (run.zip(bytes.as_chunks().0))
-                    .for_each(|(token, four)| *token = i32::from_le_bytes(*four)),
-            }
+        match self.layout.width {
+            Width::U16 => self.read(start, out, next, |pair| u16::from_le_bytes(pair).into())?,
+            Width::U32 => self.read(start, out, next, i32::from_le_bytes)?,
         }
         let is_invalid = |token: &i32| usize::try_from(*token).map_or(true, |t| t >= self.vocabulary);
         match out.iter().any(is_invalid) || is_invalid(next) {
             true => self.check(range).and_then(|()| Err(self.rewritten())),
             false => Ok(()),
         }
+    }
+
+    /// Reads tokens of `W` bytes, and the one after them.
+    fn read<const W: usize>(
+        &self,
+        start: u64,
+        out: &mut [i32],
+        next: &mut i32,
+        token: impl Fn([u8; W]) -> i32,
+    ) -> Result<()> {
+        BUFFER.with_borrow_mut(|buffer| {
+            buffer.resize(BUFFER_BYTES, 0);
+            let mut at = self.layout.body + start * W as u64;
+            for run in out.chunks_mut(BUFFER_BYTES / W - 1) {
+                let bytes = &mut buffer[..(run.len() + 1) * W];
+                self.source.read_at(at, bytes)?;
+                at += (run.len() * W) as u64;
+                let tokens = bytes.as_chunks().0;
+                run.iter_mut().zip(tokens).for_each(|(out, bytes)| *out = token(*bytes));
+                *next = token(tokens[run.len()]);
+            }
+            Ok(())
+        })
     }
 
     /// Checks, after reading, that nobody wrote to the file since it was opened. Errors: somebody did.
@@ -268,14 +284,21 @@ impl TokenFile {
     }
 }
 
-/// Bytes of tokens that are copied at a time, and of a loss mask; on the stack of the feeder.
-const COPY_BYTES: usize = 1 << 13;
+/// Bytes of tokens that are read at a time.
+const BUFFER_BYTES: usize = 1 << 16;
+/// Bytes of a loss mask that are read at a time.
 const MASK_BYTES: usize = 1 << 10;
+
+thread_local! {
+    static BUFFER: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+}
 
 /// The loss mask of a range of tokens. It is read in blocks, best for increasing tokens.
 #[derive(Debug)]
 pub struct Mask<'a> {
-    file: &'a TokenFile,
+    source: &'a Source,
+    /// Byte offset of the file's mask.
+    start: u64,
     /// End of the range, in bytes of the mask.
     end: u64,
     /// The bytes of the mask that have been read.
@@ -291,12 +314,11 @@ impl Mask<'_> {
     /// # Panics
     /// If `at` is not within the range.
     pub fn is_supervised(&mut self, at: u64) -> Result<bool> {
-        let Some(mask) = self.file.layout.supervised else { return Ok(true) };
         let byte = at / 8;
         if !self.block.contains(&byte) {
             self.block = byte..self.end.min(byte + MASK_BYTES as u64);
             let bytes = &mut self.bytes[..(self.block.end - byte) as usize];
-            self.file.source.read_at(mask + byte, bytes)?;
+            self.source.read_at(self.start + byte, bytes)?;
         }
         Ok(bit(&self.bytes, at - self.block.start * 8))
     }

@@ -48,15 +48,15 @@ impl Tokens {
     }
 
     /// Returns true if any token of a range is the target of the token before it.
-    fn has_target(&self, mut range: Range<u64>, mask: &mut Mask) -> Result<bool> {
-        any(&mut range, |at| Ok(mask.is_supervised(at)? && self.starts().binary_search(&at).is_err()))
+    fn has_target(&self, range: Range<u64>, mask: &mut Mask) -> Result<bool> {
+        any(range, |at| Ok(mask.is_supervised(at)? && self.starts().binary_search(&at).is_err()))
     }
 
     /// Returns the loss mask of a range of tokens.
     fn mask(&self, tokens: Range<u64>) -> Mask<'_> {
         match self {
             Tokens::Memory(documents) => Mask::Memory(documents.supervised()),
-            Tokens::File(file) => Mask::File(file.mask(tokens)),
+            Tokens::File(file) => file.mask(tokens).map_or(Mask::All, Mask::File),
         }
     }
 
@@ -90,6 +90,8 @@ impl Tokens {
 
 /// The loss mask of tokens.
 enum Mask<'a> {
+    /// Every token is supervised.
+    All,
     Memory(&'a [u8]),
     File(FileMask<'a>),
 }
@@ -97,6 +99,7 @@ enum Mask<'a> {
 impl Mask<'_> {
     fn is_supervised(&mut self, at: u64) -> Result<bool> {
         match self {
+            Mask::All => Ok(true),
             Mask::Memory(bits) => Ok(bit(bits, at)),
             Mask::File(mask) => mask.is_supervised(at),
         }
@@ -104,10 +107,13 @@ impl Mask<'_> {
 }
 
 /// Returns true if `is` is true for any index.
-fn any(range: &mut Range<u64>, mut is: impl FnMut(u64) -> Result<bool>) -> Result<bool> {
-    range
-        .find_map(|at| is(at).map_or_else(|error| Some(Err(error)), |is| is.then_some(Ok(true))))
-        .unwrap_or(Ok(false))
+fn any(range: Range<u64>, mut is: impl FnMut(u64) -> Result<bool>) -> Result<bool> {
+    for at in range {
+        if is(at)? {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }
 
 /// Documents truncated or skipped by packing, and windows of a token stream that are skipped.
@@ -199,7 +205,7 @@ impl TokenStream {
         let rows = (0..tokens.starts().len() as u64).map(|document| {
             let (start, end) = tokens.document(document);
             let rows = (end - start - 1).min(seq_len as u64);
-            if !any(&mut (start + 1..start + rows + 1), |at| mask.is_supervised(at))? {
+            if !any(start + 1..start + rows + 1, |at| mask.is_supervised(at))? {
                 left_out.targetless += 1;
                 return Ok(0);
             }
@@ -299,6 +305,9 @@ impl TokenStream {
         targets[..rows - 1].copy_from_slice(&cells.tokens[at][1..]);
         targets[rows - 1] = last;
         let mut mask = self.tokens.mask(start + 1..start + 1 + rows as u64);
+        if matches!(mask, Mask::All) {
+            return Ok(());
+        }
         for (target, token) in targets.iter_mut().zip(start + 1..) {
             if !mask.is_supervised(token)? {
                 *target = IGNORED_TARGET;

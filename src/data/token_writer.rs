@@ -189,7 +189,7 @@ mod tests {
             let (last, others) = tokens.split_last_mut().unwrap();
             file.copy(0, others, last).unwrap();
             assert_eq!(tokens, [1, 2, large, 4, 5, 6, 7, 8, 9, 10, 11]);
-            let mut mask = file.mask(0..11);
+            let mut mask = file.mask(0..11).unwrap();
             assert!(
                 (0..11).map(|at| mask.is_supervised(at).unwrap()).eq((0..11).map(|at| at == 1 || at == 2))
             );
