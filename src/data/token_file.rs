@@ -244,7 +244,7 @@ impl TokenFile {
         })
     }
 
-    /// Checks, after reading, that nobody wrote to the file since it was opened. Errors: somebody did.
+    /// Checks, after reading, that the file was not written to since it was opened. Errors: it was.
     pub fn check_unchanged(&self) -> Result<()> {
         self.source.check_unchanged()
     }

@@ -7,7 +7,7 @@ use std::os::unix::net::UnixListener;
 use std::path::Path;
 
 use nix::sys::stat::Mode;
-use nix::unistd::{geteuid, mkfifo};
+use nix::unistd::mkfifo;
 
 use super::{Ran, horizon_in, short, write_text};
 
@@ -32,11 +32,12 @@ fn unreadable(path: &Path) {
 /// Replaces a path by each odd file and runs the command. Root may read a file without permissions.
 fn each_odd(path: &Path, run: impl Fn() -> Ran) {
     for (kind, make, words) in ODD {
-        if kind == "unreadable" && geteuid().is_root() {
+        make(path);
+        if kind == "unreadable" && fs::read(path).is_ok() {
             println!("skipped: an unreadable {}, since root reads it", path.display());
+            fs::remove_file(path).unwrap();
             continue;
         }
-        make(path);
         let name = path.file_name().unwrap().to_str().unwrap();
         let ran = run();
         // A folder of data is data.
@@ -126,13 +127,15 @@ fn files_that_options_name() {
     for name in ["odd.txt", "odd.jsonl", "odd.csv", "odd.parquet", "odd.bin", "odd.u16"] {
         each_odd(&here.join(name), || horizon_in(here, &short(&["--data", name])));
     }
+    let chat = r#"{"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]}"#;
+    fs::write(here.join("chat.jsonl"), chat).unwrap();
     for arguments in [
-        &["sample", "--model", "model", "--prompt-file", "odd"][..],
-        &["plan", "--model", "tiny", "--machine", "odd"],
-        &["train", "--data", "text.txt", "--chat-template", "odd"],
-        &["plot", "odd", "--out", "odd.svg"],
+        &["sample", "--model", "model", "--prompt-file", "odd.jsonl"][..],
+        &["plan", "--model", "tiny", "--machine", "odd.jsonl"],
+        &["train", "--data", "chat.jsonl", "--chat-template", "odd.jsonl"],
+        &["plot", "odd.jsonl", "--out", "odd.svg"],
     ] {
-        each_odd(&here.join("odd"), || horizon_in(here, arguments));
+        each_odd(&here.join("odd.jsonl"), || horizon_in(here, arguments));
     }
 }
 
@@ -157,7 +160,7 @@ fn files_of_a_checkpoint() {
     }
 }
 
-/// What is not a file in a folder of data is a warning.
+/// Anything but a file in a folder of data is a warning.
 #[test]
 fn odd_files_in_a_folder_of_data() {
     let dir = tempfile::tempdir().unwrap();
