@@ -127,9 +127,8 @@
 //! - A failure of the device is final: every later call of that trainer returns the same error.
 //!
 //! # Soundness
-//! No safe function of this crate, hidden ones included, can cause undefined behaviour, with one
-//! exception that the operating system makes: another process truncates a file of weights, tokens
-//! or text while it is being read. `tests/sound` tries to break this rule.
+//! No safe function of this crate, hidden ones included, can cause undefined behaviour. `tests/sound`
+//! tries to break this rule.
 
 // The modules by level. A module uses lower levels only; `tests/tidy.rs` checks the imports.
 //

@@ -45,6 +45,15 @@ const UNSAFE: [&str; 11] = [
 /// Rust programs get, name settings by `base::Name`.
 const OPTIONS: [&str; 5] = ["src/bin/", "src/data/", "src/train/", "src/base/", "src/checkpoint/agree.rs"];
 
+/// Files that open others without `host::input`, and which.
+const READ_ELSEWHERE: [(&str, &str); 5] = [
+    ("src/host/", "files of the kernel; folders, to sync them"),
+    ("src/sys/", "files of the kernel"),
+    ("src/data/token_writer.rs", "a folder, to sync it"),
+    ("src/train/metrics.rs", "a log that a run continues"),
+    ("src/bin/horizon/install/folders.rs", "a folder, to lock it"),
+];
+
 const LINES_MAX: usize = 600;
 
 fn root() -> PathBuf {
@@ -202,6 +211,25 @@ fn threads_are_started_in_one_place() {
     let texts = ["thread::spawn", "thread::Builder", "scope.spawn", "spawn_scoped("];
     let found = lines_with(&texts, "src", "src/host/thread.rs");
     assert!(found.is_empty(), "use host::start_thread or host::start_scoped_thread:\n{}", found.join("\n"));
+}
+
+#[test]
+fn files_are_opened_to_read_in_one_place() {
+    let texts = [
+        " File::open(",
+        "(File::open(",
+        "fs::read(",
+        "fs::read_to_string(",
+        "OpenOptions",
+        ".read(true)",
+        "Mmap",
+    ];
+    let mut found = lines_with(&texts, "src", "src/host/input.rs");
+    found.retain(|line| {
+        let of_tests = line.contains("tests.rs:") || line.contains("/tests/");
+        !of_tests && !READ_ELSEWHERE.iter().any(|(place, _)| line.starts_with(place))
+    });
+    assert!(found.is_empty(), "use host::input:\n{}", found.join("\n"));
 }
 
 #[test]

@@ -13,9 +13,12 @@ use crate::base::{Error, Name, Result, Status};
 use crate::checkpoint::manifest::Checksum;
 use crate::checkpoint::read::Checkpoint;
 use crate::host::folder::replace_file;
+use crate::host::input;
 
 /// Name of the file that names the newest checkpoint.
 pub const LATEST: &str = "latest";
+/// Largest such file that is read; it has 31 bytes.
+const LATEST_BYTES_MAX: u64 = 1 << 10;
 const LOCK: &str = ".lock";
 const PREFIX: &str = "step-";
 /// Prefix of the temporary name of [`LATEST`], after the dot.
@@ -56,11 +59,7 @@ pub fn steps(folder: &Path) -> Result<Vec<(u64, PathBuf)>> {
 /// file.
 pub fn read_latest(folder: &Path) -> Result<Option<PathBuf>> {
     let path = folder.join(LATEST);
-    let text = match fs::read(&path) {
-        Ok(text) => text,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(Error::reading(&path, &error)),
-    };
+    let Some(text) = input::read_if_there(&path, LATEST_BYTES_MAX)? else { return Ok(None) };
     let name = std::str::from_utf8(&text).ok().and_then(|text| text.split_once(' ')).map(|(name, _)| name);
     match name.filter(|name| step_of(name).is_some() && latest_text(name).as_bytes() == text) {
         Some(name) => Ok(Some(folder.join(name))),

@@ -1,8 +1,6 @@
 //! Reads checkpoints: checks them, then restores their state into a trainer.
 
-use std::fs::{self, File};
-use std::io::Read;
-use std::os::unix::fs::FileExt;
+use std::fs;
 use std::path::{Path, PathBuf};
 
 use half::bf16;
@@ -14,6 +12,7 @@ use crate::checkpoint::agree::{Changes, model_fields, numeric, same_model};
 use crate::checkpoint::folder::{is_step, read_latest, steps};
 use crate::checkpoint::manifest::{Checksum, MANIFEST, Manifest, StoredFile};
 use crate::engine::{Fill, StateSpan, Trainer};
+use crate::host::input::{self, InputFile};
 use crate::model::ModelConfig;
 
 // Spans are written as they are in memory.
@@ -23,7 +22,7 @@ const _: () = assert!(cfg!(target_endian = "little"), "the files of checkpoints 
 const CHUNK: usize = 1 << 20;
 
 /// Largest manifest that is read; enough for thousands of units.
-const MANIFEST_BYTES_MAX: u64 = 1 << 26;
+const MANIFEST_BYTES_MAX: u64 = 1 << 24;
 
 /// Largest other file that is read; larger than any tokenizer.
 const FILE_BYTES_MAX: u64 = 1 << 28;
@@ -43,7 +42,7 @@ pub struct Checkpoint {
 /// be read. Errors name the file and the newest complete checkpoint in the same folder of
 /// checkpoints.
 pub fn open(path: &Path) -> Result<Checkpoint> {
-    let (opened, folder) = if is_step(path) || path.join(MANIFEST).exists() {
+    let (opened, folder) = if is_step(path) || input::is_there(&path.join(MANIFEST)) {
         (Checkpoint::open_step(path), path.parent())
     } else {
         (latest(path), Some(path))
@@ -90,11 +89,11 @@ impl Checkpoint {
     /// Opens a checkpoint's own folder.
     pub(super) fn open_step(folder: &Path) -> Result<Checkpoint> {
         let path = folder.join(MANIFEST);
-        let text = read_whole(&path, MANIFEST_BYTES_MAX)?;
+        let text = InputFile::open_unlinked(&path)?.into_content(MANIFEST_BYTES_MAX)?;
         let manifest = Manifest::parse(&text).map_err(|error| error.within(path.display()))?;
         let checkpoint = Checkpoint { folder: folder.to_owned(), manifest };
         for (name, bytes) in checkpoint.manifest.all_files() {
-            checkpoint.check_size(name, bytes)?;
+            checkpoint.file(name, bytes)?;
         }
         checkpoint.manifest.files.iter().try_for_each(|file| checkpoint.check_content(file))?;
         Ok(checkpoint)
@@ -182,15 +181,13 @@ impl Checkpoint {
     /// returns the span's size.
     fn read_span(&self, unit: usize, span: StateSpan, mut take: impl FnMut(usize, &[u8])) -> Result<u64> {
         let unit = &self.manifest.units[unit];
-        let path = self.folder.join(&unit.name);
-        let cannot = |error| Error::reading(&path, &error);
+        let file = self.file(&unit.name, unit.bytes)?;
         let (start, bytes) = self.manifest.locate(unit, span).expect("the manifest has been checked");
-        let file = File::open(&path).map_err(cannot)?;
         let mut buffer = vec![0u8; bytes.min(CHUNK as u64) as usize];
         let (mut at, mut hash) = (0, Xxh3::new());
         while at < bytes {
             let chunk = &mut buffer[..(bytes - at).min(CHUNK as u64) as usize];
-            file.read_exact_at(chunk, start + at).map_err(cannot)?;
+            file.read_at(start + at, chunk)?;
             hash.update(chunk);
             take(at as usize, chunk);
             at += chunk.len() as u64;
@@ -205,22 +202,18 @@ impl Checkpoint {
         Err(self.bad(&unit.name, message))
     }
 
-    /// Refuses anything but a regular file of this size; a link could lead out of the folder.
-    fn check_size(&self, name: &str, bytes: u64) -> Result<()> {
-        let path = self.folder.join(name);
-        let metadata = fs::symlink_metadata(&path).map_err(|error| Error::reading(&path, &error))?;
-        if !metadata.is_file() {
-            return Err(self.bad(name, "it is not a file"));
+    /// Opens a regular file of this size; a link could lead out of the folder.
+    fn file(&self, name: &str, bytes: u64) -> Result<InputFile> {
+        let file = InputFile::open_unlinked(&self.folder.join(name))?;
+        if file.bytes() == bytes {
+            return Ok(file);
         }
-        if metadata.len() != bytes {
-            let kind = if metadata.len() < bytes { "truncated" } else { "too long" };
-            return Err(self.bad(name, format!("it is {kind}: {} bytes instead of {bytes}", metadata.len())));
-        }
-        Ok(())
+        let kind = if file.bytes() < bytes { "truncated" } else { "too long" };
+        Err(self.bad(name, format!("it is {kind}: {} bytes instead of {bytes}", file.bytes())))
     }
 
     fn check_content(&self, file: &StoredFile) -> Result<()> {
-        let content = read_whole(&self.folder.join(&file.name), FILE_BYTES_MAX)?;
+        let content = self.file(&file.name, file.bytes)?.into_content(FILE_BYTES_MAX)?;
         let found = Checksum::of(&content);
         if found == file.checksum {
             return Ok(());
@@ -232,20 +225,6 @@ impl Checkpoint {
     fn bad(&self, name: &str, message: impl std::fmt::Display) -> Error {
         Error::new(Status::BadFormat, format!("{}: {message}", self.folder.join(name).display()))
     }
-}
-
-/// Reads a file of at most `bytes_max` bytes.
-fn read_whole(path: &Path, bytes_max: u64) -> Result<Vec<u8>> {
-    let mut content = Vec::new();
-    let read = File::open(path).and_then(|file| file.take(bytes_max + 1).read_to_end(&mut content));
-    read.map_err(|error| Error::reading(path, &error))?;
-    if content.len() as u64 > bytes_max {
-        return Err(Error::new(
-            Status::BadFormat,
-            format!("{}: it is longer than {bytes_max} bytes, the most for such a file", path.display()),
-        ));
-    }
-    Ok(content)
 }
 
 /// Rounds f32 moments to the nearest bf16, ties to even.

@@ -147,9 +147,9 @@ impl fmt::Display for DataReport {
 }
 
 /// The error for a source of which nothing can be trained on.
-fn without_targets(tokens: &Tokens, seq_len: usize) -> Error {
+fn without_targets(tokens: &Tokens, seq_len: usize) -> Result<Error> {
     let documents = several(tokens.starts().len(), "document");
-    Error::argument(if tokens.have_target() {
+    Ok(Error::argument(if tokens.have_target()? {
         format!(
             "none of {documents} has supervised tokens within a window of {seq_len} tokens; give a longer sequence \
              length"
@@ -159,7 +159,7 @@ fn without_targets(tokens: &Tokens, seq_len: usize) -> Error {
             "there is nothing to train on in {documents}: every token is masked from the loss, or is the first of its \
              document, which nothing predicts; to see the masks: horizon tokenize --show 3"
         )
-    })
+    }))
 }
 
 /// A token stream and the windows taken from it.
@@ -228,12 +228,12 @@ impl Data {
                 Packing::Documents => !tokens.starts().is_empty(),
             };
             let (stream, left_out) = match whole {
-                true => TokenStream::packed(tokens, seq_len),
-                false => TokenStream::cut(tokens, seq_len),
+                true => TokenStream::packed(tokens, seq_len)?,
+                false => TokenStream::cut(tokens, seq_len)?,
             };
             report.left_out += left_out;
             if stream.windows() == 0 && left_out != LeftOut::default() {
-                return Err(without_targets(stream.tokens(), seq_len));
+                return Err(without_targets(stream.tokens(), seq_len)?);
             }
             if whole {
                 let rows = stream.windows() * seq_len as u64;

@@ -1,4 +1,4 @@
-//! Token files, memory-mapped.
+//! Token files. Tokens and loss mask stay on the disk and are read window by window.
 //!
 //! Three formats, all little-endian. The first two have no document starts and no loss mask.
 //!
@@ -30,20 +30,21 @@
 //! | then | d uint64: index of each document's first token; increasing, the first 0 |
 //! | then | loss mask: bit t % 8 of byte t / 8 is 1 if token t is supervised; the rest of the last byte is 0 |
 
+mod layout;
+mod source;
+
+use std::cell::RefCell;
 use std::fmt;
-use std::fs::File;
-use std::ops::{Deref, Range};
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use crate::base::{Error, Result, Status};
 use crate::data::documents::bit;
 use crate::data::read::kind::{HEAD_BYTES, read_head, refused_tokens};
 use crate::data::turn_ends::TurnEnds;
-use crate::host::files::MappedFile;
-
-const LLMC_HEADER_BYTES: usize = 256 * 4;
-const GPT2: (i32, i32) = (20_240_520, 1);
-const LLAMA3: (i32, i32) = (20_240_801, 7);
+use crate::host::input::{self, InputFile};
+use layout::{Layout, implausible};
+use source::Source;
 
 pub(super) const MAGIC: &[u8; 8] = b"HZTOKENS";
 pub(super) const VERSION: u32 = 1;
@@ -91,9 +92,10 @@ impl TokenFormat {
 
     /// Returns the error of a file that is named as tokens where text or rows are expected.
     pub fn not_documents(path: &Path) -> Error {
-        let head = match File::open(path).and_then(|mut file| read_head(&mut file)) {
+        let head = |mut file| read_head(&mut file).map_err(|error| Error::reading(path, &error));
+        let head = match input::open_stream(path).and_then(head) {
             Ok(head) => head,
-            Err(error) => return Error::reading(path, &error),
+            Err(error) => return error,
         };
         let bare = TokenFormat::of(path) != Some(TokenFormat::Headed);
         let what =
@@ -102,28 +104,10 @@ impl TokenFormat {
     }
 }
 
-/// The contents of a header, checked against the file's length.
-#[derive(Debug)]
-struct Layout {
-    width: Width,
-    tokens: u64,
-    /// Byte offset of the tokens.
-    body: usize,
-    /// Byte offset of the loss mask, in Horizon's format.
-    supervised: Option<usize>,
-    starts: Vec<u64>,
-    fingerprint: u64,
-    keeps_documents: bool,
-    turn_ends: TurnEnds,
-}
-
-/// The bytes of a file, mapped or in memory.
-type Bytes = Box<dyn Deref<Target = [u8]> + Send + Sync>;
-
 /// A token file, all of whose tokens are inside the vocabulary.
 pub struct TokenFile {
     path: PathBuf,
-    bytes: Bytes,
+    source: Source,
     layout: Layout,
     vocabulary: usize,
 }
@@ -138,7 +122,7 @@ impl TokenFile {
     /// Opens a file and checks its header, its length and, if the token width allows tokens outside
     /// the vocabulary, every token, so that bad data fails at the start and not hours later.
     pub fn open(path: &Path, format: TokenFormat, vocabulary: usize) -> Result<TokenFile> {
-        TokenFile::of(path, format, vocabulary, Box::new(MappedFile::open(path)?))
+        TokenFile::of(path, format, vocabulary, Source::File(InputFile::open(path)?))
     }
 
     /// Opens a file from memory; errors use `name` as its path.
@@ -148,22 +132,18 @@ impl TokenFile {
         vocabulary: usize,
         bytes: Vec<u8>,
     ) -> Result<TokenFile> {
-        TokenFile::of(Path::new(name), format, vocabulary, Box::new(bytes))
+        TokenFile::of(Path::new(name), format, vocabulary, Source::Memory(bytes))
     }
 
-    fn of(path: &Path, format: TokenFormat, vocabulary: usize, bytes: Bytes) -> Result<TokenFile> {
+    fn of(path: &Path, format: TokenFormat, vocabulary: usize, source: Source) -> Result<TokenFile> {
         let bare = format != TokenFormat::Headed;
-        if let Some(what) = refused_tokens(path, &bytes[..bytes.len().min(HEAD_BYTES)], bare) {
+        let head = source.head()?;
+        if let Some(what) = refused_tokens(path, &head[..head.len().min(HEAD_BYTES)], bare) {
             return bad(format!("{} is {what}", path.display()));
         }
-        let layout = match format {
-            TokenFormat::Headed if bytes.starts_with(MAGIC) => own_layout(&bytes),
-            TokenFormat::Headed => llmc_layout(&bytes, vocabulary),
-            TokenFormat::RawU16 => raw_layout(&bytes, Width::U16),
-            TokenFormat::RawU32 => raw_layout(&bytes, Width::U32),
-        };
+        let layout = Layout::read(format, &head, &source, vocabulary);
         let layout = layout.map_err(|error| error.within(path.display()))?;
-        if bare && let Some(what) = implausible(&bytes, layout.width) {
+        if bare && let Some(what) = implausible(&head, &source, layout.width)? {
             return bad(format!("{}: {what}", path.display()));
         }
         // Tokens are i32, even for a larger vocabulary.
@@ -175,10 +155,10 @@ impl TokenFile {
                 path.display()
             ));
         }
-        let file = TokenFile { path: path.to_owned(), bytes, layout, vocabulary };
+        let file = TokenFile { path: path.to_owned(), source, layout, vocabulary };
         let narrow = file.layout.width == Width::U16 && vocabulary > usize::from(u16::MAX);
         if !narrow {
-            file.find_invalid(0..file.tokens()).map_or(Ok(()), Err)?;
+            file.check(0..file.tokens())?;
         }
         Ok(file)
     }
@@ -208,70 +188,139 @@ impl TokenFile {
         &self.layout.turn_ends
     }
 
-    /// Returns true if token `at` is supervised.
-    ///
-    /// # Panics
-    /// If `at` is not below the number of tokens.
-    pub fn is_supervised(&self, at: u64) -> bool {
-        assert!(at < self.layout.tokens);
-        self.layout.supervised.is_none_or(|bits| bit(&self.bytes[bits..], at))
-    }
-
-    /// Copies tokens, starting at `start`. They are checked again, since the file may have changed
-    /// since it was opened.
+    /// Returns the loss mask of a range of tokens; `None` if the file has none, and all are
+    /// supervised.
     ///
     /// # Panics
     /// If the range is not within the file.
-    pub fn copy(&self, start: u64, out: &mut [i32]) -> Result<()> {
-        let range = start..start + out.len() as u64;
-        let bytes = self.slice(range.clone());
+    pub fn mask(&self, tokens: Range<u64>) -> Option<Mask<'_>> {
+        assert!(tokens.start <= tokens.end && tokens.end <= self.layout.tokens);
+        let start = self.layout.supervised?;
+        let (end, block) = (tokens.end.div_ceil(8), 0..0);
+        Some(Mask { source: &self.source, start, end, block, bytes: [0; MASK_BYTES] })
+    }
+
+    /// Copies tokens, starting at `start`, and the token after them to `next`. They are checked again,
+    /// since the file may have changed since it was opened.
+    ///
+    /// Errors, which name the file: it became shorter since; it cannot be read.
+    ///
+    /// # Panics
+    /// If the range is not within the file.
+    pub fn copy(&self, start: u64, out: &mut [i32], next: &mut i32) -> Result<()> {
+        let range = start..start + out.len() as u64 + 1;
+        assert!(range.end <= self.layout.tokens);
         match self.layout.width {
-            Width::U16 => {
-                for (token, pair) in out.iter_mut().zip(bytes.chunks_exact(2)) {
-                    *token = i32::from(u16::from_le_bytes([pair[0], pair[1]]));
-                }
-            }
-            Width::U32 => {
-                for (token, four) in out.iter_mut().zip(bytes.chunks_exact(4)) {
-                    *token = i32::from_le_bytes([four[0], four[1], four[2], four[3]]);
-                }
-            }
+            Width::U16 => self.read(start, out, next, |pair| u16::from_le_bytes(pair).into())?,
+            Width::U32 => self.read(start, out, next, i32::from_le_bytes)?,
         }
-        let invalid = out.iter().any(|&token| usize::try_from(token).map_or(true, |t| t >= self.vocabulary));
-        if invalid { Err(self.find_invalid(range).unwrap_or_else(|| self.rewritten())) } else { Ok(()) }
+        let is_invalid = |token: &i32| usize::try_from(*token).map_or(true, |t| t >= self.vocabulary);
+        match out.iter().any(is_invalid) || is_invalid(next) {
+            true => self.check(range).and_then(|()| Err(self.rewritten())),
+            false => Ok(()),
+        }
     }
 
-    fn slice(&self, range: Range<u64>) -> &[u8] {
-        let (body, width) = (self.layout.body, self.layout.width.bytes());
-        &self.bytes[body..][range.start as usize * width..range.end as usize * width]
-    }
-
-    /// Returns an error for the first token of a range outside the vocabulary.
-    fn find_invalid(&self, range: Range<u64>) -> Option<Error> {
-        let vocabulary = self.vocabulary;
-        let bytes = self.slice(range.clone());
-        let found = match self.layout.width {
-            Width::U16 => find(bytes, |pair: [u8; 2]| u32::from(u16::from_le_bytes(pair)), vocabulary),
-            Width::U32 => find(bytes, u32::from_le_bytes, vocabulary),
-        };
-        found.map(|(index, token)| {
-            Error::new(
-                Status::BadFormat,
-                format!(
-                    "{}: token {} is {token}, outside the model's vocabulary of {vocabulary} tokens \
-                     (0 … {}); tokenize the data again with this model's tokenizer",
-                    self.path.display(),
-                    range.start + index as u64,
-                    vocabulary - 1
-                ),
-            )
+    /// Reads tokens of `W` bytes, and the one after them.
+    fn read<const W: usize>(
+        &self,
+        start: u64,
+        out: &mut [i32],
+        next: &mut i32,
+        token: impl Fn([u8; W]) -> i32,
+    ) -> Result<()> {
+        BUFFER.with_borrow_mut(|buffer| {
+            buffer.resize(BUFFER_BYTES, 0);
+            let mut at = self.layout.body + start * W as u64;
+            for run in out.chunks_mut(BUFFER_BYTES / W - 1) {
+                let bytes = &mut buffer[..(run.len() + 1) * W];
+                self.source.read_at(at, bytes)?;
+                at += (run.len() * W) as u64;
+                let tokens = bytes.as_chunks().0;
+                run.iter_mut().zip(tokens).for_each(|(out, bytes)| *out = token(*bytes));
+                *next = token(tokens[run.len()]);
+            }
+            Ok(())
         })
+    }
+
+    /// Checks, after reading, that the file was not written to since it was opened. Errors: it was.
+    pub fn check_unchanged(&self) -> Result<()> {
+        self.source.check_unchanged()
+    }
+
+    /// Returns the bytes of a range of tokens.
+    fn bytes(&self, tokens: Range<u64>) -> Range<u64> {
+        let (body, width) = (self.layout.body, self.layout.width.bytes() as u64);
+        body + tokens.start * width..body + tokens.end * width
+    }
+
+    /// Errors: a token of a range is outside the vocabulary; the first is named.
+    fn check(&self, range: Range<u64>) -> Result<()> {
+        let vocabulary = self.vocabulary;
+        let mut before = range.start;
+        let found = self.source.scan(self.bytes(range), |bytes| {
+            let found = match self.layout.width {
+                Width::U16 => find(bytes, |pair| u16::from_le_bytes(pair).into(), vocabulary),
+                Width::U32 => find(bytes, u32::from_le_bytes, vocabulary),
+            };
+            let found = found.map(|(index, token)| (before + index as u64, token));
+            before += (bytes.len() / self.layout.width.bytes()) as u64;
+            found
+        })?;
+        let Some((index, token)) = found else { return Ok(()) };
+        bad(format!(
+            "{}: token {index} is {token}, outside the model's vocabulary of {vocabulary} tokens (0 … {}); \
+             tokenize the data again with this model's tokenizer",
+            self.path.display(),
+            vocabulary - 1
+        ))
     }
 
     fn rewritten(&self) -> Error {
         let message =
             format!("{} changed while it was read; do not write to it during training", self.path.display());
         Error::new(Status::Io, message)
+    }
+}
+
+/// Bytes of tokens that are read at a time.
+const BUFFER_BYTES: usize = 1 << 16;
+/// Bytes of a loss mask that are read at a time.
+const MASK_BYTES: usize = 1 << 10;
+
+thread_local! {
+    static BUFFER: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+}
+
+/// The loss mask of a range of tokens. It is read in blocks, best for increasing tokens.
+#[derive(Debug)]
+pub struct Mask<'a> {
+    source: &'a Source,
+    /// Byte offset of the file's mask.
+    start: u64,
+    /// End of the range, in bytes of the mask.
+    end: u64,
+    /// The bytes of the mask that have been read.
+    block: Range<u64>,
+    bytes: [u8; MASK_BYTES],
+}
+
+impl Mask<'_> {
+    /// Returns true if token `at` is supervised.
+    ///
+    /// Errors: as [`TokenFile::copy`].
+    ///
+    /// # Panics
+    /// If `at` is not within the range.
+    pub fn is_supervised(&mut self, at: u64) -> Result<bool> {
+        let byte = at / 8;
+        if !self.block.contains(&byte) {
+            self.block = byte..self.end.min(byte + MASK_BYTES as u64);
+            let bytes = &mut self.bytes[..(self.block.end - byte) as usize];
+            self.source.read_at(self.start + byte, bytes)?;
+        }
+        Ok(bit(&self.bytes, at - self.block.start * 8))
     }
 }
 
@@ -296,214 +345,6 @@ fn find<const W: usize>(
 
 fn bad<T>(message: String) -> Result<T> {
     Err(Error::new(Status::BadFormat, message))
-}
-
-fn raw_layout(bytes: &[u8], width: Width) -> Result<Layout> {
-    if !bytes.len().is_multiple_of(width.bytes()) {
-        return bad(format!(
-            "the size, {} bytes, is not a multiple of the token size, {} bytes; the file is truncated or \
-             of another format",
-            bytes.len(),
-            width.bytes()
-        ));
-    }
-    Ok(bare(width, (bytes.len() / width.bytes()) as u64, 0))
-}
-
-/// Returns what is wrong with tokens without a header that have the width of others, or are all 0.
-fn implausible(bytes: &[u8], width: Width) -> Option<&'static str> {
-    const TOKENS_MIN: usize = 16;
-    const PROBE_TOKENS: usize = 4096;
-    if bytes.len() < TOKENS_MIN * width.bytes() {
-        return None;
-    }
-    if bytes.iter().all(|&byte| byte == 0) {
-        return Some("all tokens are 0; the file was not written, or its data was lost");
-    }
-    let word = |bytes: &[u8]| bytes.iter().rev().fold(0u32, |word, &byte| word << 8 | u32::from(byte));
-    let words = || bytes.chunks_exact(width.bytes()).take(PROBE_TOKENS).map(word);
-    let low = words().step_by(2).max().unwrap_or(0);
-    let high = words().skip(1).step_by(2).max().unwrap_or(0);
-    // The high half of a uint32 token is at most 3 in a vocabulary of 262,144 tokens.
-    let is_wide = high == 0 || width == Width::U16 && high <= 3 && low > u32::from(u8::MAX);
-    is_wide.then_some(match width {
-        Width::U16 => "every second token is 0 or nearly so: these are tokens of uint32; name the file .u32",
-        Width::U32 => {
-            "every second token is 0: these are tokens of int64, NumPy's default; write them as uint32: \
-             numpy.fromfile(\"a.u32\", \"<i8\").astype(\"<u4\").tofile(\"b.u32\")"
-        }
-    })
-}
-
-/// Layout of a file without document starts and loss mask.
-fn bare(width: Width, tokens: u64, body: usize) -> Layout {
-    Layout {
-        width,
-        tokens,
-        body,
-        supervised: None,
-        starts: Vec::new(),
-        fingerprint: 0,
-        keeps_documents: false,
-        turn_ends: TurnEnds::default(),
-    }
-}
-
-fn llmc_layout(bytes: &[u8], vocabulary: usize) -> Result<Layout> {
-    if bytes.len() < LLMC_HEADER_BYTES {
-        return bad(format!(
-            "{} bytes are too few for a token file, whose header has {LLMC_HEADER_BYTES}; the file is \
-             truncated or of another format{}",
-            bytes.len(),
-            without_header(bytes, vocabulary)
-        ));
-    }
-    let word = |k: usize| i32::from_le_bytes(bytes[4 * k..4 * k + 4].try_into().expect("four bytes"));
-    let width = match (word(0), word(1)) {
-        GPT2 => Width::U16,
-        LLAMA3 => Width::U32,
-        (magic, version) => {
-            return bad(format!(
-                "not a token file: magic {magic} version {version}; llm.c writes {} version {} (uint16) or \
-                 {} version {} (uint32), and `horizon tokenize` writes HZTOKENS{}",
-                GPT2.0,
-                GPT2.1,
-                LLAMA3.0,
-                LLAMA3.1,
-                without_header(bytes, vocabulary)
-            ));
-        }
-    };
-    let body = bytes.len() - LLMC_HEADER_BYTES;
-    match u64::try_from(word(2)) {
-        Ok(tokens) if tokens * width.bytes() as u64 == body as u64 => {
-            Ok(bare(width, tokens, LLMC_HEADER_BYTES))
-        }
-        _ => bad(format!(
-            "the header states {} tokens of {} bytes, but {body} bytes follow it; the file is truncated or damaged",
-            word(2),
-            width.bytes()
-        )),
-    }
-}
-
-/// Returns what to do with a file that can be tokens without a header, by its first ones; else
-/// nothing.
-fn without_header(bytes: &[u8], vocabulary: usize) -> String {
-    const PROBE_TOKENS: usize = 4096;
-    if bytes.iter().all(|&byte| byte == 0) {
-        return ". All bytes are 0: the file was not written, or its data was lost".to_owned();
-    }
-    let tokens = |width: usize| {
-        let word = |bytes: &[u8]| bytes.iter().rev().fold(0, |word, &byte| word << 8 | u64::from(byte));
-        bytes.chunks_exact(width).take(PROBE_TOKENS).map(word).collect::<Vec<u64>>()
-    };
-    let fits = |width: &usize| {
-        bytes.len().is_multiple_of(*width) && tokens(*width).iter().all(|&token| token < vocabulary as u64)
-    };
-    let Some(width) = [8, 4, 2].into_iter().find(fits) else {
-        return String::new();
-    };
-    let first: Vec<String> = tokens(width).iter().take(3).map(u64::to_string).collect();
-    let todo = match width {
-        2 => "name it .u16",
-        4 => "name it .u32",
-        _ => "write it as uint32: numpy.fromfile(\"a.bin\", \"<u8\").astype(\"<u4\").tofile(\"a.u32\")",
-    };
-    format!(
-        ". It can be {} tokens of uint{} without a header ({}, …), as nanoGPT's prepare.py writes them; if so, {todo}",
-        bytes.len() / width,
-        8 * width,
-        first.join(", ")
-    )
-}
-
-fn own_layout(bytes: &[u8]) -> Result<Layout> {
-    if bytes.len() < HEADER_BYTES {
-        return bad(format!(
-            "{} bytes are too few for the header, which has {HEADER_BYTES}; the file is truncated",
-            bytes.len()
-        ));
-    }
-    let word = |at: usize| u32::from_le_bytes(bytes[at..at + 4].try_into().expect("four bytes"));
-    let long = |at: usize| u64::from_le_bytes(bytes[at..at + 8].try_into().expect("eight bytes"));
-    if word(8) != VERSION {
-        return bad(format!(
-            "the file has version {} of the format; this build reads version {VERSION}",
-            word(8)
-        ));
-    }
-    let width = match word(12) {
-        2 => Width::U16,
-        4 => Width::U32,
-        other => {
-            return bad(format!(
-                "bytes 12 … 15 of the header (bytes per token) are {other}; they must be 2 or 4"
-            ));
-        }
-    };
-    let keeps_documents = match word(40) {
-        0 => false,
-        1 => true,
-        other => {
-            return bad(format!(
-                "bytes 40 … 43 of the header (whole documents) are {other}; they must be 0 or 1"
-            ));
-        }
-    };
-    let ends = TURN_ENDS.step_by(4).map(word).filter(|&end| end != 0);
-    let Ok(turn_ends) = ends.map(|end| i32::try_from(end - 1)).collect::<std::result::Result<_, _>>() else {
-        return bad(
-            "bytes 44 … 63 of the header (ends of trained turns) are no tokens; the file is damaged".into()
-        );
-    };
-    let (tokens, documents) = (long(16), long(24));
-    let Some((starts_at, bits_at)) = own_offsets(width, tokens, documents, bytes.len()) else {
-        return bad(format!(
-            "the header states {tokens} tokens of {} bytes in {documents} documents, which does not match \
-             the file's {} bytes; the file is truncated or damaged",
-            width.bytes(),
-            bytes.len()
-        ));
-    };
-    let starts: Vec<u64> = bytes[starts_at..bits_at]
-        .chunks_exact(8)
-        .map(|start| u64::from_le_bytes(start.try_into().expect("chunks are exact")))
-        .collect();
-    let first_is_zero = starts.first().is_none_or(|&start| start == 0) && starts.is_empty() == (tokens == 0);
-    if let Some(at) = starts.windows(2).position(|pair| pair[0] >= pair[1]) {
-        return bad(format!(
-            "document {} starts at token {}, but document {at} at {}; starts must increase, the file is damaged",
-            at + 1,
-            starts[at + 1],
-            starts[at]
-        ));
-    }
-    if !first_is_zero || starts.last().is_some_and(|&last| last >= tokens) {
-        return bad(format!(
-            "the first document must start at token 0 and all before token {tokens}; the file is damaged"
-        ));
-    }
-    Ok(Layout {
-        width,
-        tokens,
-        body: HEADER_BYTES,
-        supervised: Some(bits_at),
-        starts,
-        fingerprint: long(32),
-        keeps_documents,
-        turn_ends,
-    })
-}
-
-/// Returns the byte offsets of document starts and loss mask; `None` unless the file has exactly
-/// `bytes` bytes.
-fn own_offsets(width: Width, tokens: u64, documents: u64, bytes: usize) -> Option<(usize, usize)> {
-    let (tokens, documents) = (usize::try_from(tokens).ok()?, usize::try_from(documents).ok()?);
-    let body = tokens.checked_mul(width.bytes())?.checked_next_multiple_of(8)?;
-    let starts_at = HEADER_BYTES.checked_add(body)?;
-    let bits_at = starts_at.checked_add(documents.checked_mul(8)?)?;
-    (bits_at.checked_add(tokens.div_ceil(8))? == bytes).then_some((starts_at, bits_at))
 }
 
 #[cfg(test)]

@@ -1,9 +1,11 @@
 //! The token stream of a source and its windows.
 
+use std::ops::Range;
+
 use crate::base::{IGNORED_TARGET, Result};
 use crate::data::documents::{Documents, bit};
 use crate::data::pack::Packed;
-use crate::data::token_file::TokenFile;
+use crate::data::token_file::{Mask as FileMask, TokenFile};
 use crate::data::turn_ends::TurnEnds;
 
 /// Tokens in memory or in a file.
@@ -40,30 +42,41 @@ impl Tokens {
         }
     }
 
-    /// Returns true if token `at` is the target of the token before it.
-    fn is_target(&self, at: u64) -> bool {
-        self.is_supervised(at) && self.starts().binary_search(&at).is_err()
-    }
-
     /// Returns true if any token is a target.
-    pub fn have_target(&self) -> bool {
-        (0..self.count()).any(|at| self.is_target(at))
+    pub fn have_target(&self) -> Result<bool> {
+        self.has_target(0..self.count(), &mut self.mask(0..self.count()))
     }
 
-    fn is_supervised(&self, at: u64) -> bool {
+    /// Returns true if any token of a range is the target of the token before it.
+    fn has_target(&self, range: Range<u64>, mask: &mut Mask) -> Result<bool> {
+        any(range, |at| Ok(mask.is_supervised(at)? && self.starts().binary_search(&at).is_err()))
+    }
+
+    /// Returns the loss mask of a range of tokens.
+    fn mask(&self, tokens: Range<u64>) -> Mask<'_> {
         match self {
-            Tokens::Memory(documents) => bit(documents.supervised(), at),
-            Tokens::File(file) => file.is_supervised(at),
+            Tokens::Memory(documents) => Mask::Memory(documents.supervised()),
+            Tokens::File(file) => file.mask(tokens).map_or(Mask::All, Mask::File),
         }
     }
 
-    fn copy(&self, start: u64, out: &mut [i32]) -> Result<()> {
+    /// Copies tokens, starting at `start`, and the token after them.
+    fn copy(&self, start: u64, out: &mut [i32], next: &mut i32) -> Result<()> {
         match self {
             Tokens::Memory(documents) => {
-                out.copy_from_slice(&documents.tokens()[start as usize..][..out.len()]);
+                let tokens = &documents.tokens()[start as usize..][..=out.len()];
+                out.copy_from_slice(&tokens[..out.len()]);
+                *next = tokens[out.len()];
                 Ok(())
             }
-            Tokens::File(file) => file.copy(start, out),
+            Tokens::File(file) => file.copy(start, out, next),
+        }
+    }
+
+    fn check_unchanged(&self) -> Result<()> {
+        match self {
+            Tokens::Memory(_) => Ok(()),
+            Tokens::File(file) => file.check_unchanged(),
         }
     }
 
@@ -73,6 +86,34 @@ impl Tokens {
         let end = starts.get(index as usize + 1).copied().unwrap_or(self.count());
         (starts[index as usize], end)
     }
+}
+
+/// The loss mask of tokens.
+enum Mask<'a> {
+    /// Every token is supervised.
+    All,
+    Memory(&'a [u8]),
+    File(FileMask<'a>),
+}
+
+impl Mask<'_> {
+    fn is_supervised(&mut self, at: u64) -> Result<bool> {
+        match self {
+            Mask::All => Ok(true),
+            Mask::Memory(bits) => Ok(bit(bits, at)),
+            Mask::File(mask) => mask.is_supervised(at),
+        }
+    }
+}
+
+/// Returns true if `is` is true for any index.
+fn any(range: Range<u64>, mut is: impl FnMut(u64) -> Result<bool>) -> Result<bool> {
+    for at in range {
+        if is(at)? {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }
 
 /// Documents truncated or skipped by packing, and windows of a token stream that are skipped.
@@ -137,40 +178,46 @@ enum Windows {
 impl TokenStream {
     /// Cuts consecutive windows of S tokens, across documents. Windows without a target are
     /// skipped.
-    pub fn cut(tokens: Tokens, seq_len: usize) -> (TokenStream, LeftOut) {
+    pub fn cut(tokens: Tokens, seq_len: usize) -> Result<(TokenStream, LeftOut)> {
         let s = seq_len as u64;
         let windows = tokens.count().saturating_sub(1) / s;
-        let has_target = |&window: &u64| (window * s + 1..=(window + 1) * s).any(|at| tokens.is_target(at));
-        let (kept, targetless_windows) = match (0..windows).find(|window| !has_target(window)) {
-            None => (Windows::All(windows), 0),
-            Some(first) => {
-                let kept: Vec<u64> = (0..first).chain((first + 1..windows).filter(has_target)).collect();
-                let targetless = windows - kept.len() as u64;
-                (Windows::Kept(kept), targetless)
+        let mut mask = tokens.mask(0..tokens.count());
+        // The windows with a target, from the first without one on.
+        let mut kept: Option<Vec<u64>> = None;
+        for window in 0..windows {
+            let range = window * s + 1..(window + 1) * s + 1;
+            match (tokens.has_target(range, &mut mask)?, &mut kept) {
+                (true, Some(kept)) => kept.push(window),
+                (false, None) => kept = Some((0..window).collect()),
+                _ => {}
             }
-        };
-        (TokenStream { tokens, seq_len, windows: kept }, LeftOut { targetless_windows, ..LeftOut::default() })
+        }
+        let targetless_windows = kept.as_ref().map_or(0, |kept| windows - kept.len() as u64);
+        let windows = kept.map_or(Windows::All(windows), Windows::Kept);
+        drop(mask);
+        Ok((TokenStream { tokens, seq_len, windows }, LeftOut { targetless_windows, ..LeftOut::default() }))
     }
 
     /// Packs whole documents into windows; a document longer than S + 1 tokens is truncated.
-    pub fn packed(tokens: Tokens, seq_len: usize) -> (TokenStream, LeftOut) {
+    pub fn packed(tokens: Tokens, seq_len: usize) -> Result<(TokenStream, LeftOut)> {
         let mut left_out = LeftOut::default();
-        let rows: Vec<u32> = (0..tokens.starts().len() as u64)
-            .map(|document| {
-                let (start, end) = tokens.document(document);
-                let rows = (end - start - 1).min(seq_len as u64);
-                if !(start + 1..=start + rows).any(|at| tokens.is_supervised(at)) {
-                    left_out.targetless += 1;
-                    return 0;
-                }
-                let cut = end - start - 1 - rows;
-                left_out.truncated += u64::from(cut > 0);
-                left_out.cut_tokens += cut;
-                rows as u32
-            })
-            .collect();
+        let mut mask = tokens.mask(0..tokens.count());
+        let rows = (0..tokens.starts().len() as u64).map(|document| {
+            let (start, end) = tokens.document(document);
+            let rows = (end - start - 1).min(seq_len as u64);
+            if !any(start + 1..start + rows + 1, |at| mask.is_supervised(at))? {
+                left_out.targetless += 1;
+                return Ok(0);
+            }
+            let cut = end - start - 1 - rows;
+            left_out.truncated += u64::from(cut > 0);
+            left_out.cut_tokens += cut;
+            Ok(rows as u32)
+        });
+        let rows: Vec<u32> = rows.collect::<Result<_>>()?;
+        drop(mask);
         let windows = Windows::Packed(Packed::new(&rows, seq_len));
-        (TokenStream { tokens, seq_len, windows }, left_out)
+        Ok((TokenStream { tokens, seq_len, windows }, left_out))
     }
 
     /// The tokens.
@@ -204,11 +251,13 @@ impl TokenStream {
     /// Reads window `index`.
     pub fn window(&self, index: u64, cells: &mut Cells) -> Result<Filled> {
         let s = self.seq_len as u64;
-        match &self.windows {
+        let filled = match &self.windows {
             Windows::All(_) => self.cut_window(index * s, cells),
             Windows::Kept(kept) => self.cut_window(kept[index as usize] * s, cells),
             Windows::Packed(packed) => self.packed_window(packed.window(index), cells),
-        }
+        }?;
+        self.tokens.check_unchanged()?;
+        Ok(filled)
     }
 
     fn cut_window(&self, offset: u64, cells: &mut Cells) -> Result<Filled> {
@@ -248,16 +297,19 @@ impl TokenStream {
 
     /// Copies tokens, starting at `start`, into rows `at`. The target of a row is the next token,
     /// if that is supervised.
-    fn rows(&self, start: u64, at: std::ops::Range<usize>, cells: &mut Cells) -> Result<()> {
-        let mut last = [0];
+    fn rows(&self, start: u64, at: Range<usize>, cells: &mut Cells) -> Result<()> {
+        let mut last = 0;
         let rows = at.len();
-        self.tokens.copy(start, &mut cells.tokens[at.clone()])?;
-        self.tokens.copy(start + rows as u64, &mut last)?;
+        self.tokens.copy(start, &mut cells.tokens[at.clone()], &mut last)?;
         let targets = &mut cells.targets[at.clone()];
         targets[..rows - 1].copy_from_slice(&cells.tokens[at][1..]);
-        targets[rows - 1] = last[0];
+        targets[rows - 1] = last;
+        let mut mask = self.tokens.mask(start + 1..start + 1 + rows as u64);
+        if matches!(mask, Mask::All) {
+            return Ok(());
+        }
         for (target, token) in targets.iter_mut().zip(start + 1..) {
-            if !self.tokens.is_supervised(token) {
+            if !mask.is_supervised(token)? {
                 *target = IGNORED_TARGET;
             }
         }

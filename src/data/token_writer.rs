@@ -186,9 +186,13 @@ mod tests {
             assert!(file.keeps_documents());
             assert!(file.turn_ends().iter().eq(&[1, 4]));
             let mut tokens = [0; 11];
-            file.copy(0, &mut tokens).unwrap();
+            let (last, others) = tokens.split_last_mut().unwrap();
+            file.copy(0, others, last).unwrap();
             assert_eq!(tokens, [1, 2, large, 4, 5, 6, 7, 8, 9, 10, 11]);
-            assert!((0..11).map(|at| file.is_supervised(at)).eq((0..11).map(|at| at == 1 || at == 2)));
+            let mut mask = file.mask(0..11).unwrap();
+            assert!(
+                (0..11).map(|at| mask.is_supervised(at).unwrap()).eq((0..11).map(|at| at == 1 || at == 2))
+            );
             assert!(TokenFile::open(&path, TokenFormat::Headed, 100).is_err());
         }
         let names: Vec<_> =

@@ -7,7 +7,8 @@ use serde_json::Value;
 
 use crate::base::{Error, Name, Result, Status, placeholder};
 use crate::hf::family::unsupported;
-use crate::hf::{INDEX, SINGLE};
+use crate::hf::{CONFIG_BYTES_MAX, INDEX, SINGLE};
+use crate::host::input;
 
 /// Name of the file that describes an adapter of PEFT.
 pub const ADAPTER: &str = "adapter_config.json";
@@ -80,6 +81,9 @@ pub fn names(folder: &Path) -> Vec<String> {
     names
 }
 
+/// First bytes of a file of weights that show another format.
+pub const HEAD_BYTES: u64 = 4096;
+
 /// Refuses what takes the place of a file.
 pub fn refuse_placeholder(path: &Path, bytes: &[u8]) -> Result<()> {
     match placeholder(bytes) {
@@ -88,10 +92,10 @@ pub fn refuse_placeholder(path: &Path, bytes: &[u8]) -> Result<()> {
     }
 }
 
-/// Refuses weights of another format under the name of safetensors.
-pub fn refuse_weights(path: &Path, bytes: &[u8]) -> Result<()> {
-    refuse_placeholder(path, bytes)?;
-    let (format, remedy) = match bytes {
+/// Refuses weights of another format under the name of safetensors, by their first bytes.
+pub fn refuse_weights(path: &Path, head: &[u8]) -> Result<()> {
+    refuse_placeholder(path, head)?;
+    let (format, remedy) = match head {
         [b'G', b'G', b'U', b'F', ..] => ("GGUF, the format of llama.cpp", GGUF),
         [b'P', b'K', 3, 4, ..] | [0x80, 2..=5, ..] => ("a file of PyTorch", SAVE),
         _ => return Ok(()),
@@ -148,7 +152,7 @@ pub fn no_weights(folder: &Path) -> Error {
 
 /// The error for a folder of another format.
 fn another_format(folder: &Path) -> Option<Error> {
-    if let Ok(text) = fs::read(folder.join(ADAPTER)) {
+    if let Ok(text) = input::read_whole(&folder.join(ADAPTER), CONFIG_BYTES_MAX) {
         let keys: Value = serde_json::from_slice(&text).unwrap_or_default();
         let base = keys["base_model_name_or_path"].as_str().unwrap_or("a model that is not named");
         return Some(unsupported(format!(

@@ -15,8 +15,9 @@ use serde_json::json;
 use crate::base::{DType, Error, Meter, Progress, Result, Status, find_non_finite, master};
 use crate::engine::{TensorSlice, Trainer};
 use crate::hf::shards::{self, Shard};
-use crate::hf::{FolderConfig, INDEX, file_text};
+use crate::hf::{CONFIG_BYTES_MAX, FolderConfig, INDEX, file_text};
 use crate::host::folder::{Filling, NewFolder, SizedFile};
+use crate::host::input;
 use crate::model::Layout;
 
 /// Name of the file that marks a folder as an export.
@@ -64,7 +65,7 @@ impl ExportTarget {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
             Err(error) => return Err(cannot(&error)),
         };
-        let marker = fs::read(folder.join(MARKER)).ok();
+        let marker = input::read_whole(&folder.join(MARKER), CONFIG_BYTES_MAX).ok();
         let marker: Option<Marker> = marker.and_then(|text| serde_json::from_slice(&text).ok());
         let mut has_entries = false;
         for entry in entries {

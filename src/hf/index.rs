@@ -1,7 +1,6 @@
 //! Finds the weight files of a folder.
 
 use std::collections::{BTreeSet, HashMap};
-use std::fs;
 use std::path::{Component, Path, PathBuf};
 
 use serde::Deserialize;
@@ -9,6 +8,10 @@ use serde::Deserialize;
 use crate::base::format::several;
 use crate::base::{Error, Result, Status, json};
 use crate::hf::{INDEX, SINGLE, contents, shards};
+use crate::host::input;
+
+/// Largest index that is read; enough for a million tensors.
+const BYTES_MAX: u64 = 1 << 26;
 
 /// A parsed `model.safetensors.index.json` with checked file names.
 #[derive(Debug, Deserialize)]
@@ -64,10 +67,9 @@ pub(super) struct Sources {
 pub(super) fn sources(folder: &Path) -> Result<Sources> {
     let mut notes = Vec::new();
     let index = folder.join(INDEX);
-    let (paths, index) = if folder.join(SINGLE).exists() {
+    let (paths, index) = if input::is_there(&folder.join(SINGLE)) {
         (vec![folder.join(SINGLE)], None)
-    } else if index.exists() {
-        let text = fs::read(&index).map_err(|error| Error::reading(&index, &error))?;
+    } else if let Some(text) = input::read_if_there(&index, BYTES_MAX)? {
         contents::refuse_placeholder(&index, &text)?;
         let listed = Index::parse(&text).map_err(|error| error.within(index.display()))?;
         (listed.files().into_iter().map(|name| folder.join(name)).collect(), Some(listed))
@@ -77,7 +79,7 @@ pub(super) fn sources(folder: &Path) -> Result<Sources> {
         notes.push(format!("{INDEX} is missing; the complete set of {files} is read"));
         (names.into_iter().map(|name| folder.join(name)).collect(), None)
     };
-    if let (Some(path), Some(_)) = (paths.iter().find(|path| !path.exists()), &index) {
+    if let (Some(path), Some(_)) = (paths.iter().find(|path| !input::is_there(path)), &index) {
         return Err(Error::new(
             Status::NotFound,
             format!("{} does not exist, but is listed in {INDEX}; download it", path.display()),

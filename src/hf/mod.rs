@@ -7,6 +7,8 @@
 //!   as warnings, and `hz_trainer_load_hf` logs them.
 //! - A weight file is checked against its own length and against the model before the first tensor
 //!   is read.
+//! - Files may be links, as in the Hugging Face cache, but only to regular files. A file that is
+//!   copied to exports ([`Companions`]) must lie in the folder or the cache, or have its name there.
 //! - An export appears under its final name completely or not at all.
 //!
 //! | in the folder | effect |
@@ -56,6 +58,9 @@ pub use weights::Weights;
 const SINGLE: &str = "model.safetensors";
 /// Name of the index that maps tensors to files, if there are several.
 const INDEX: &str = "model.safetensors.index.json";
+
+/// Largest JSON file of settings that is read.
+const CONFIG_BYTES_MAX: u64 = 1 << 24;
 
 /// Formats JSON with indentation.
 fn file_text(json: &serde_json::Value) -> Vec<u8> {

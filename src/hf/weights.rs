@@ -1,17 +1,19 @@
 //! Loads weights from safetensors files, single or sharded.
 //!
-//! Files are memory-mapped. Their headers are checked against their lengths, and every tensor
-//! against the model, before the first tensor is read. The trainer's threads then copy slices from
-//! the mappings into the store. Pages that have been read are released, so the additional memory is
-//! a few slices for a model of any size.
+//! Headers are checked against the lengths of their files, and every tensor against the model,
+//! before the first tensor is read. The trainer's threads then read slices through a small buffer
+//! each into the store, so the additional memory is less than a MiB per thread for a model of any
+//! size.
 
+use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::fmt::Display;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};
-use safetensors::tensor::{Dtype, Metadata, SafeTensors};
+use safetensors::tensor::{Dtype, Metadata};
 
 use crate::base::format::several;
 use crate::base::{Error, Meter, Progress, Result, Status, find_non_finite, master};
@@ -21,7 +23,7 @@ use crate::hf::family::unsupported;
 use crate::hf::index::{Index, Sources, sources};
 use crate::hf::names::{self, Names};
 use crate::hf::{INDEX, contents};
-use crate::host::files::MappedFile;
+use crate::host::input::InputFile;
 use crate::model::Layout;
 
 /// The weights of a folder, checked against a model and ready to be read.
@@ -46,14 +48,14 @@ struct TensorLocation {
     name: String,
     file: usize,
     /// Byte range in that file.
-    bytes: Range<usize>,
+    bytes: Range<u64>,
     dtype: Dtype,
 }
 
 #[derive(Debug)]
 struct WeightFile {
     path: PathBuf,
-    bytes: MappedFile,
+    file: InputFile,
     header: Header,
 }
 
@@ -62,27 +64,43 @@ struct WeightFile {
 pub struct Header {
     metadata: Metadata,
     /// Byte offset of the tensors, after the header and its 8-byte length.
-    data: usize,
+    data: u64,
 }
 
 impl Header {
-    /// Parses the header of a file, given all its bytes.
+    /// Largest header that is read, as in the crate `safetensors`.
+    const BYTES_MAX: u64 = 100_000_000;
+
+    /// Reads the header of a file of `bytes` bytes; `read_at` fills a slice from an offset on.
     ///
     /// Errors: `BadFormat` if the file's length differs from the header's, or the tensors do not
-    /// cover the file exactly.
-    pub fn parse(file: &[u8]) -> Result<Header> {
-        let (header, metadata) = SafeTensors::read_metadata(file).map_err(|error| {
-            let actual = file.len();
-            let message = match stated_bytes(file) {
-                Some(stated) if stated != actual as u64 => {
-                    let kind = if stated > actual as u64 { "truncated" } else { "too long" };
-                    format!("the file is {kind}: it has {actual} bytes, its header states {stated}")
-                }
-                _ => format!("not a complete safetensors file ({actual} bytes): {error}"),
-            };
+    /// cover the file exactly; those of `read_at`.
+    pub fn read(bytes: u64, read_at: impl Fn(u64, &mut [u8]) -> Result<()>) -> Result<Header> {
+        let incomplete = |why: &dyn Display| {
+            let message = format!("not a complete safetensors file ({bytes} bytes): {why}");
             Error::new(Status::BadFormat, message)
-        })?;
-        Ok(Header { metadata, data: header + 8 })
+        };
+        let Some(after_length) = bytes.checked_sub(8) else { return Err(incomplete(&"it has no header")) };
+        let mut length = [0; 8];
+        read_at(0, &mut length)?;
+        let length = u64::from_le_bytes(length);
+        if length > after_length.min(Header::BYTES_MAX) {
+            return Err(incomplete(&format_args!("its header would have {length} bytes")));
+        }
+        let mut text = vec![0; length as usize];
+        read_at(8, &mut text)?;
+        let metadata: Metadata = serde_json::from_slice(&text).map_err(|error| incomplete(&error))?;
+        let tensors = cover(&metadata).map_err(|name| incomplete(&format_args!("{name} is misplaced")))?;
+        let data = 8 + length;
+        match data.checked_add(tensors) {
+            Some(stated) if stated == bytes => Ok(Header { metadata, data }),
+            Some(stated) => {
+                let kind = if stated > bytes { "truncated" } else { "too long" };
+                let message = format!("the file is {kind}: it has {bytes} bytes, its header states {stated}");
+                Err(Error::new(Status::BadFormat, message))
+            }
+            None => Err(incomplete(&"its header states too many bytes")),
+        }
     }
 
     /// Names of the tensors, sorted.
@@ -91,20 +109,30 @@ impl Header {
     }
 
     /// Returns the byte range, dtype and shape of a tensor; `None` if there is no such tensor.
-    pub fn tensor(&self, name: &str) -> Option<(Range<usize>, Dtype, &[usize])> {
+    pub fn tensor(&self, name: &str) -> Option<(Range<u64>, Dtype, &[usize])> {
         let info = self.metadata.info(name)?;
         let (start, end) = info.data_offsets;
-        Some((self.data + start..self.data + end, info.dtype, &info.shape))
+        Some((self.data + start as u64..self.data + end as u64, info.dtype, &info.shape))
     }
 }
 
-/// Returns the size that the header of a safetensors file states; `None` if the header cannot be
-/// read.
-fn stated_bytes(bytes: &[u8]) -> Option<u64> {
-    let length = u64::from_le_bytes(bytes.get(..8)?.try_into().ok()?);
-    let end = usize::try_from(length).ok()?.checked_add(8)?;
-    let header: Metadata = serde_json::from_slice(bytes.get(8..end)?).ok()?;
-    (end as u64).checked_add(header.data_len() as u64)
+/// Checks that tensors follow each other and have the bytes of their shapes; returns the bytes of
+/// all. The error is the name of the first other tensor.
+fn cover(metadata: &Metadata) -> Result<u64, String> {
+    let mut end = 0;
+    for name in metadata.offset_keys() {
+        let info = metadata.info(&name).expect("the name came from this header");
+        let elements = info.shape.iter().try_fold(1usize, |all, &size| all.checked_mul(size));
+        let bits = elements.and_then(|elements| elements.checked_mul(info.dtype.bitsize()));
+        let (start, stop) = info.data_offsets;
+        let fits =
+            bits.is_some_and(|bits| bits.is_multiple_of(8) && stop.checked_sub(start) == Some(bits / 8));
+        if start != end || !fits {
+            return Err(name);
+        }
+        end = stop;
+    }
+    Ok(end as u64)
 }
 
 impl Weights {
@@ -180,29 +208,31 @@ impl Weights {
     pub fn load(&self, trainer: &mut Trainer, progress: Progress) -> Result<()> {
         let mut order: Vec<usize> = (0..self.tensors.len()).collect();
         order.sort_by_key(|&index| (self.tensors[index].file, self.tensors[index].bytes.start));
-        let total = self.tensors.iter().map(|location| location.bytes.len() as u64).sum();
+        let total = self.tensors.iter().map(|location| length(&location.bytes)).sum();
         let meter = Meter::new(total, progress);
-        trainer.each_slice(&order, &|slice| meter.add(self.read_slice(slice)?))
+        trainer.each_slice(&order, &|slice| meter.add(self.read_slice(slice)?))?;
+        self.files.iter().try_for_each(|file| file.file.check_unchanged())
     }
 
     /// Fills a slice from its file; returns the bytes read.
     fn read_slice(&self, slice: &mut TensorSlice) -> Result<u64> {
         let location = &self.tensors[slice.index];
-        let (file, size) = (&self.files[location.file], location.bytes.len() / slice.tensor.elements());
-        let from = location.bytes.start + slice.elements.start * size;
-        let range = from..from + slice.elements.len() * size;
-        // Also prefetches the slices that other threads take next.
-        file.bytes.fetch(range.clone(), 2 * range.len());
-        let finite = copy(slice, location.dtype, &file.bytes[range.clone()]);
-        file.bytes.release(range.clone());
-        match finite {
-            Ok(()) => Ok(range.len() as u64),
-            Err((at, value)) => Err(file.bad(format!(
-                "element {} of {} is {value}; weights must be finite",
-                slice.elements.start + at,
-                location.name
-            ))),
-        }
+        let (file, elements) = (&self.files[location.file], slice.elements.clone());
+        let size = length(&location.bytes) / slice.tensor.elements() as u64;
+        let start = location.bytes.start + elements.start as u64 * size;
+        let bytes = elements.len() as u64 * size;
+        // Also the slices that other threads take next.
+        file.file.prefetch(start..start + 3 * bytes);
+        let mut done = 0;
+        file.each_block(start..start + bytes, |block| {
+            copy(slice, done, location.dtype, block).map_err(|(at, value)| {
+                let (element, name) = (elements.start + at, &location.name);
+                file.bad(format!("element {element} of {name} is {value}; weights must be finite"))
+            })?;
+            done += block.len() / size as usize;
+            Ok(())
+        })?;
+        Ok(bytes)
     }
 
     /// Notes the tensors that are left out; refuses others that do not belong to the model.
@@ -218,7 +248,7 @@ impl Weights {
                     file.bad(format!("{name} is not a tensor of the model that config.json describes"))
                 );
             } else {
-                note = match self.is_embedding(file, name) {
+                note = match self.is_embedding(file, name)? {
                     Equality::Exact => None,
                     Equality::Rounded => Some(format!(
                         "{name} has the values of {}, rounded; it is left out, since config.json ties them",
@@ -237,11 +267,11 @@ impl Weights {
     }
 
     /// Compares a tensor of a file with the embedding.
-    fn is_embedding(&self, file: &WeightFile, name: &str) -> Equality {
+    fn is_embedding(&self, file: &WeightFile, name: &str) -> Result<Equality> {
         let embedding = &self.tensors[0];
         let (bytes, dtype, _) = file.header.tensor(name).expect("the name came from this file");
-        let copy = Values { file: &file.bytes, bytes, dtype };
-        let original = &self.files[embedding.file].bytes;
+        let copy = Values { file: &file.file, bytes, dtype };
+        let original = &self.files[embedding.file].file;
         copy.equality(&Values { file: original, bytes: embedding.bytes.clone(), dtype: embedding.dtype })
     }
 }
@@ -281,10 +311,14 @@ fn refuse_missing(folder: &Path, layout: &Layout, known: &HashSet<&str>, found: 
     Err(bad(folder, message))
 }
 
+fn length(range: &Range<u64>) -> u64 {
+    range.end - range.start
+}
+
 /// The values of a tensor in a file.
 struct Values<'a> {
-    file: &'a MappedFile,
-    bytes: Range<usize>,
+    file: &'a InputFile,
+    bytes: Range<u64>,
     dtype: Dtype,
 }
 
@@ -298,37 +332,36 @@ enum Equality {
 }
 
 impl Values<'_> {
-    /// Compares values; −0.0 equals 0.0, and the dtypes may differ. Releases the pages it has read.
-    fn equality(&self, other: &Values) -> Equality {
-        const BLOCK: usize = 1 << 20;
+    /// Compares values; −0.0 equals 0.0, and the dtypes may differ.
+    fn equality(&self, other: &Values) -> Result<Equality> {
         let (Some(size), Some(other_size)) = (bytes_of(self.dtype), bytes_of(other.dtype)) else {
-            return Equality::None;
+            return Ok(Equality::None);
         };
-        let elements = self.bytes.len() / size;
-        if elements != other.bytes.len() / other_size {
-            return Equality::None;
+        let elements = length(&self.bytes) / size;
+        if elements != length(&other.bytes) / other_size {
+            return Ok(Equality::None);
         }
         let mut all = Equality::Exact;
-        for at in (0..elements).step_by(BLOCK) {
-            let count = BLOCK.min(elements - at);
-            let (a, b) = (self.block(at, count, size), other.block(at, count, other_size));
-            let (one, two) = (&self.file[a.clone()], &other.file[b.clone()]);
+        let (mut one, mut two) = (Vec::new(), Vec::new());
+        for at in (0..elements).step_by(BLOCK_BYTES) {
+            let count = (BLOCK_BYTES as u64).min(elements - at);
+            self.read(at * size, count * size, &mut one)?;
+            other.read(at * other_size, count * other_size, &mut two)?;
             if self.dtype != other.dtype || one != two {
-                let (one, two) = (widened(one, self.dtype), widened(two, other.dtype));
+                let (one, two) = (widened(&one, self.dtype), widened(&two, other.dtype));
                 all = all.max(equality((&one, self.dtype), (&two, other.dtype)));
             }
-            self.file.release(a);
-            other.file.release(b);
             if all == Equality::None {
                 break;
             }
         }
-        all
+        Ok(all)
     }
 
-    fn block(&self, at: usize, count: usize, size: usize) -> Range<usize> {
-        let start = self.bytes.start + at * size;
-        start..start + count * size
+    /// Reads bytes of the tensor.
+    fn read(&self, from: u64, bytes: u64, out: &mut Vec<u8>) -> Result<()> {
+        out.resize(bytes as usize, 0);
+        self.file.read_at(self.bytes.start + from, out)
     }
 }
 
@@ -358,7 +391,7 @@ fn rounded(value: f32, dtype: Dtype) -> f32 {
 }
 
 /// Bytes per value of the supported dtypes.
-fn bytes_of(dtype: Dtype) -> Option<usize> {
+fn bytes_of(dtype: Dtype) -> Option<u64> {
     match dtype {
         Dtype::BF16 | Dtype::F16 => Some(2),
         Dtype::F32 => Some(4),
@@ -379,17 +412,18 @@ fn widened(bytes: &[u8], dtype: Dtype) -> Vec<f32> {
 /// Elements copied at a time; they stay in the L1 cache.
 const RUN: usize = 1024;
 
-/// Copies a slice from a file's bytes. The error is index (in the slice) and value of the first
-/// element that is not finite; the runs before it have then been written.
-fn copy(slice: &mut TensorSlice, dtype: Dtype, bytes: &[u8]) -> Result<(), (usize, f32)> {
+/// Copies a file's bytes into a slice, from its element `first` on. The error is index (in the slice)
+/// and value of the first element that is not finite; the runs before it have then been written.
+fn copy(slice: &mut TensorSlice, first: usize, dtype: Dtype, bytes: &[u8]) -> Result<(), (usize, f32)> {
+    let at = |number: usize| first + number * RUN;
     match dtype {
         Dtype::BF16 => {
             let mut run = [0u16; RUN];
             for (number, bytes) in bytes.as_chunks().0.chunks(RUN).enumerate() {
                 let run = &mut run[..bytes.len()];
                 run.iter_mut().zip(bytes).for_each(|(half, bytes)| *half = u16::from_le_bytes(*bytes));
-                finite(number * RUN, run, master::widen)?;
-                slice.write_bf16(number * RUN, run);
+                finite(at(number), run, master::widen)?;
+                slice.write_bf16(at(number), run);
             }
         }
         Dtype::F16 => {
@@ -398,8 +432,8 @@ fn copy(slice: &mut TensorSlice, dtype: Dtype, bytes: &[u8]) -> Result<(), (usiz
                 let (run, values) = (&mut run[..bytes.len()], &mut values[..bytes.len()]);
                 run.iter_mut().zip(bytes).for_each(|(half, bytes)| *half = f16::from_le_bytes(*bytes));
                 run.convert_to_f32_slice(values);
-                finite(number * RUN, values, |value| value)?;
-                slice.write(number * RUN, values);
+                finite(at(number), values, |value| value)?;
+                slice.write(at(number), values);
             }
         }
         _ => {
@@ -407,8 +441,8 @@ fn copy(slice: &mut TensorSlice, dtype: Dtype, bytes: &[u8]) -> Result<(), (usiz
             for (number, bytes) in bytes.as_chunks().0.chunks(RUN).enumerate() {
                 let run = &mut run[..bytes.len()];
                 run.iter_mut().zip(bytes).for_each(|(value, bytes)| *value = f32::from_le_bytes(*bytes));
-                finite(number * RUN, run, |value| value)?;
-                slice.write(number * RUN, run);
+                finite(at(number), run, |value| value)?;
+                slice.write(at(number), run);
             }
         }
     }
@@ -421,12 +455,35 @@ fn finite<T: Copy>(first: usize, run: &[T], widen: impl Fn(T) -> f32) -> Result<
     find_non_finite(run, widen).map_or(Ok(()), |(at, value)| Err((first + at, value)))
 }
 
+/// Bytes that a thread reads at a time; they stay in the L2 cache.
+const BLOCK_BYTES: usize = 1 << 18;
+
+thread_local! {
+    static BLOCK: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+}
+
 impl WeightFile {
     fn open(path: PathBuf) -> Result<WeightFile> {
-        let bytes = MappedFile::open(&path)?;
-        contents::refuse_weights(&path, &bytes)?;
-        let header = Header::parse(&bytes).map_err(|error| error.within(path.display()))?;
-        Ok(WeightFile { path, bytes, header })
+        let file = InputFile::open(&path)?;
+        let mut head = vec![0; file.bytes().min(contents::HEAD_BYTES) as usize];
+        file.read_at(0, &mut head)?;
+        contents::refuse_weights(&path, &head)?;
+        let read_at = |offset, out: &mut [u8]| file.read_at(offset, out);
+        let header = Header::read(file.bytes(), read_at).map_err(|error| error.within(path.display()))?;
+        Ok(WeightFile { path, file, header })
+    }
+
+    /// Calls `take` with consecutive blocks of a range.
+    fn each_block(&self, range: Range<u64>, mut take: impl FnMut(&[u8]) -> Result<()>) -> Result<()> {
+        BLOCK.with_borrow_mut(|buffer| {
+            buffer.resize(BLOCK_BYTES, 0);
+            for start in range.clone().step_by(BLOCK_BYTES) {
+                let block = &mut buffer[..(range.end - start).min(BLOCK_BYTES as u64) as usize];
+                self.file.read_at(start, block)?;
+                take(block)?;
+            }
+            Ok(())
+        })
     }
 
     fn bad(&self, message: String) -> Error {

@@ -3,15 +3,16 @@
 //! A path comes from a user, a folder or another file, so it may lead anywhere. Only regular files
 //! are read, through links too: the Hugging Face cache consists of links. Devices, named pipes and
 //! sockets are refused before anything waits for them or fills the memory. The size of a file is
-//! never trusted: what is read whole has a limit, and a file that shrinks while it is read is an
-//! error that names it.
+//! never trusted: what is read whole has a limit, and a file that shrinks or is rewritten while it
+//! is read is an error that names it.
 
-use std::fs::File;
+use std::fs::{self, File, Metadata};
 use std::io::{self, Read};
-use std::os::unix::fs::{FileExt, FileTypeExt, OpenOptionsExt};
+use std::ops::Range;
+use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
-use nix::fcntl::{FcntlArg, OFlag, fcntl};
+use nix::fcntl::{FcntlArg, OFlag, PosixFadviseAdvice, fcntl, posix_fadvise};
 
 use crate::base::{Error, Result, Status};
 
@@ -21,6 +22,8 @@ pub struct InputFile {
     path: PathBuf,
     file: File,
     bytes: u64,
+    /// Seconds and nanoseconds.
+    modified: (i64, i64),
 }
 
 impl InputFile {
@@ -29,8 +32,17 @@ impl InputFile {
     /// Errors, which name the file: it does not exist (`NotFound`), is not a regular file
     /// (`InvalidArgument`), or cannot be opened.
     pub fn open(path: &Path) -> Result<InputFile> {
-        let (file, bytes) = open(path, false)?;
-        Ok(InputFile { path: path.to_owned(), file, bytes })
+        InputFile::with(path, OFlag::empty())
+    }
+
+    /// As [`InputFile::open`], but refuses a link in place of the file (`InvalidArgument`).
+    pub fn open_unlinked(path: &Path) -> Result<InputFile> {
+        InputFile::with(path, OFlag::O_NOFOLLOW)
+    }
+
+    fn with(path: &Path, flags: OFlag) -> Result<InputFile> {
+        let (file, metadata) = open(path, flags, false)?;
+        Ok(InputFile { path: path.to_owned(), file, bytes: metadata.len(), modified: modified(&metadata) })
     }
 
     /// The path under which it was opened.
@@ -48,16 +60,55 @@ impl InputFile {
     /// Errors, which name the file: it ends before (`BadFormat`), or cannot be read.
     pub fn read_at(&self, offset: u64, out: &mut [u8]) -> Result<()> {
         self.file.read_exact_at(out, offset).map_err(|error| match error.kind() {
-            io::ErrorKind::UnexpectedEof => Error::new(
-                Status::BadFormat,
-                format!(
-                    "{} became shorter while it was read: it had {} bytes; do not change it during a run",
-                    self.path.display(),
-                    self.bytes
-                ),
-            ),
+            io::ErrorKind::UnexpectedEof => {
+                self.changed(&format!("became shorter while it was read: it had {} bytes", self.bytes))
+            }
             _ => Error::reading(&self.path, &error),
         })
+    }
+
+    /// Checks, after reading, that the file was not written to since it was opened: its size and its
+    /// time of modification are the same. Errors, which name the file: it was (`BadFormat`).
+    pub fn check_unchanged(&self) -> Result<()> {
+        let now = self.file.metadata().map_err(|error| Error::reading(&self.path, &error))?;
+        if (now.len(), modified(&now)) == (self.bytes, self.modified) {
+            return Ok(());
+        }
+        Err(self.changed("was written to while it was read"))
+    }
+
+    fn changed(&self, how: &str) -> Error {
+        let message = format!("{} {how}; do not change it during a run", self.path.display());
+        Error::new(Status::BadFormat, message)
+    }
+
+    /// Starts reading a range from the disk. A hint: it returns at once and has no errors.
+    pub fn prefetch(&self, range: Range<u64>) {
+        let end = range.end.min(self.bytes);
+        let (Ok(start), Ok(bytes)) =
+            (i64::try_from(range.start), i64::try_from(end.saturating_sub(range.start)))
+        else {
+            return;
+        };
+        if bytes > 0 {
+            let _ = posix_fadvise(&self.file, start, bytes, PosixFadviseAdvice::POSIX_FADV_WILLNEED);
+        }
+    }
+
+    /// Reads the whole file, of at most `bytes_max` bytes. Errors: as [`read_whole`].
+    pub fn into_content(self, bytes_max: u64) -> Result<Vec<u8>> {
+        let mut content = Vec::new();
+        self.file
+            .take(bytes_max.saturating_add(1))
+            .read_to_end(&mut content)
+            .map_err(|error| Error::reading(&self.path, &error))?;
+        if content.len() as u64 > bytes_max {
+            return Err(Error::new(
+                Status::BadFormat,
+                format!("{} is longer than {bytes_max} bytes, the most for such a file", self.path.display()),
+            ));
+        }
+        Ok(content)
     }
 
     /// Returns the file, positioned at its beginning.
@@ -71,25 +122,24 @@ impl InputFile {
 ///
 /// Errors: as [`InputFile::open`].
 pub fn open_stream(path: &Path) -> Result<File> {
-    Ok(open(path, is_descriptor(path))?.0)
+    Ok(open(path, OFlag::empty(), is_descriptor(path))?.0)
+}
+
+/// True if a path exists, also as a link that leads nowhere: to open it then is an error.
+pub fn is_there(path: &Path) -> bool {
+    fs::symlink_metadata(path).is_ok()
 }
 
 /// Reads a file of at most `bytes_max` bytes.
 ///
 /// Errors, which name the file: it is longer (`BadFormat`); those of [`InputFile::open`].
 pub fn read_whole(path: &Path, bytes_max: u64) -> Result<Vec<u8>> {
-    let InputFile { file, .. } = InputFile::open(path)?;
-    let mut content = Vec::new();
-    file.take(bytes_max.saturating_add(1))
-        .read_to_end(&mut content)
-        .map_err(|error| Error::reading(path, &error))?;
-    if content.len() as u64 > bytes_max {
-        return Err(Error::new(
-            Status::BadFormat,
-            format!("{} is longer than {bytes_max} bytes, the most for such a file", path.display()),
-        ));
-    }
-    Ok(content)
+    InputFile::open(path)?.into_content(bytes_max)
+}
+
+/// As [`read_whole`]; `None` if the path does not exist. A link that leads nowhere is an error.
+pub fn read_if_there(path: &Path, bytes_max: u64) -> Result<Option<Vec<u8>>> {
+    if is_there(path) { read_whole(path, bytes_max).map(Some) } else { Ok(None) }
 }
 
 /// As [`read_whole`], for UTF-8. Errors: also `BadFormat` if it is not UTF-8.
@@ -100,23 +150,25 @@ pub fn read_text(path: &Path, bytes_max: u64) -> Result<String> {
     })
 }
 
-/// Opens a regular file, or also a pipe. Returns it with its size.
-fn open(path: &Path, pipes: bool) -> Result<(File, u64)> {
+/// Opens a regular file, or also a pipe.
+fn open(path: &Path, flags: OFlag, pipes: bool) -> Result<(File, Metadata)> {
     let reading = |error: io::Error| Error::reading(path, &error);
     // Opening a named pipe without this flag waits for a writer.
-    let flags = (OFlag::O_NONBLOCK | OFlag::O_NOCTTY).bits();
-    let file = match File::options().read(true).custom_flags(flags).open(path) {
-        Ok(file) => file,
-        Err(error) if error.raw_os_error() == Some(nix::libc::ENXIO) => {
-            return Err(refused(path, "a socket or a device"));
+    let flags = (flags | OFlag::O_NONBLOCK | OFlag::O_NOCTTY).bits();
+    let file = File::options().read(true).custom_flags(flags).open(path).map_err(|error| {
+        match error.raw_os_error() {
+            Some(nix::libc::ENXIO) => refused(path, "a socket or a device"),
+            Some(nix::libc::ELOOP) if flags & nix::libc::O_NOFOLLOW != 0 => refused(path, "a link"),
+            Some(nix::libc::ELOOP) => refused(path, "a link that leads back to itself"),
+            Some(nix::libc::ENOENT) => nowhere(path).unwrap_or_else(|| reading(error)),
+            _ => reading(error),
         }
-        Err(error) => return Err(reading(error)),
-    };
+    })?;
     let metadata = file.metadata().map_err(reading)?;
     let kind = metadata.file_type();
     if kind.is_file() || pipes && kind.is_fifo() {
         fcntl(&file, FcntlArg::F_SETFL(OFlag::empty())).map_err(|error| reading(error.into()))?;
-        return Ok((file, metadata.len()));
+        return Ok((file, metadata));
     }
     Err(refused(
         path,
@@ -127,6 +179,18 @@ fn open(path: &Path, pipes: bool) -> Result<(File, u64)> {
             () => "a device",
         },
     ))
+}
+
+/// The error of a link that leads nowhere; `None` for anything else.
+fn nowhere(path: &Path) -> Option<Error> {
+    let target = fs::read_link(path).ok()?;
+    let (path, target) = (path.display(), target.display());
+    let message = format!("cannot read {path}: it is a link to {target}, which does not exist");
+    Some(Error::new(Status::NotFound, message))
+}
+
+fn modified(metadata: &Metadata) -> (i64, i64) {
+    (metadata.mtime(), metadata.mtime_nsec())
 }
 
 fn refused(path: &Path, what: &str) -> Error {
@@ -157,9 +221,14 @@ mod tests {
         fs::write(at("file"), "horizon").unwrap();
         nix::unistd::mkfifo(&at("pipe"), nix::sys::stat::Mode::S_IRWXU).unwrap();
         let _socket = UnixListener::bind(at("socket")).unwrap();
-        for (link, to) in [("near", "file"), ("zero", "/dev/zero"), ("loop", "loop"), ("to pipe", "pipe")] {
-            symlink(to, at(link)).unwrap();
-        }
+        let links = [
+            ("near", "file"),
+            ("lost", "none"),
+            ("zero", "/dev/zero"),
+            ("loop", "loop"),
+            ("to pipe", "pipe"),
+        ];
+        links.iter().for_each(|(link, to)| symlink(to, at(link)).unwrap());
         assert_eq!(read_whole(&at("near"), 7).unwrap(), b"horizon");
         assert_eq!(read_text(&at("file"), 7).unwrap(), "horizon");
         for (name, what) in [
@@ -167,6 +236,7 @@ mod tests {
             ("pipe", "it is a named pipe"),
             ("to pipe", "it is a named pipe"),
             ("socket", "it is a socket"),
+            ("loop", "it is a link that leads back to itself"),
             (".", "it is a folder"),
         ] {
             let error = InputFile::open(&at(name)).unwrap_err();
@@ -175,7 +245,13 @@ mod tests {
             assert_eq!(open_stream(&at(name)).unwrap_err(), error);
         }
         assert_eq!(InputFile::open(&at("none")).unwrap_err().status(), Status::NotFound);
-        assert_eq!(InputFile::open(&at("loop")).unwrap_err().status(), Status::Io);
+        assert!(!is_there(&at("none")) && is_there(&at("lost")));
+        assert_eq!(read_if_there(&at("none"), 7).unwrap(), None);
+        let error = read_if_there(&at("lost"), 7).unwrap_err();
+        assert!(error.message().contains("it is a link to none, which does not exist"), "{error}");
+        let error = InputFile::open_unlinked(&at("near")).unwrap_err();
+        assert!(error.message().contains("it is a link, not a regular file"), "{error}");
+        assert_eq!(InputFile::open_unlinked(&at("file")).unwrap().bytes(), 7);
     }
 
     #[test]
@@ -188,9 +264,14 @@ mod tests {
         let mut out = [0; 3];
         file.read_at(4, &mut out).unwrap();
         assert_eq!((&out, file.bytes()), (b"zon", 7));
+        file.prefetch(3..u64::MAX);
+        file.prefetch(9..8);
+        file.check_unchanged().unwrap();
         fs::write(&path, "hor").unwrap();
         let error = file.read_at(4, &mut out).unwrap_err();
         assert!(error.message().contains("file became shorter while it was read"), "{error}");
+        let error = file.check_unchanged().unwrap_err();
+        assert!(error.message().contains("file was written to while it was read"), "{error}");
         fs::write(&path, b"\xffabc").unwrap();
         assert!(read_text(&path, 9).unwrap_err().message().contains("byte 1 is not UTF-8"));
     }

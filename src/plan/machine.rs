@@ -2,7 +2,6 @@
 //! figure.
 
 use std::collections::BTreeMap;
-use std::fs;
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
@@ -10,7 +9,11 @@ use serde_json::{Value, json};
 
 use crate::base::{DType, Error, Result, Status};
 use crate::device::Lane;
+use crate::host::input;
 use crate::plan::Machine;
+
+/// Largest file that is read; a description has a few kilobytes.
+const FILE_BYTES_MAX: u64 = 1 << 20;
 
 /// A machine, as `horizon calibrate` writes it and `--machine` reads it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -152,14 +155,14 @@ impl Description {
             return Err(Error::argument("machine is empty"));
         }
         let path = Path::new(name_or_file);
-        if !path.is_file() {
+        if !input::is_there(path) {
             let names: Vec<_> = Description::names().collect();
             return Err(Error::new(
                 Status::NotFound,
                 format!("machine {name_or_file} is neither a file nor one of {}", names.join(", ")),
             ));
         }
-        let text = fs::read_to_string(path).map_err(|error| Error::reading(path, &error))?;
+        let text = input::read_text(path, FILE_BYTES_MAX)?;
         Description::parse(&text).map_err(|error| error.within(path.display()))
     }
 

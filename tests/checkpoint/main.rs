@@ -314,13 +314,11 @@ fn truncated_long_missing_and_linked_files_are_named() {
         // A link to the right bytes outside of the folder.
         let outside = dir.path().join("outside");
         fs::write(&outside, &whole).unwrap();
-        if !is_manifest {
-            std::os::unix::fs::symlink(&outside, &path).unwrap();
-            named("not a file");
-            fs::remove_file(&path).unwrap();
-        }
+        std::os::unix::fs::symlink(&outside, &path).unwrap();
+        named("it is a link, not a regular file");
+        fs::remove_file(&path).unwrap();
         fs::create_dir(&path).unwrap();
-        named(if is_manifest { "directory" } else { "not a file" });
+        named("it is a folder, not a regular file");
         fs::remove_dir(&path).unwrap();
         fs::write(&path, &whole).unwrap();
     }

@@ -4,6 +4,7 @@ mod bad_input;
 mod cases;
 mod data;
 mod help;
+mod inputs;
 mod install;
 mod plan;
 mod readme;

@@ -6,6 +6,7 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use horizon::base::{Error, Result, Status};
+use horizon::host::input;
 use plotters::coord::Shift;
 use plotters::prelude::*;
 use serde_json::Value;
@@ -71,8 +72,11 @@ pub fn plot(options: &PlotOptions) -> Result<()> {
     Ok(())
 }
 
+/// Largest log or trace that is drawn.
+const FILE_BYTES_MAX: u64 = 1 << 32;
+
 fn read(path: &Path) -> Result<String> {
-    fs::read_to_string(path).map_err(|error| Error::reading(path, &error))
+    input::read_text(path, FILE_BYTES_MAX)
 }
 
 /// Refuses a path for the picture that cannot be written or is one of the files.

@@ -1,13 +1,13 @@
 //! `horizon sample`.
 
-use std::fs;
-use std::io::{IsTerminal, Read, stderr, stdin, stdout};
+use std::io::{self, IsTerminal, Read, stderr, stdin, stdout};
 use std::ops::ControlFlow;
 
 use horizon::base::format::several;
 use horizon::base::{Error, Result, Shape};
 use horizon::data::EncoderSource;
 use horizon::engine::{Trainer, TrainerOptions};
+use horizon::host::input;
 use horizon::train::{Sampler, continue_text};
 use serde_json::json;
 
@@ -108,16 +108,25 @@ fn name(options: &SampleOptions) -> String {
     }
 }
 
+/// Largest prompt that is read.
+const PROMPT_BYTES_MAX: u64 = 1 << 26;
+
 /// The prompt, or the user's message.
 fn asked(options: &SampleOptions) -> Result<Vec<u8>> {
     let Some(file) = &options.prompt_file else { return Ok(options.prompt.clone().into_bytes()) };
-    let read = if file.as_os_str() == "-" {
-        let mut bytes = Vec::new();
-        stdin().lock().read_to_end(&mut bytes).map(|_| bytes)
-    } else {
-        fs::read(file)
+    let reading = |error: io::Error| Error::reading(file, &error);
+    let from: Box<dyn Read> = match file.as_os_str() == "-" {
+        true => Box::new(stdin().lock()),
+        false => Box::new(input::open_stream(file)?),
     };
-    read.map_err(|error| Error::reading(file, &error))
+    let mut bytes = Vec::new();
+    from.take(PROMPT_BYTES_MAX + 1).read_to_end(&mut bytes).map_err(reading)?;
+    if bytes.len() as u64 > PROMPT_BYTES_MAX {
+        let message =
+            format!("{} is longer than {PROMPT_BYTES_MAX} bytes, the most for a prompt", name(options));
+        return Err(Error::argument(message));
+    }
+    Ok(bytes)
 }
 
 /// The number of bytes before a last character that is incomplete.

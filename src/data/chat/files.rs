@@ -5,7 +5,8 @@ use std::path::Path;
 use serde_json::{Map, Value};
 
 use crate::base::{Error, Result, Status};
-use crate::data::tokenizer::{read, read_json};
+use crate::data::tokenizer::{CONFIG_BYTES_MAX, read_json};
+use crate::host::input;
 
 const FIELD: &str = "chat_template";
 /// Name of the template for rows with tools.
@@ -25,10 +26,8 @@ impl Sources {
     pub fn find(folder: &Path) -> Result<Option<Sources>> {
         let file = |name: &str| -> Result<Option<(String, String)>> {
             let path = folder.join(name);
-            if !path.exists() {
-                return Ok(None);
-            }
-            Ok(Some((path.display().to_string(), text_of(&path)?)))
+            let text = input::read_if_there(&path, CONFIG_BYTES_MAX)?;
+            text.map(|text| Ok((path.display().to_string(), text_of(&path, text)?))).transpose()
         };
         if let Some(default) = file("chat_template.jinja")? {
             let tool_use = file("additional_chat_templates/tool_use.jinja")?;
@@ -73,7 +72,7 @@ pub fn source_of(file: &Path) -> Result<String> {
     if file.is_dir() {
         return Err(bad("it is a folder; give the file with the template, e.g. chat_template.jinja"));
     }
-    let text = text_of(file)?;
+    let text = text_of(file, input::read_whole(file, CONFIG_BYTES_MAX)?)?;
     let Ok(Value::Object(fields)) = serde_json::from_str(&text) else { return Ok(text) };
     match &fields.get(FIELD) {
         Some(Value::String(source)) => Ok(source.clone()),
@@ -87,8 +86,8 @@ pub fn source_of(file: &Path) -> Result<String> {
     }
 }
 
-fn text_of(file: &Path) -> Result<String> {
-    String::from_utf8(read(file)?).map_err(|error| {
+fn text_of(file: &Path, bytes: Vec<u8>) -> Result<String> {
+    String::from_utf8(bytes).map_err(|error| {
         let at = error.utf8_error().valid_up_to();
         let message = format!("{}: byte {} is not UTF-8; save the file as UTF-8", file.display(), at + 1);
         Error::new(Status::BadFormat, message)

@@ -1,14 +1,17 @@
 //! Opens a file: decompresses it, and refuses what cannot be read.
 
+use std::cell::Cell;
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Cursor, Read, Seek};
 use std::path::Path;
+use std::rc::Rc;
 
 #[cfg(feature = "text")]
 use flate2::bufread::GzDecoder;
 
 use crate::base::{Error, Result, Status, json};
 use crate::data::read::kind::{Compression, Format, PARQUET, is_of_data, page, read_head, refused};
+use crate::host::input;
 
 /// The contents of a file.
 pub enum Content {
@@ -19,14 +22,19 @@ pub enum Content {
 }
 
 /// Bytes that are read at a time.
-const BUFFER_BYTES: usize = 1 << 18;
+pub const BUFFER_BYTES: usize = 1 << 18;
+
+/// Bytes that any compressed file may expand to. Text seldom shrinks to a tenth; a file that expands
+/// to more than this and to [`EXPANSION_MAX`] times its size is made to fill the memory.
+const EXPANDED_BYTES_FREE: u64 = 1 << 25;
+const EXPANSION_MAX: u64 = 200;
 
 impl Content {
     /// Opens a file. Errors, which name it: `Unsupported` if its first bytes belong to a format
     /// that is not read.
     pub fn open(path: &Path, format: Format) -> Result<Content> {
         let reading = |error: io::Error| Error::reading(path, &error);
-        let mut file = File::open(path).map_err(reading)?;
+        let mut file = input::open_stream(path)?;
         let head = read_head(&mut file).map_err(reading)?;
         check(path, format, &head, true)?;
         if head.starts_with(PARQUET) {
@@ -38,8 +46,11 @@ impl Content {
         let Some(compression) = Compression::of(&head) else {
             return Content::text(path, format, head, Box::new(file));
         };
-        let mut reader = decompress(compression, Box::new(Cursor::new(head).chain(file)))
-            .map_err(|error| error.within(path.display()))?;
+        let read = Rc::new(Cell::new(0));
+        let compressed = Counted { source: Cursor::new(head).chain(file), read: read.clone() };
+        let decoder = decompress(compression, Box::new(compressed));
+        let decoder = decoder.map_err(|error| error.within(path.display()))?;
+        let mut reader: Box<dyn Read> = Box::new(Expanded { decoder, read, bytes: 0 });
         let head = read_head(&mut reader).map_err(|error| unreadable(path, &error))?;
         check(path, format, &head, false)?;
         if head.starts_with(PARQUET) {
@@ -90,13 +101,56 @@ pub fn unreadable(path: &Path, error: &io::Error) -> Error {
         io::ErrorKind::InvalidData | io::ErrorKind::InvalidInput | io::ErrorKind::Other => {
             damaged("the compressed data is damaged")
         }
+        io::ErrorKind::FileTooLarge => Error::new(Status::BadFormat, format!("{}: {error}", path.display())),
         _ => Error::reading(path, error),
+    }
+}
+
+/// Returns the error of something that is longer than it may be.
+pub fn too_long(words: String) -> io::Error {
+    io::Error::new(io::ErrorKind::FileTooLarge, words)
+}
+
+/// Counts the bytes that are read.
+struct Counted<R> {
+    source: R,
+    read: Rc<Cell<u64>>,
+}
+
+impl<R: Read> Read for Counted<R> {
+    fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
+        let read = self.source.read(out)?;
+        self.read.set(self.read.get() + read as u64);
+        Ok(read)
+    }
+}
+
+/// Decompressed bytes, as many as the compressed ones can honestly have.
+struct Expanded {
+    decoder: Box<dyn Read>,
+    /// Compressed bytes.
+    read: Rc<Cell<u64>>,
+    bytes: u64,
+}
+
+impl Read for Expanded {
+    fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
+        let read = self.decoder.read(out)?;
+        self.bytes += read as u64;
+        if self.bytes > EXPANDED_BYTES_FREE.max(self.read.get().saturating_mul(EXPANSION_MAX)) {
+            return Err(too_long(format!(
+                "it expands to more than {EXPANSION_MAX} times its size, as a file does that is made to fill the \
+                 memory; if its data are meant, decompress it first"
+            )));
+        }
+        Ok(read)
     }
 }
 
 #[cfg(feature = "text")]
 fn decompress(compression: Compression, file: Box<dyn Read>) -> Result<Box<dyn Read>> {
-    /// Base-two logarithm of the largest window, `zstd --long=31`.
+    /// Base-two logarithm of the largest window, `zstd --long=31`. Memory is taken only for the
+    /// window that a file asks for, and only as it fills.
     const WINDOW_LOG_MAX: u32 = 31;
     if compression == Compression::Gzip {
         let input = BufReader::with_capacity(BUFFER_BYTES, file);

@@ -5,10 +5,16 @@ use std::io::{self, BufRead, Read};
 use csv::{ByteRecord, ErrorKind, Reader, ReaderBuilder};
 use serde_json::{Map, Value as Json};
 
-use crate::base::format::several;
+use crate::base::format::{Size, several};
 use crate::base::json;
 use crate::base::{Error, Result, Status};
+use crate::data::read::content::too_long;
 use crate::data::read::rows::{Place, Record, Records, Value};
+
+/// Largest row; the cells of one that is empty but for separators take 16 times its bytes.
+const ROW_BYTES_MAX: usize = 1 << 24;
+/// Largest number of columns, as in a sheet of Excel.
+const COLUMNS_MAX: usize = 16_384;
 
 /// Characters that can separate cells.
 const SEPARATORS: [u8; 4] = *b",\t;|";
@@ -20,15 +26,19 @@ struct CsvRows {
     open: Option<u64>,
 }
 
-/// A text, and its last byte that ends no line.
+/// A text, its last byte that ends no line, and the bytes that may still be read for a row.
 struct Tail {
     text: Box<dyn BufRead>,
     last: u8,
+    left: usize,
 }
 
 impl Read for Tail {
     fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
         let read = self.text.read(out)?;
+        self.left = self.left.checked_sub(read).ok_or_else(|| {
+            too_long(format!("a row is longer than {}, the most for a table", Size(ROW_BYTES_MAX)))
+        })?;
         let last = out[..read].iter().rfind(|byte| !matches!(byte, b'\n' | b'\r'));
         self.last = last.copied().unwrap_or(self.last);
         Ok(read)
@@ -48,8 +58,12 @@ pub fn open(mut text: Box<dyn BufRead>, tabs: bool) -> Result<Records> {
     if stated.is_some() {
         text.consume(b"sep=;".len());
     }
-    let mut reader = ReaderBuilder::new().delimiter(separator).from_reader(Tail { text, last: 0 });
+    let mut reader =
+        ReaderBuilder::new().delimiter(separator).from_reader(Tail { text, last: 0, left: ROW_BYTES_MAX });
     let names = reader.byte_headers().map_err(|error| bad(format!("cannot read the header: {error}")))?;
+    if names.len() > COLUMNS_MAX {
+        return Err(bad(format!("the header has {} columns; the most are {COLUMNS_MAX}", names.len())));
+    }
     let mut columns: Vec<String> = Vec::new();
     for (at, name) in names.iter().enumerate() {
         let name = str::from_utf8(name).map_err(|_| bad(NOT_UTF8.to_owned()))?.trim();
@@ -117,6 +131,7 @@ impl Iterator for CsvRows {
 
     fn next(&mut self) -> Option<Self::Item> {
         let mut record = ByteRecord::new();
+        self.reader.get_mut().left = ROW_BYTES_MAX;
         let read = self.reader.read_byte_record(&mut record);
         let line = |position: Option<&csv::Position>| position.map_or(0, csv::Position::line);
         let (line, value) = match read {

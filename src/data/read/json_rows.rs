@@ -6,7 +6,8 @@ use std::io::BufRead;
 
 use crate::base::json;
 use crate::base::{Error, Result, Status};
-use crate::data::read::lines::Lines;
+use crate::data::read::content::too_long;
+use crate::data::read::lines::{Lines, ROW_BYTES_MAX, row_too_long};
 use crate::data::read::rows::{Place, Record, Value};
 
 /// Layout of the objects in a text.
@@ -31,7 +32,9 @@ pub struct JsonRows<R> {
     layout: Layout,
     /// Number of the last record.
     number: u64,
-    /// State between the lines of a list or of objects.
+    /// The last line of a list or of objects, or a part of it.
+    part: Vec<u8>,
+    /// State between these.
     splitter: Splitter,
     /// Records of the last line.
     found: VecDeque<Vec<u8>>,
@@ -46,6 +49,7 @@ impl<R: BufRead> JsonRows<R> {
             ahead: VecDeque::new(),
             layout: Layout::Lines,
             number: 0,
+            part: Vec::new(),
             splitter: Splitter::default(),
             found: VecDeque::new(),
             ended: false,
@@ -56,24 +60,34 @@ impl<R: BufRead> JsonRows<R> {
     }
 
     fn find_layout(&mut self) -> Result<Layout, std::io::Error> {
+        let (lines, first) = self.lines.skip_blank()?;
+        match first {
+            // Its elements can all be on one line, which is not read as a whole.
+            Some(b'[') => return Ok(Layout::List),
+            Some(b'{') => {}
+            _ => {
+                self.number = lines;
+                return Ok(Layout::Lines);
+            }
+        }
+        let layout = self.lines_or_objects()?;
+        self.number = if layout == Layout::Lines { lines } else { 0 };
+        Ok(layout)
+    }
+
+    /// Finds the layout of a text that begins with an object.
+    fn lines_or_objects(&mut self) -> Result<Layout, std::io::Error> {
         let (mut probe, mut whole, mut blank) = (Splitter::default(), Vec::new(), 0);
         while let Some(line) = self.lines.next().transpose()? {
             let first = whole.is_empty();
-            let start = line.trim_ascii_start().first().copied();
-            if start.is_none() {
+            if line.trim_ascii_start().is_empty() {
                 blank += 1;
                 continue;
             }
             self.ahead.push_back((std::mem::take(&mut blank), line));
             let (_, line) = &self.ahead[self.ahead.len() - 1];
-            match start {
-                Some(b'[') if first => return Ok(Layout::List),
-                Some(b'{') if first => {}
-                _ if first => return Ok(Layout::Lines),
-                _ => {}
-            }
             let mut found = VecDeque::new();
-            let ended = probe.split(line, &mut found).is_err() || probe.in_text || !found.is_empty();
+            let ended = probe.split(line, true, &mut found).is_err() || probe.in_text || !found.is_empty();
             if ended && first {
                 return Ok(Layout::Lines);
             }
@@ -102,23 +116,40 @@ impl<R: BufRead> JsonRows<R> {
                 self.number += 1;
                 return Ok(Some(self.record(Value::Json(bytes))));
             }
-            let (blank, line) = match self.ahead.pop_front() {
-                Some(line) => line,
-                None => match self.lines.next().transpose()? {
-                    Some(line) => (0, line),
-                    None => return Ok(self.end()),
-                },
-            };
             if self.layout == Layout::Lines {
+                let (blank, line) = match self.ahead.pop_front() {
+                    Some(line) => line,
+                    None => match self.lines.next().transpose()? {
+                        Some(line) => (0, line),
+                        None => return Ok(self.end()),
+                    },
+                };
                 self.number += blank + 1;
                 if !line.trim_ascii().is_empty() {
                     return Ok(Some(self.record(Value::Json(line))));
                 }
                 continue;
             }
-            if let Err(words) = self.splitter.split(&line, &mut self.found) {
+            let ended = match self.ahead.pop_front() {
+                Some((_, line)) => {
+                    self.part = line;
+                    true
+                }
+                None => {
+                    self.part.clear();
+                    match self.lines.part(&mut self.part)? {
+                        Some(ended) => ended,
+                        None => return Ok(self.end()),
+                    }
+                }
+            };
+            if let Err(words) = self.splitter.split(&self.part, ended, &mut self.found) {
                 self.ended = true;
                 return Ok(Some(self.broken(words)));
+            }
+            if self.splitter.value.len() > ROW_BYTES_MAX {
+                let unit = if self.layout == Layout::List { "an element" } else { "an object" };
+                return Err(too_long(row_too_long(unit)));
             }
         }
     }
@@ -157,6 +188,8 @@ struct Splitter {
     base: u32,
     depth: u32,
     in_text: bool,
+    /// A backslash came before, in the same line.
+    escaped: bool,
     /// The list has ended.
     closed: bool,
     /// A comma came before the value.
@@ -166,12 +199,13 @@ struct Splitter {
 }
 
 impl Splitter {
-    /// Reads a line; appends the values that end in it to `found`.
-    fn split(&mut self, line: &[u8], found: &mut VecDeque<Vec<u8>>) -> Result<(), &'static str> {
-        if !self.in_text && line.trim_ascii().is_empty() {
+    /// Reads a line, or a part of one that `ended` with it or not; appends the values that end in it
+    /// to `found`.
+    fn split(&mut self, line: &[u8], ended: bool, found: &mut VecDeque<Vec<u8>>) -> Result<(), &'static str> {
+        if !self.in_text && ended && line.trim_ascii().is_empty() {
             return Ok(());
         }
-        let (mut start, mut at) = (0, 0);
+        let (mut start, mut at) = (0, usize::from(std::mem::take(&mut self.escaped)));
         while at < line.len() {
             if self.in_text {
                 match memchr::memchr2(b'"', b'\\', &line[at..]) {
@@ -219,8 +253,9 @@ impl Splitter {
             }
             at += 1;
         }
+        self.escaped = at > line.len() && !ended;
         self.value.extend_from_slice(&line[start.min(line.len())..]);
-        self.value.push(b'\n');
+        self.value.extend(ended.then_some(b'\n'));
         Ok(())
     }
 

@@ -15,8 +15,23 @@
 //! inside: gzip and zstd are decompressed while they are read, whatever the name, and a byte order
 //! mark is skipped. Archives, other compressions, tables, arrays, images, weights, Git LFS
 //! pointers, web pages in place of data, UTF-16 and UTF-32 are refused by name; so is a text file
-//! that begins with JSON. Lines end with LF, CRLF or CR. An empty file is counted as a warning. A pipe
+//! that begins with JSON. Lines end with LF, CRLF or CR. An empty file is counted as a warning.
+//!
+//! A named pipe or a device is refused; a pipe that the process has open (`/dev/stdin`, `<(command)`)
 //! is read as text.
+//!
+//! # Limits
+//! A file may fill the memory with what it has, not with what it pretends to have:
+//!
+//! | limit | |
+//! |---|---|
+//! | a line, or a JSON object or element | 128 MiB |
+//! | a row of CSV, with 16,384 columns | 16 MiB |
+//! | a text | 16 GiB |
+//! | a page of Parquet | 2 GiB, the format's own limit |
+//! | a compressed file | 32 MiB, or 200 times its size |
+//!
+//! zstd takes memory for the window that a file asks for: up to 2 GiB (`zstd --long=31`).
 //!
 //! # Folders
 //! All files below a folder are read in the order of their paths, without hidden ones and folders
@@ -54,6 +69,7 @@ use crate::data::rows::Row;
 use crate::data::source::Sink;
 use crate::data::token_file::TokenFormat;
 use crate::data::warning::{Warning, Warnings};
+use crate::host::input::open_stream;
 
 use folder::files_of_folder;
 use kind::{Format, is_of_data};
@@ -86,11 +102,10 @@ impl Input {
     /// Finds the files of a path and their kind; files of a folder that are not read are warnings.
     /// `validation` chooses between files for validation or test and the others.
     pub fn find(path: &Path, validation: bool, warnings: &mut Warnings) -> Result<Input> {
-        let metadata = std::fs::metadata(path)
-            .map_err(|error| Error::reading(path, &error).map(|message| message + &how_to_get(path)))?;
-        let (kind, files) = if metadata.is_dir() {
+        let (kind, files) = if path.is_dir() {
             files_of_folder(path, validation, warnings)?
         } else {
+            open_stream(path).map_err(|error| error.map(|message| message + &how_to_get(path)))?;
             let format = Format::of(path);
             let of_rows = || if format == Format::Text { Kind::Text } else { Kind::Rows };
             let kind = TokenFormat::of(path).map_or_else(of_rows, Kind::Tokens);

@@ -1,9 +1,12 @@
 //! Files of every kind, read with the byte tokenizer.
 
 use std::fs;
+use std::io::{Read, Write};
+use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
+use super::json_rows::JsonRows;
+use super::rows::Value;
 use super::*;
 use crate::data::tokenizer::Encoded;
 
@@ -291,22 +294,66 @@ fn empty_files_are_counted() {
 
 #[test]
 fn a_pipe_is_read_once() {
-    let pipe = Folder::new();
-    let path = pipe.0.path().join("pipe");
-    let made = Command::new("mkfifo").arg(&path).status().unwrap();
-    assert!(made.success());
     for (text, expected) in [("\u{feff}two words", Ok("two words")), (ROWS, Err("file named .jsonl"))] {
-        pipe.put("source", text);
-        let mut writer = Command::new("sh");
-        writer.args(["-c", "cat source > pipe"]).current_dir(pipe.0.path());
-        let mut writer = writer.spawn().unwrap();
+        let (reader, mut writer) = std::io::pipe().unwrap();
+        writer.write_all(text.as_bytes()).unwrap();
+        drop(writer);
+        // As the shell names `<(command)`.
+        let path = PathBuf::from(format!("/dev/fd/{}", reader.as_raw_fd()));
         match (texts(&path), expected) {
             (Ok(found), Ok(text)) => assert_eq!(found, [text]),
-            (found, Err(words)) => refused(found, &["pipe has JSON rows", words]),
+            (found, Err(words)) => refused(found, &["/dev/fd/", " has JSON rows", words]),
             (Err(error), Ok(_)) => panic!("{error}"),
         }
-        assert!(writer.wait().unwrap().success());
     }
+}
+
+/// Small files that pretend to be endless.
+#[cfg(feature = "text")]
+#[test]
+fn bombs_are_refused_before_they_fill_the_memory() {
+    let folder = Folder::new();
+    let text = |start: &'static str| start.as_bytes().chain(std::io::repeat(b'a').take(1 << 26));
+    for start in ["", "{\"text\": \"", "[\"", "text\n"] {
+        let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+        std::io::copy(&mut text(start), &mut gzip).unwrap();
+        let zstd = zstd::encode_all(text(start), 1).unwrap();
+        for bytes in [gzip.finish().unwrap(), zstd] {
+            for name in ["a.txt", "a.jsonl", "a.csv"] {
+                let error = folder.texts(name, &bytes).unwrap_err().to_string();
+                let of_row = name == "a.csv" && error.contains("a row is longer than 16 MiB");
+                assert!(of_row || error.contains("expands to more than 200 times its size"), "{error}");
+            }
+        }
+    }
+    let endless = |start: &'static str| {
+        Box::new(std::io::BufReader::new(start.as_bytes().chain(std::io::repeat(b'a'))))
+    };
+    let words = |error: Option<std::io::Error>| error.unwrap().to_string();
+    assert_eq!(words(JsonRows::open(endless("")).err()), "a line is longer than 128 MiB, the most for a row");
+    let error = JsonRows::open(endless("[1, \"")).unwrap().find_map(Result::err);
+    assert_eq!(words(error), "an element is longer than 128 MiB, the most for a row");
+    let error = csv::open(endless("text\n"), false).unwrap().find_map(Result::err);
+    assert_eq!(words(error), "a row is longer than 16 MiB, the most for a table");
+    let columns = std::io::Cursor::new("a,".repeat(20_000));
+    let error = csv::open(Box::new(columns), false).err().unwrap();
+    assert!(error.message().contains("the header has 20001 columns; the most are 16384"), "{error}");
+}
+
+/// A list is not read as one line, although it is one.
+#[test]
+fn a_list_on_one_line_is_split_at_its_elements() {
+    let list = "\n \r\n [{\"text\": \"a\\\\\\\"],{\\u00e9\"}, {\"text\":\r\"b\"} ,[1, [2 3]]]\n\n";
+    let read = |capacity| {
+        let reader = std::io::BufReader::with_capacity(capacity, list.as_bytes());
+        let records = JsonRows::open(reader).unwrap().map(|record| match record.unwrap().value {
+            Value::Json(text) => String::from_utf8(text).unwrap(),
+            other => panic!("{other:?}"),
+        });
+        records.collect::<Vec<_>>()
+    };
+    let expected = ["{\"text\": \"a\\\\\\\"],{\\u00e9\"}", "{\"text\":\n\"b\"}", "[1, [2 3]]"];
+    (1..100).for_each(|capacity| assert_eq!(read(capacity), expected, "{capacity}"));
 }
 
 #[test]

@@ -3,11 +3,15 @@
 use std::io::Read;
 use std::path::Path;
 
+use crate::base::format::Size;
 use crate::base::{Error, Result, Status};
 use crate::data::read::content::{Content, unreadable};
 use crate::data::read::json_rows::JsonRows;
 use crate::data::read::kind::{Format, HEAD_BYTES, lower_name};
 use crate::data::token_file::TokenFormat;
+
+/// Largest document, decompressed.
+const DOCUMENT_BYTES_MAX: u64 = 1 << 34;
 
 /// Reads a text file, decompressed and without a byte order mark. The inner error says why a file
 /// is not text: it is binary, or it has rows. A file that the user names (`is_named`) must not even
@@ -31,7 +35,11 @@ pub fn read_text(path: &Path, is_named: bool) -> Result<Result<Vec<u8>>> {
     // A binary file is not read to its end.
     read(&mut text, HEAD_BYTES as u64)?;
     if !text.contains(&0) {
-        read(&mut text, u64::MAX)?;
+        read(&mut text, DOCUMENT_BYTES_MAX)?;
+    }
+    if text.len() as u64 > DOCUMENT_BYTES_MAX {
+        let most = Size(DOCUMENT_BYTES_MAX as usize);
+        return Ok(Err(not_text(path, &format!("has more than {most}, the most for one text; split it"))));
     }
     if let Some(at) = memchr::memchr(0, &text) {
         let words = format!("is binary, not text: byte {} is a zero byte", at + 1);

@@ -2,6 +2,9 @@
 
 use super::*;
 
+/// Bytes of the header of an llm.c file.
+const LLMC_HEADER_BYTES: usize = 1024;
+
 fn write(dir: &Path, magic: i32, version: i32, count: i32, body: &[u8]) -> PathBuf {
     let mut bytes = vec![0u8; LLMC_HEADER_BYTES];
     for (k, word) in [magic, version, count].into_iter().enumerate() {
@@ -21,28 +24,30 @@ fn u32s(tokens: &[u32]) -> Vec<u8> {
     tokens.iter().flat_map(|t| t.to_le_bytes()).collect()
 }
 
+/// The last two tokens of a file.
+fn last_two(file: &TokenFile) -> [i32; 2] {
+    let mut tokens = [0; 2];
+    let [first, last] = &mut tokens;
+    file.copy(file.tokens() - 2, std::slice::from_mut(first), last).unwrap();
+    tokens
+}
+
 #[test]
 fn both_llmc_formats_are_read() {
     let dir = tempfile::tempdir().unwrap();
-    let mut out = [0; 2];
     let path = write(dir.path(), 20_240_520, 1, 3, &u16s(&[7, 50_256, 65_535]));
     let file = TokenFile::open(&path, TokenFormat::Headed, 65_536).unwrap();
     assert_eq!(file.tokens(), 3);
-    file.copy(1, &mut out).unwrap();
-    assert_eq!(out, [50_256, 65_535]);
-    let path = write(dir.path(), 20_240_801, 7, 3, &u32s(&[7, 128_000, 9]));
-    TokenFile::open(&path, TokenFormat::Headed, 128_256).unwrap().copy(0, &mut out).unwrap();
-    assert_eq!(out, [7, 128_000]);
+    assert_eq!(last_two(&file), [50_256, 65_535]);
+    let path = write(dir.path(), 20_240_801, 7, 3, &u32s(&[9, 7, 128_000]));
+    assert_eq!(last_two(&TokenFile::open(&path, TokenFormat::Headed, 128_256).unwrap()), [7, 128_000]);
 }
 
 #[test]
 fn a_token_above_i32_is_outside_every_vocabulary() {
     let read = |token: u32| {
-        TokenFile::from_bytes("tokens", TokenFormat::RawU32, usize::MAX, u32s(&[token])).map(|file| {
-            let mut out = [0];
-            file.copy(0, &mut out).unwrap();
-            out[0]
-        })
+        TokenFile::from_bytes("tokens", TokenFormat::RawU32, usize::MAX, u32s(&[token, 7]))
+            .map(|file| last_two(&file)[0])
     };
     assert_eq!(read(i32::MAX as u32).unwrap(), i32::MAX);
     let error = read(1 << 31).unwrap_err();
@@ -89,11 +94,8 @@ fn damaged_files_are_refused() {
 #[test]
 fn raw_files_are_read_without_a_header() {
     let raw = |format, bytes: Vec<u8>| TokenFile::from_bytes("raw", format, 70_000, bytes);
-    let mut out = [0; 2];
-    raw(TokenFormat::RawU16, u16s(&[1, 65_535, 3])).unwrap().copy(1, &mut out).unwrap();
-    assert_eq!(out, [65_535, 3]);
-    raw(TokenFormat::RawU32, u32s(&[1, 69_999])).unwrap().copy(0, &mut out).unwrap();
-    assert_eq!(out, [1, 69_999]);
+    assert_eq!(last_two(&raw(TokenFormat::RawU16, u16s(&[1, 65_535, 3])).unwrap()), [65_535, 3]);
+    assert_eq!(last_two(&raw(TokenFormat::RawU32, u32s(&[1, 69_999])).unwrap()), [1, 69_999]);
     assert!(raw(TokenFormat::RawU32, u32s(&[1, 70_000])).unwrap_err().message().contains("token 1 is 70000"));
     assert!(raw(TokenFormat::RawU32, vec![0; 6]).unwrap_err().message().contains("6 bytes"));
     assert_eq!(TokenFormat::of(Path::new("a/b.u16")), Some(TokenFormat::RawU16));
@@ -145,7 +147,8 @@ fn every_header_field_of_horizon_files_is_checked() {
     let open = |bytes| TokenFile::from_bytes("own.bin", TokenFormat::Headed, 256, bytes);
     let file = open(own()).unwrap();
     assert_eq!((file.tokens(), file.starts(), file.fingerprint()), (4, &[0, 2][..], 9));
-    assert!((0..4).map(|at| file.is_supervised(at)).eq([false, true, false, true]));
+    let mut mask = file.mask(0..4).unwrap();
+    assert!((0..4).map(|at| mask.is_supervised(at).unwrap()).eq([false, true, false, true]));
     for end in 0..own().len() {
         assert!(open(own()[..end].to_vec()).is_err(), "cut at {end}");
     }
@@ -169,4 +172,44 @@ fn every_header_field_of_horizon_files_is_checked() {
         let error = open(bytes).unwrap_err();
         assert!(error.message().contains(word), "byte {at}: {error}");
     }
+}
+
+/// In the worst case while a run of days reads them.
+#[test]
+fn a_file_that_is_changed_while_it_is_read_is_named() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("tokens.bin");
+    let long = |tokens: &[u16]| {
+        let tokens = tokens.repeat(5_000);
+        [&20_240_520i32.to_le_bytes()[..], &1i32.to_le_bytes(), &(tokens.len() as i32).to_le_bytes()]
+            .concat()
+            .into_iter()
+            .chain([0; LLMC_HEADER_BYTES - 12])
+            .chain(u16s(&tokens))
+            .collect::<Vec<u8>>()
+    };
+    let read = |change: &dyn Fn()| {
+        std::fs::write(&path, long(&[1, 2])).unwrap();
+        let file = TokenFile::open(&path, TokenFormat::Headed, 256).unwrap();
+        let (mut tokens, mut next) = ([0; 9_000], 0);
+        file.copy(500, &mut tokens, &mut next).unwrap();
+        assert!(tokens == [1, 2].repeat(4_500)[..] && next == 1);
+        file.check_unchanged().unwrap();
+        change();
+        let read = file.copy(500, &mut tokens, &mut next).and_then(|()| file.check_unchanged());
+        read.unwrap_err().to_string()
+    };
+    let shortened =
+        read(&|| std::fs::File::options().write(true).open(&path).unwrap().set_len(9_000).unwrap());
+    assert!(shortened.contains("tokens.bin became shorter while it was read"), "{shortened}");
+    let outside = read(&|| std::fs::write(&path, long(&[1, 300])).unwrap());
+    assert!(outside.contains("tokens.bin: token 501 is 300, outside"), "{outside}");
+    let rewritten = read(&|| std::fs::write(&path, long(&[2, 1])).unwrap());
+    assert!(rewritten.contains("tokens.bin was written to while it was read"), "{rewritten}");
+    let mut bytes = own();
+    std::fs::write(&path, &bytes).unwrap();
+    let file = TokenFile::open(&path, TokenFormat::Headed, 256).unwrap();
+    bytes.pop();
+    std::fs::write(&path, &bytes).unwrap();
+    assert!(file.mask(0..4).unwrap().is_supervised(0).unwrap_err().message().contains("became shorter"));
 }

@@ -1,37 +1,40 @@
 //! Reads the JSON files of a model folder.
 
-use std::fs;
 use std::path::Path;
 
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use crate::base::{Error, Result, Status, json, placeholder};
+use crate::host::input;
 
-/// Reads a JSON file; `None` if it does not exist.
+/// Largest JSON file of settings that is read, and largest template.
+pub(crate) const CONFIG_BYTES_MAX: u64 = 1 << 24;
+/// Largest `tokenizer.json` that is read.
+const TOKENIZER_BYTES_MAX: u64 = 1 << 28;
+
+/// Reads a JSON file of settings; `None` if it does not exist.
 pub(crate) fn read_json<T: DeserializeOwned>(path: &Path) -> Result<Option<T>> {
-    if !path.exists() {
-        return Ok(None);
-    }
-    serde_json::from_slice(&read_json_bytes(path)?)
+    let Some(bytes) = input::read_if_there(path, CONFIG_BYTES_MAX)? else { return Ok(None) };
+    serde_json::from_slice(&json_of(path, bytes)?)
         .map(Some)
         .map_err(|error| Error::new(Status::BadFormat, format!("{}: {error}", path.display())))
 }
 
-/// Reads the text of a JSON file, without a byte order mark. Errors name a file that something else
+/// Reads the text of a `tokenizer.json`, without a byte order mark.
+pub(super) fn read_tokenizer(path: &Path) -> Result<Vec<u8>> {
+    json_of(path, input::read_whole(path, TOKENIZER_BYTES_MAX)?)
+}
+
+/// Returns the text of a JSON file, without a byte order mark. Errors name a file that something else
 /// has taken the place of.
-pub(super) fn read_json_bytes(path: &Path) -> Result<Vec<u8>> {
-    let mut bytes = read(path)?;
+fn json_of(path: &Path, mut bytes: Vec<u8>) -> Result<Vec<u8>> {
     bytes.drain(..bytes.len() - json::without_mark(&bytes).len());
     let what = if bytes.trim_ascii().is_empty() { Some("empty; copy it again") } else { placeholder(&bytes) };
     match what {
         Some(what) => Err(Error::new(Status::BadFormat, format!("{} is {what}", path.display()))),
         None => Ok(bytes),
     }
-}
-
-pub(crate) fn read(path: &Path) -> Result<Vec<u8>> {
-    fs::read(path).map_err(|error| Error::reading(path, &error))
 }
 
 /// Reads `eos_token_id` of `generation_config.json`, else of `config.json`: an id, or a list of them.
@@ -63,6 +66,8 @@ pub(super) fn end_tokens(folder: &Path, vocabulary: usize) -> Result<Vec<u32>> {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
 
     #[test]

@@ -37,7 +37,7 @@ use crate::data::warning::{Warning, Warnings};
 
 pub use decoder::Decoder;
 #[cfg(feature = "text")]
-pub(crate) use files::{read, read_json};
+pub(crate) use files::{CONFIG_BYTES_MAX, read_json};
 pub use source::TokenizerSource;
 #[cfg(feature = "text")]
 pub(crate) use special::SpecialTokens;

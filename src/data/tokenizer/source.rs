@@ -2,10 +2,11 @@
 
 use std::path::{Path, PathBuf};
 
-use super::files::{end_tokens, read_json_bytes};
+use super::files::{end_tokens, read_tokenizer};
 use super::special::FolderTokens;
 use super::{HuggingFace, Kind, Tokenizer, fingerprint};
 use crate::base::{Error, Result, Status};
+use crate::host::input;
 
 /// Location of a model's tokenizer. It is opened only when there is text.
 #[derive(Clone, Debug)]
@@ -28,7 +29,7 @@ impl TokenizerSource {
             self.check_bytes()?;
             return Ok(Tokenizer::bytes());
         };
-        let bytes = read_json_bytes(&path)?;
+        let bytes = read_tokenizer(&path)?;
         let tokens = FolderTokens::read(folder)?;
         let within = |error: Error| error.within(path.display());
         let tokenizer = HuggingFace::new(&bytes, &tokens, self.vocabulary).map_err(within)?;
@@ -55,21 +56,21 @@ impl TokenizerSource {
         let Some((folder, path)) = self.file() else {
             return Ok(self.check_bytes().map_or(0, |()| Tokenizer::BYTES_FINGERPRINT));
         };
-        Ok(fingerprint_of(read_json_bytes(&path)?, &FolderTokens::read(folder)?))
+        Ok(fingerprint_of(read_tokenizer(&path)?, &FolderTokens::read(folder)?))
     }
 
     /// The folder and its `tokenizer.json`.
     fn file(&self) -> Option<(&Path, PathBuf)> {
         let folder = self.folder.as_deref()?;
         let path = folder.join("tokenizer.json");
-        path.exists().then_some((folder, path))
+        input::is_there(&path).then_some((folder, path))
     }
 
     /// Checks that text can be read as bytes, for a model without `tokenizer.json`.
     fn check_bytes(&self) -> Result<()> {
         for name in ["tokenizer.model", "tiktoken.model", "vocab.json", "tekken.json"] {
             let file = self.folder.as_ref().map(|folder| folder.join(name));
-            if let Some(file) = file.filter(|file| file.exists()) {
+            if let Some(file) = file.filter(|file| input::is_there(file)) {
                 return Err(Error::new(
                     Status::Unsupported,
                     format!(

@@ -9,8 +9,6 @@ mod json;
 mod keys;
 mod rope;
 
-use std::fs;
-use std::io;
 use std::path::Path;
 
 use serde_json::{Map, Value, json};
@@ -18,9 +16,9 @@ use serde_json::{Map, Value, json};
 use crate::base::format::shortest;
 use crate::base::{DType, Dims, Error, Result, check_f32};
 use crate::hf::companions::{CHAT_TEMPLATE, Companions, GENERATION};
-use crate::hf::contents;
 use crate::hf::family::{AttentionBias, Family, WINDOW_DEFAULT, WINDOW_LAYERS_DEFAULT, Windows, unsupported};
-use crate::hf::file_text;
+use crate::hf::{CONFIG_BYTES_MAX, contents, file_text};
+use crate::host::input;
 use crate::model::{Biases, LAYERS_MAX, ModelConfig, Window};
 pub(super) use keys::QUANTIZED;
 use keys::{CARRIED, Reader, refuse_unknown};
@@ -45,10 +43,8 @@ impl FolderConfig {
     /// path.
     pub fn open(folder: &Path) -> Result<FolderConfig> {
         let path = folder.join("config.json");
-        let text = fs::read(&path).map_err(|error| match error.kind() {
-            io::ErrorKind::NotFound => contents::no_config(folder),
-            _ => Error::reading(&path, &error),
-        })?;
+        let text = input::read_if_there(&path, CONFIG_BYTES_MAX)?;
+        let text = text.ok_or_else(|| contents::no_config(folder))?;
         contents::refuse_placeholder(&path, &text)?;
         let config = FolderConfig::parse(&text).map_err(|error| error.within(path.display()))?;
         let mut config = FolderConfig { companions: Companions::read(folder)?, ..config };

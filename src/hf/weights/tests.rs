@@ -150,6 +150,31 @@ fn a_truncated_file_is_refused() {
     assert_eq!(load(dir.path(), &model).unwrap_err().status(), Status::BadFormat);
 }
 
+fn header(file: &[u8]) -> Result<Header> {
+    Header::read(file.len() as u64, |offset, out| {
+        out.copy_from_slice(&file[offset as usize..][..out.len()]);
+        Ok(())
+    })
+}
+
+#[test]
+fn a_file_that_is_changed_after_it_was_opened_is_named() {
+    let dir = tempfile::tempdir().unwrap();
+    let model = model(true);
+    let path = dir.path().join(SINGLE);
+    let changed = |change: &dyn Fn(&[u8])| {
+        save(&path, &tensors_of(&model, Dtype::BF16));
+        let mut trainer = trainer_of(&model);
+        let weights = Weights::open(dir.path(), trainer.layout()).unwrap();
+        change(&std::fs::read(&path).unwrap());
+        weights.load(&mut trainer, &unwatched).unwrap_err().to_string()
+    };
+    let shortened = changed(&|bytes| std::fs::write(&path, &bytes[..bytes.len() - 100]).unwrap());
+    assert!(shortened.contains("model.safetensors became shorter while it was read"), "{shortened}");
+    let rewritten = changed(&|bytes| std::fs::write(&path, bytes).unwrap());
+    assert!(rewritten.contains("model.safetensors was written to while it was read"), "{rewritten}");
+}
+
 /// The sizes in a header are checked against the length of the file.
 #[test]
 fn a_header_that_does_not_match_the_file_is_refused() {
@@ -158,7 +183,7 @@ fn a_header_that_does_not_match_the_file_is_refused() {
     let entry = |shape: &str, offsets: &str| {
         format!(r#"{{"a":{{"dtype":"F32","shape":{shape},"data_offsets":{offsets}}}}}"#)
     };
-    assert!(Header::parse(&whole(&entry("[2,2]", "[0,16]"))).is_ok());
+    assert!(header(&whole(&entry("[2,2]", "[0,16]"))).is_ok());
     for (shape, offsets) in [
         ("[2,3]", "[0,24]"),
         ("[2,2]", "[0,24]"),
@@ -171,15 +196,14 @@ fn a_header_that_does_not_match_the_file_is_refused() {
         ("[-4]", "[0,16]"),
         ("[4.0]", "[0,16]"),
     ] {
-        let error =
-            Header::parse(&whole(&entry(shape, offsets))).expect_err(&format!("{shape} at {offsets}"));
+        let error = header(&whole(&entry(shape, offsets))).expect_err(&format!("{shape} at {offsets}"));
         assert_eq!(error.status(), Status::BadFormat, "{error}");
     }
     let json = entry("[2,2]", "[0,16]");
     for length in
         [0, 1, json.len() as u64 - 1, json.len() as u64 + 17, 1 << 40, 1 << 63, u64::MAX, u64::MAX - 7]
     {
-        let error = Header::parse(&file(length, &json)).expect_err(&format!("a header of {length} bytes"));
+        let error = header(&file(length, &json)).expect_err(&format!("a header of {length} bytes"));
         assert_eq!(error.status(), Status::BadFormat, "{error}");
     }
     let twice = format!(
@@ -187,10 +211,7 @@ fn a_header_that_does_not_match_the_file_is_refused() {
         entry("[2,2]", "[0,16]").trim_end_matches('}').to_owned() + "}",
         &entry("[2,2]", "[0,16]")[1..]
     );
-    assert!(
-        Header::parse(&whole(&twice.replacen("\"a\"", "\"b\"", 1))).is_err(),
-        "two tensors have the same bytes"
-    );
+    assert!(header(&whole(&twice.replacen("\"a\"", "\"b\"", 1))).is_err(), "two tensors have the same bytes");
 }
 
 #[test]
@@ -517,7 +538,9 @@ fn data(folder: &Path) -> BTreeMap<String, Vec<u8>> {
     let files = sources(folder).unwrap().paths.into_iter().map(|path| WeightFile::open(path).unwrap());
     files
         .flat_map(|file| {
-            let bytes = |name: &String| file.bytes[file.header.tensor(name).unwrap().0].to_vec();
+            let whole = std::fs::read(&file.path).unwrap();
+            let range = |name: &String| file.header.tensor(name).unwrap().0;
+            let bytes = |name: &String| whole[range(name).start as usize..range(name).end as usize].to_vec();
             file.header.names().map(|name| (name.clone(), bytes(&name))).collect::<Vec<_>>()
         })
         .collect()

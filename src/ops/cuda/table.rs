@@ -7,13 +7,16 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Display;
-use std::fs;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
 use crate::base::{Error, Name, Result, Status};
+use crate::host::input;
 use crate::ops::cuda::gemm::Gemm;
+
+/// Largest file that is read; enough for 100,000 GEMMs.
+const FILE_BYTES_MAX: u64 = 1 << 26;
 
 /// The key of a choice.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -110,10 +113,9 @@ impl Table {
     /// Errors: the file does not exist (`NotFound`) or cannot be read (`Io`); those of
     /// [`Table::from_json`].
     pub fn read(path: &Path) -> Result<Self> {
-        let name = path.display();
-        let text = fs::read_to_string(path)
-            .map_err(|error| Error::io(format!("cannot read the GEMM autotune table {name}"), &error))?;
-        Table::from_json(&text, &name.to_string())
+        let text = input::read_text(path, FILE_BYTES_MAX)
+            .map_err(|error| error.within("the GEMM autotune table"))?;
+        Table::from_json(&text, &path.display().to_string())
     }
 
     /// Refuses a table without entries for this device and library version (`InvalidArgument`): it

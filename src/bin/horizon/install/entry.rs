@@ -6,9 +6,13 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 
 use horizon::base::{Error, Result};
+use horizon::host::input;
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::folders::Folders;
+
+/// Largest file that is installed.
+const FILE_BYTES_MAX: u64 = 1 << 32;
 
 pub struct Entry {
     /// Without the staging folder.
@@ -51,7 +55,7 @@ impl Entry {
 
 impl Content {
     pub fn load(&self) -> Result<Loaded> {
-        let read = |path| fs::read(path).map_err(|error| Error::reading(path, &error));
+        let read = |path| input::read_whole(path, FILE_BYTES_MAX);
         Ok(match self {
             Content::Bytes(bytes) => Loaded::File { bytes: bytes.clone(), mode: 0o644 },
             Content::Copy(from) => Loaded::File { bytes: read(from)?, mode: 0o644 },
@@ -114,19 +118,19 @@ pub fn remove_partial(path: &Path) {
 
 /// The identity of a file or symlink, or `other` for what is neither; none if there is nothing.
 pub fn identity(path: &Path) -> Result<Option<String>> {
-    let read = || -> io::Result<String> {
-        let data = fs::symlink_metadata(path)?;
-        Ok(if data.is_symlink() {
-            Loaded::Link(fs::read_link(path)?.to_string_lossy().into_owned()).identity()
-        } else if data.is_file() {
-            Loaded::File { bytes: fs::read(path)?, mode: 0 }.identity()
-        } else {
-            "other".to_owned()
-        })
+    let reading = |error: io::Error| Error::reading(path, &error);
+    let data = match fs::symlink_metadata(path) {
+        Ok(data) => data,
+        Err(error) if [ErrorKind::NotFound, ErrorKind::NotADirectory].contains(&error.kind()) => {
+            return Ok(None);
+        }
+        Err(error) => return Err(reading(error)),
     };
-    match read() {
-        Ok(found) => Ok(Some(found)),
-        Err(error) if [ErrorKind::NotFound, ErrorKind::NotADirectory].contains(&error.kind()) => Ok(None),
-        Err(error) => Err(Error::reading(path, &error)),
-    }
+    Ok(Some(if data.is_symlink() {
+        Loaded::Link(fs::read_link(path).map_err(reading)?.to_string_lossy().into_owned()).identity()
+    } else if data.is_file() {
+        Loaded::File { bytes: input::read_whole(path, FILE_BYTES_MAX)?, mode: 0 }.identity()
+    } else {
+        "other".to_owned()
+    }))
 }

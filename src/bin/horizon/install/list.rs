@@ -7,13 +7,16 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
-use std::io::ErrorKind;
 use std::path::{Component, Path, PathBuf};
 
 use horizon::base::{Error, Result, Status};
+use horizon::host::input;
 
 use super::entry::{Loaded, identity, remove_partial};
 use super::folders::{Folders, cannot_write};
+
+/// Largest list that is read.
+const LIST_BYTES_MAX: u64 = 1 << 24;
 
 #[derive(Clone, Default)]
 pub struct List {
@@ -28,13 +31,10 @@ impl List {
     /// Errors: the list is of another prefix and has files outside it, which this prefix may not own.
     pub fn read(folders: &Folders) -> Result<List> {
         let path = folders.on_disk(&folders.list());
-        let text = match fs::read_to_string(&path) {
-            Ok(text) => text,
-            Err(error) if [ErrorKind::NotFound, ErrorKind::NotADirectory].contains(&error.kind()) => {
-                return Ok(List::default());
-            }
-            Err(error) => return Err(Error::reading(&path, &error)),
-        };
+        if !input::is_there(&path) {
+            return Ok(List::default());
+        }
+        let text = input::read_text(&path, LIST_BYTES_MAX)?;
         let bad = |line, no| {
             let why = format!("{}: line {line} names no {no}", path.display());
             Error::new(Status::BadFormat, why)

@@ -40,7 +40,10 @@ pub struct TrainOptions {
     /// each to the token that ends it and not the newline behind; prompts are masked from the loss.
     /// `horizon man --formats` prints all formats and fields.
     ///
-    /// Text: each file is a document.
+    /// Text: each file is a document, and so is an open pipe: /dev/stdin, <(command).
+    ///
+    /// Refused: named pipes, devices, rows above 128 MiB, texts above 16 GiB, and compressed files
+    /// that expand to more than 32 MiB and 200 times their size.
     ///
     /// Folders: the files below, of rows or else of text; links to files are followed. Not read:
     /// hidden files and folders named target; next to rows also README, LICENSE and other
