@@ -192,7 +192,7 @@ fn files_check_their_bounds() {
         survives(|| mapped[part.clone()].len());
     }
     assert_eq!(mapped[99], 7);
-    let folder = NewFolder::plan(&dir.path().join("new"), 10).unwrap();
+    let folder = NewFolder::plan(&dir.path().join("new"), 10, |_| Ok(false)).unwrap();
     let filling: Filling = folder.begin().unwrap();
     let sized: SizedFile = filling.sized("sized", 10).unwrap();
     survives(|| sized.write_at(u64::MAX, &[1; 20]));
