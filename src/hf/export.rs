@@ -39,11 +39,13 @@ pub struct ExportTarget(NewFolder);
 
 impl ExportTarget {
     /// Checks a target before training starts, so that a long run does not fail at its end. Creates
-    /// missing parents.
+    /// missing parents. If `folder` is a link, the folder to which it leads is replaced.
     ///
     /// Errors: the target is a file, or a folder with other files than an earlier export's; it
     /// cannot be written to; the file system has less than `bytes` free.
     pub fn check(folder: &Path, bytes: u64) -> Result<ExportTarget> {
+        // Without a slash at the end, which would hide a link.
+        let folder = folder.components().as_path();
         let cannot = |error| Error::io(format!("cannot export to {}", folder.display()), &error);
         let real = if folder.is_symlink() { &fs::canonicalize(folder).map_err(cannot)? } else { folder };
         NewFolder::plan(real, bytes, ExportTarget::may_replace).map(ExportTarget)

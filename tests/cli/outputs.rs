@@ -97,7 +97,7 @@ fn an_export_replaces_the_folder_behind_a_link_and_sweeps_what_was_killed() {
         fs::create_dir(at(left)).unwrap();
         fs::copy(at("out/horizon.json"), at(left).join("horizon.json")).unwrap();
     }
-    export("link").well();
+    export("link/").well();
     assert_eq!(names(dir.path()), ["link", "out", "text.txt"]);
     assert_eq!(fs::metadata(at("out")).unwrap().permissions().mode() & 0o777, 0o700);
     export("none/../link/x").well();
