@@ -75,7 +75,7 @@ fn one_process_writes_and_leftovers_of_others_are_removed() {
     let error = Checkpoints::create(dir.path(), files(), None).unwrap_err();
     assert_eq!(error.status(), Status::InvalidState);
     assert!(error.message().contains("another run writes its checkpoints"), "{error}");
-    // Also after somebody has removed the lock file.
+    // Also after the lock file was removed.
     fs::remove_file(dir.path().join(".lock")).unwrap();
     assert_eq!(Checkpoints::create(dir.path(), files(), None).unwrap_err(), error);
     drop(to);

@@ -185,6 +185,18 @@ fn an_export_is_complete_and_replaces_only_exports() {
 }
 
 #[test]
+fn exports_to_one_folder_at_the_same_time_all_work() {
+    let dir = tempfile::tempdir().unwrap();
+    let folder = dir.path().join("out");
+    let export = &|first: f32| (0..3).for_each(|_| export_counting(&folder, first).unwrap());
+    std::thread::scope(|scope| [1.0, 2.0, 3.0].map(|first| drop(scope.spawn(move || export(first)))));
+    assert_eq!(names(dir.path()), ["out"]);
+    assert_eq!(names(&folder).len(), 4);
+    let layout = counting(&model(), 0.0).layout().clone();
+    Weights::open(&folder, &layout).unwrap().load(&mut trainer_of(&model().model), &unwatched).unwrap();
+}
+
+#[test]
 fn a_failed_export_changes_nothing() {
     let dir = tempfile::tempdir().unwrap();
     let folder = dir.path().join("out");

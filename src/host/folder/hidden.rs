@@ -155,7 +155,7 @@ impl Drop for Hidden {
     }
 }
 
-/// A file or folder that somebody else created, locked until it is dropped.
+/// A file or folder of another writer, locked until it is dropped.
 pub(super) struct Held {
     path: PathBuf,
     /// `None` for a link, which cannot be opened.

@@ -7,9 +7,9 @@
 //!
 //! # Hidden names
 //! `.NAME.partial-PID-RANDOM`, with 64 random bits: threads, processes and containers with equal
-//! ids do not collide, and nobody can plant a link at a name in advance. While its writer lives, a
-//! hidden file or folder is locked (`flock`). The next writer of `NAME` removes those that nobody
-//! has locked: their writer was killed. On a file system without locks, all are left alone.
+//! ids do not collide, and no link can be planted at a name in advance. While its writer lives, a
+//! hidden file or folder is locked (`flock`). The next writer of `NAME` removes those that are not
+//! locked: their writer was killed. What the file system cannot lock (NFS: folders) is left alone.
 //!
 //! # Several writers of one name
 //! They do not disturb each other: `NAME` is always complete, in the end that of the last to

@@ -22,7 +22,7 @@ pub struct NewFolder {
     may_replace: MayReplace,
 }
 
-/// How often a folder is published while other writers publish theirs to the same path.
+/// Attempts to publish a folder while other writers publish theirs to the same path.
 const ATTEMPTS: usize = 100;
 
 impl NewFolder {
