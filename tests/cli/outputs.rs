@@ -53,7 +53,7 @@ fn outputs_go_through_links_of_the_user_alone_and_into_open_streams() {
     let plan = |out: &str| horizon_in(dir.path(), &[&PLAN[..], &[out]].concat());
     plan("trace.json").well();
     assert!(at("trace.json").is_symlink() && fs::metadata(at("victim")).unwrap().len() > 100);
-    assert!(plan("/dev/stdout").well().out.contains("\"traceEvents\""));
+    assert!(plan("/dev/stdout").well().out.contains("\"process_name\""));
     nix::unistd::mkfifo(&at("pipe"), nix::sys::stat::Mode::S_IRWXU).unwrap();
     plan("pipe").badly(1, &["cannot write pipe: it is a device, a pipe or a socket"]);
 }
@@ -100,7 +100,7 @@ fn an_export_replaces_the_folder_behind_a_link_and_sweeps_what_was_killed() {
     export("link/").well();
     assert_eq!(names(dir.path()), ["link", "out", "text.txt"]);
     assert_eq!(fs::metadata(at("out")).unwrap().permissions().mode() & 0o777, 0o700);
-    export("none/../link/x").well();
+    export("out/x").well();
     export("link").badly(1, &["contains x, which is not from an export"]);
 }
 

@@ -4,6 +4,7 @@ use std::thread;
 
 use super::*;
 use crate::base::{Error, Result, Status};
+use crate::host::start_scoped_thread;
 
 fn names(folder: &Path) -> Vec<String> {
     let entries = fs::read_dir(folder).unwrap();
@@ -111,7 +112,7 @@ fn writers_of_one_folder_do_not_disturb_each_other() {
     const WRITERS: usize = 4;
     let dir = tempfile::tempdir().unwrap();
     let (folder, start) = (dir.path().join("a"), Barrier::new(WRITERS));
-    let write = |number: usize| {
+    let write = &|number: usize| {
         start.wait();
         for _ in 0..8 {
             let content = [number as u8; 100];
@@ -120,7 +121,11 @@ fn writers_of_one_folder_do_not_disturb_each_other() {
                 .unwrap();
         }
     };
-    thread::scope(|scope| (0..WRITERS).for_each(|number| drop(scope.spawn(move || write(number)))));
+    thread::scope(|scope| {
+        let start = |number| start_scoped_thread(scope, "writer", move || write(number)).unwrap();
+        let writers: Vec<_> = (0..WRITERS).map(start).collect();
+        writers.into_iter().for_each(|writer| writer.join().unwrap());
+    });
     assert_eq!(names(dir.path()), ["a"]);
     let [one, two] = ["one", "two"].map(|name| fs::read(folder.join(name)).unwrap());
     assert!(one == two && one.len() == 100);
