@@ -839,7 +839,9 @@ HZ_CHECKED hz_status_t hz_trainer_load_hf(hz_trainer_t *trainer, const char *fol
 /* Writes a Hugging Face folder: config.json and model.safetensors, or above 5 GB shards with an index, as
  * HZ_DTYPE_BF16 (the uploaded weights) or HZ_DTYPE_F32 (the masters). The folder appears, or replaces an earlier
  * export, when it is complete; missing parent folders are created. A folder with anything but an earlier export is not
- * replaced.
+ * replaced. Several exports to one folder at the same time, by threads or processes, all work: the folder is always one
+ * complete export, in the end that of the last to finish. It keeps its permissions. If `folder` is a link, the folder
+ * to which it leads is replaced.
  * Blocks until the lanes are done, and for the disk.
  * Errors: HZ_STATUS_INVALID_ARGUMENT (the dtype, or a folder with other files), HZ_STATUS_NOT_FOUND (it cannot be
  * created there), HZ_STATUS_IO, HZ_STATUS_DISK_FULL (before anything is written, where the file system reports its free
@@ -1100,8 +1102,9 @@ HZ_CHECKED hz_status_t hz_trainer_save(hz_trainer_t *trainer, hz_save_callback_t
  * fails or the process is killed, earlier checkpoints are intact.
  *
  * The folder is created if necessary, and stays, with a file .lock, even if no checkpoint was completed. It is locked
- * for this trainer until it saves to another one or is closed. A folder that has checkpoints is only accepted if the
- * trainer resumed from one of them or wrote to it before.
+ * for this trainer until it saves to another one or is closed, against all threads and processes, also if .lock is
+ * removed meanwhile (except on NFS). On a file system without locks, other writers are not noticed. A folder that has
+ * checkpoints is only accepted if the trainer resumed from one of them or wrote to it before.
  *
  * `note` is stored with it, e.g. data position, random state, learning rate. Tensor options are not stored. The state
  * is stored as it is, also if it is not finite.

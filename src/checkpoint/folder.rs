@@ -12,7 +12,7 @@ use parking_lot::Mutex;
 use crate::base::{Error, Name, Result, Status};
 use crate::checkpoint::manifest::Checksum;
 use crate::checkpoint::read::Checkpoint;
-use crate::host::folder::replace_file;
+use crate::host::folder::{Kind, NewFile, Sweep, create_folder, open_folder, open_lock, sync_parent};
 use crate::host::input;
 
 /// Name of the file that names the newest checkpoint.
@@ -21,8 +21,6 @@ pub const LATEST: &str = "latest";
 const LATEST_BYTES_MAX: u64 = 1 << 10;
 const LOCK: &str = ".lock";
 const PREFIX: &str = "step-";
-/// Prefix of the temporary name of [`LATEST`], after the dot.
-const PARTIAL_LATEST: &str = "latest.partial-";
 
 /// Returns the name of a step's folder. Names sort like steps up to 10⁸ steps.
 pub fn step_name(step: u64) -> String {
@@ -79,12 +77,26 @@ fn latest_text(name: &str) -> String {
 
 /// Returns true for the names that this module writes into a folder of checkpoints.
 fn is_ours(name: &str) -> bool {
-    let hidden = name.strip_prefix('.').unwrap_or("");
-    name == LOCK
-        || name == LATEST
-        || step_of(name).is_some()
-        || hidden.starts_with(PREFIX)
-        || hidden.starts_with(PARTIAL_LATEST)
+    name == LOCK || is_target(name) || Kind::parse(name).is_some_and(|(target, _)| is_target(target))
+}
+
+/// Returns true for the names that are written under a hidden name first.
+fn is_target(name: &str) -> bool {
+    name == LATEST || step_of(name).is_some()
+}
+
+/// Returns true if a step's path has a folder, which is replaced, and false if nothing is there.
+/// Errors: it has something else, such as a link.
+pub(super) fn may_replace_step(path: &Path) -> Result<bool> {
+    match fs::symlink_metadata(path) {
+        Ok(data) if data.is_dir() => Ok(true),
+        Ok(_) => Err(Error::argument(format!(
+            "cannot write to {}: it is a link or a file, not a folder; move it away",
+            path.display()
+        ))),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(Error::reading(path, &error)),
+    }
 }
 
 /// Returns a file that keeps a folder from becoming a folder of checkpoints. A folder that already
@@ -108,8 +120,9 @@ fn foreign_file(folder: &Path) -> io::Result<Option<String>> {
 /// The lock of a folder of checkpoints.
 #[derive(Debug)]
 struct Lock {
-    /// `None` if the file system has no locks.
-    file: Option<File>,
+    /// The folder itself and [`LOCK`], as far as the file system can lock them. NFS cannot lock
+    /// folders; a file may be removed by the user while it is locked.
+    files: Vec<File>,
     /// Steps of checkpoints that the run has left behind: it resumed before them.
     obsolete: Mutex<BTreeSet<u64>>,
 }
@@ -118,7 +131,21 @@ impl Drop for Lock {
     fn drop(&mut self) {
         // Closing the file would not unlock it while a forked child has it open. An error leaves
         // the lock until then.
-        let _ = self.file.as_ref().map(File::unlock);
+        self.files.iter().for_each(|file| drop(file.unlock()));
+    }
+}
+
+impl Lock {
+    /// Locks a folder; `None` if another process, or another lock of this process, has locked it.
+    fn take(folder: &Path) -> io::Result<Option<Lock>> {
+        let mut files = vec![open_folder(folder, true)?, open_lock(&folder.join(LOCK))?];
+        let locked: Vec<_> = files.iter().map(File::try_lock).collect();
+        if locked.iter().any(|locked| matches!(locked, Err(TryLockError::WouldBlock))) {
+            return Ok(None);
+        }
+        let mut locked = locked.iter().map(Result::is_ok);
+        files.retain(|_| locked.next() == Some(true));
+        Ok(Some(Lock { files, obsolete: Mutex::default() }))
     }
 }
 
@@ -155,27 +182,19 @@ impl Checkpoints {
                 folder.display()
             )));
         }
-        fs::create_dir_all(&folder).map_err(cannot)?;
-        let lock = File::create(folder.join(LOCK)).map_err(cannot)?;
-        let file = match lock.try_lock() {
-            Ok(()) => Some(lock),
-            Err(TryLockError::WouldBlock) => {
-                return Err(Error::new(
-                    Status::InvalidState,
-                    format!(
-                        "another run writes its checkpoints to {}; wait until it has ended, or give another folder",
-                        folder.display()
-                    ),
-                ));
-            }
-            // The file system has no locks, so another process may be writing; nothing is removed
-            // then.
-            Err(TryLockError::Error(_)) => None,
+        create_folder(&folder).map_err(cannot)?;
+        let Some(lock) = Lock::take(&folder).map_err(cannot)? else {
+            return Err(Error::new(
+                Status::InvalidState,
+                format!(
+                    "another run writes its checkpoints to {}; wait until it has ended, or give another folder",
+                    folder.display()
+                ),
+            ));
         };
-        let lock = Arc::new(Lock { file, obsolete: Mutex::default() });
-        let checkpoints = Checkpoints { folder, keep, companions, lock };
-        checkpoints.clean().map_err(cannot)?;
-        Ok(checkpoints)
+        // Without a lock, another process may be writing: what it holds is not removed.
+        Sweep { sole: !lock.files.is_empty(), may_replace: Some(may_replace_step) }.all(&folder, is_target);
+        Ok(Checkpoints { folder, keep, companions, lock: Arc::new(lock) })
     }
 
     /// Returns the same folder, under the same lock, with other `companions` and another `keep`.
@@ -220,46 +239,23 @@ impl Checkpoints {
 
     /// Points `latest` at a step's folder, which must exist.
     pub fn set_latest(&self, step: u64) -> Result<()> {
-        let path = self.folder.join(LATEST);
-        let text = latest_text(&step_name(step));
-        replace_file(&path, |out| {
-            out.write_all(text.as_bytes()).map_err(|error| Error::writing(&path, &error))
-        })
-    }
-
-    /// Removes temporary files and folders. While the lock is held no other process writes them.
-    fn clean(&self) -> io::Result<()> {
-        if self.lock.file.is_none() {
-            return Ok(());
-        }
-        for entry in fs::read_dir(&self.folder)? {
-            let entry = entry?;
-            let name = entry.file_name();
-            let hidden = name.to_str().and_then(|name| name.strip_prefix('.'));
-            if hidden.is_some_and(|name| name.starts_with(PREFIX)) {
-                fs::remove_dir_all(entry.path())?;
-            } else if hidden.is_some_and(|name| name.starts_with(PARTIAL_LATEST)) {
-                fs::remove_file(entry.path())?;
-            }
-        }
-        Ok(())
+        let mut file = NewFile::create_in(&self.folder, LATEST)?;
+        file.put(latest_text(&step_name(step)).as_bytes())?;
+        file.finish()
     }
 
     /// Removes all but the newest `keep` checkpoints, after `step` has become the latest.
     /// Checkpoints of later steps, and others that the run left behind when it resumed before
-    /// them, count as the oldest. Incomplete checkpoints are neither counted nor removed.
+    /// them, count as the oldest. Incomplete checkpoints and links are neither counted nor removed.
     pub(super) fn remove_old(&self, step: u64) -> Result<()> {
         self.lock.obsolete.lock().remove(&step);
         let Some(keep) = self.keep else { return Ok(()) };
         let mut complete = steps(&self.folder)?;
-        complete.retain(|(_, folder)| Checkpoint::open_step(folder).is_ok());
+        complete.retain(|(_, folder)| !folder.is_symlink() && Checkpoint::open_step(folder).is_ok());
         let obsolete = self.lock.obsolete.lock().clone();
         complete.sort_by_key(|&(one, _)| (one <= step && !obsolete.contains(&one), one));
-        for (old, folder) in complete.iter().take(complete.len().saturating_sub(keep.get())) {
-            // Renamed first, so that a folder whose removal is interrupted does not look like a
-            // checkpoint.
-            let hidden = self.folder.join(format!(".{}.removed-{}", step_name(*old), std::process::id()));
-            fs::rename(folder, &hidden).and_then(|()| fs::remove_dir_all(&hidden)).map_err(|error| {
+        for (_, folder) in complete.iter().take(complete.len().saturating_sub(keep.get())) {
+            remove(folder).map_err(|error| {
                 let latest = step_name(step);
                 Error::io(
                     format!("{latest} is complete, but the old {} cannot be removed", folder.display()),
@@ -269,4 +265,13 @@ impl Checkpoints {
         }
         Ok(())
     }
+}
+
+/// Removes a checkpoint. It is renamed first, so that a folder whose removal is interrupted, also by
+/// a power cut, does not look like a checkpoint.
+fn remove(folder: &Path) -> io::Result<()> {
+    let hidden = Kind::Removed.path(folder)?;
+    fs::rename(folder, &hidden)?;
+    sync_parent(folder)?;
+    fs::remove_dir_all(&hidden)
 }

@@ -9,7 +9,7 @@ use xxhash_rust::xxh3::Xxh3;
 
 use crate::base::{Error, Meter, OwnedProgress, Position, Result, unwatched};
 use crate::checkpoint::agree::{model_fields, numeric};
-use crate::checkpoint::folder::{Checkpoints, step_name};
+use crate::checkpoint::folder::{Checkpoints, may_replace_step, step_name};
 use crate::checkpoint::manifest::{Checksum, MANIFEST, Manifest, SpanChecksums, StoredFile, UnitFile};
 use crate::engine::{Sink, StateSpan, Trainer, UnitState};
 use crate::host::folder::{Filling, NewFolder, SizedFile};
@@ -127,7 +127,7 @@ impl Checkpoints {
     fn step_folder(&self, step: u64, layout: &Layout, mode: Mode) -> Result<NewFolder> {
         let companions: usize = self.companions.iter().map(|(_, content)| content.len()).sum();
         let bytes = state_bytes(layout, mode) + companions as u64;
-        NewFolder::plan(&self.folder().join(step_name(step)), bytes)
+        NewFolder::plan(&self.folder().join(step_name(step)), bytes, may_replace_step)
     }
 }
 
@@ -172,8 +172,7 @@ impl Sink for Writer {
         syncing.finish()?;
         filling.whole(MANIFEST, &manifest.seal()?)?;
         let step = manifest.step;
-        let exists = checkpoints.folder().join(step_name(step)).exists();
-        filling.publish(|| Ok(exists))?;
+        filling.publish()?;
         checkpoints.set_latest(step).map_err(|error: Error| {
             error.within(format_args!("{} is complete, but `latest` does not name it", step_name(step)))
         })?;

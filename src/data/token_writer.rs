@@ -2,24 +2,21 @@
 
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
-use std::fs::{self, File};
-use std::io::{self, BufWriter, Seek, SeekFrom, Write};
-use std::path::{Path, PathBuf};
+use std::io::{Seek, SeekFrom};
+use std::path::Path;
 
 use crate::base::{Error, Result, Status};
 use crate::data::documents::push_bit;
 use crate::data::token_file::{HEADER_BYTES, MAGIC, TURN_ENDS, VERSION, Width};
 use crate::data::tokenizer::Encoded;
 use crate::data::turn_ends::TurnEnds;
-use crate::host::folder::replaced_path;
+use crate::host::folder::NewFile;
 
 /// Writes a token file under a hidden name. If it is dropped before [`TokenWriter::finish`], that
 /// file is removed.
 #[derive(Debug)]
 pub struct TokenWriter {
-    path: PathBuf,
-    partial: PathBuf,
-    file: Option<BufWriter<File>>,
+    file: NewFile,
     width: Width,
     tokens: u64,
     supervised: Vec<u8>,
@@ -33,17 +30,10 @@ pub struct TokenWriter {
 impl TokenWriter {
     /// Creates the file. Tokens are below `vocabulary`; `fingerprint` is the tokenizer's.
     pub fn create(path: &Path, vocabulary: usize, fingerprint: u64) -> Result<TokenWriter> {
-        let path = &replaced_path(path)?;
-        let cannot = |error: io::Error| Error::writing(path, &error);
-        let name = path.file_name().ok_or_else(|| cannot(io::Error::from(io::ErrorKind::InvalidFilename)))?;
-        let partial =
-            path.with_file_name(format!(".{}.partial-{}", name.to_string_lossy(), std::process::id()));
-        let mut file = BufWriter::with_capacity(1 << 20, File::create_new(&partial).map_err(cannot)?);
-        file.write_all(&[0; HEADER_BYTES]).map_err(cannot)?;
+        let mut file = NewFile::create(path)?;
+        file.put(&[0; HEADER_BYTES])?;
         Ok(TokenWriter {
-            path: path.to_owned(),
-            partial,
-            file: Some(file),
+            file,
             width: if vocabulary <= 1 << 16 { Width::U16 } else { Width::U32 },
             tokens: 0,
             supervised: Vec::new(),
@@ -83,8 +73,8 @@ impl TokenWriter {
             push_bit(&mut self.supervised, self.tokens as usize, supervised);
             self.tokens += 1;
             let written = match self.width {
-                Width::U16 => u16::try_from(token).ok().map(|token| self.write(&token.to_le_bytes())),
-                Width::U32 => u32::try_from(token).ok().map(|token| self.write(&token.to_le_bytes())),
+                Width::U16 => u16::try_from(token).ok().map(|token| self.file.put(&token.to_le_bytes())),
+                Width::U32 => u32::try_from(token).ok().map(|token| self.file.put(&token.to_le_bytes())),
             };
             written.ok_or_else(|| {
                 let message =
@@ -108,24 +98,15 @@ impl TokenWriter {
     /// Writes the header and the tables, then renames the file to its final name, replacing an
     /// existing file.
     pub fn finish(mut self) -> Result<()> {
-        let Some(file) = self.file.take() else { return Ok(()) };
-        self.complete(file).map_err(|error| self.cannot(&error))
-    }
-
-    fn complete(&self, mut file: BufWriter<File>) -> io::Result<()> {
         let body = self.tokens as usize * self.width.bytes();
-        file.write_all(&[0; 8][..body.next_multiple_of(8) - body])?;
+        self.file.put(&[0; 8][..body.next_multiple_of(8) - body])?;
         for start in &self.starts {
-            file.write_all(&start.to_le_bytes())?;
+            self.file.put(&start.to_le_bytes())?;
         }
-        file.write_all(&self.supervised)?;
-        file.seek(SeekFrom::Start(0))?;
-        file.write_all(&self.header())?;
-        let file = file.into_inner().map_err(io::IntoInnerError::into_error)?;
-        file.sync_all()?;
-        fs::rename(&self.partial, &self.path)?;
-        let folder = self.path.parent().filter(|folder| !folder.as_os_str().is_empty());
-        File::open(folder.unwrap_or(Path::new(".")))?.sync_all()
+        self.file.put(&self.supervised)?;
+        self.file.seek(SeekFrom::Start(0)).map_err(|error| Error::writing(self.file.path(), &error))?;
+        self.file.put(&self.header())?;
+        self.file.finish()
     }
 
     fn header(&self) -> Vec<u8> {
@@ -140,27 +121,12 @@ impl TokenWriter {
         header.resize(HEADER_BYTES, 0);
         header
     }
-
-    fn write(&mut self, bytes: &[u8]) -> Result<()> {
-        let written = self.file.as_mut().map_or(Ok(()), |file| file.write_all(bytes));
-        written.map_err(|error| self.cannot(&error))
-    }
-
-    fn cannot(&self, error: &io::Error) -> Error {
-        Error::writing(&self.path, error)
-    }
-}
-
-impl Drop for TokenWriter {
-    fn drop(&mut self) {
-        // After `finish` the hidden name no longer exists. Before it, a failed removal cannot be
-        // reported.
-        let _ = fs::remove_file(&self.partial);
-    }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
     use crate::data::{TokenFile, TokenFormat};
 

@@ -16,7 +16,7 @@ use crate::base::{DType, Error, Meter, Progress, Result, Status, find_non_finite
 use crate::engine::{TensorSlice, Trainer};
 use crate::hf::shards::{self, Shard};
 use crate::hf::{CONFIG_BYTES_MAX, FolderConfig, INDEX, file_text};
-use crate::host::folder::{Filling, NewFolder, SizedFile};
+use crate::host::folder::{Filling, NewFolder, SizedFile, open_folder};
 use crate::host::input;
 use crate::model::Layout;
 
@@ -40,14 +40,16 @@ pub struct ExportTarget(NewFolder);
 
 impl ExportTarget {
     /// Checks a target before training starts, so that a long run does not fail at its end. Creates
-    /// missing parents.
+    /// missing parents. If `folder` is a link, the folder to which it leads is replaced.
     ///
     /// Errors: the target is a file, or a folder with other files than an earlier export's; it
     /// cannot be written to; the file system has less than `bytes` free.
     pub fn check(folder: &Path, bytes: u64) -> Result<ExportTarget> {
-        let target = ExportTarget(NewFolder::plan(folder, bytes)?);
-        target.may_replace()?;
-        Ok(target)
+        // Without a slash at the end, which would hide a link.
+        let folder = folder.components().as_path();
+        let cannot = |error| Error::io(format!("cannot export to {}", folder.display()), &error);
+        let real = if folder.is_symlink() { &fs::canonicalize(folder).map_err(cannot)? } else { folder };
+        NewFolder::plan(real, bytes, ExportTarget::may_replace).map(ExportTarget)
     }
 
     /// The target's path.
@@ -55,12 +57,12 @@ impl ExportTarget {
         self.0.folder()
     }
 
-    /// Returns true if the target is an earlier export, false if it is missing or empty. Errors: it
-    /// has other files.
-    fn may_replace(&self) -> Result<bool> {
-        let folder = self.folder();
+    /// Returns true if a folder is an earlier export, false if it is missing or empty. Errors: it has
+    /// other files, or is a link.
+    fn may_replace(folder: &Path) -> Result<bool> {
         let cannot = |error: &io::Error| Error::io(format!("cannot export to {}", folder.display()), error);
-        let entries = match fs::read_dir(folder) {
+        // Not through a link: the folder is removed when it is replaced.
+        let entries = match open_folder(folder, false).and_then(|_| fs::read_dir(folder)) {
             Ok(entries) => entries,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
             Err(error) => return Err(cannot(&error)),
@@ -97,6 +99,9 @@ pub fn export_bytes(layout: &Layout, dtype: DType) -> u64 {
 ///
 /// Errors: a weight that is not finite as `dtype` (`NonFinite`, with the first such tensor in the
 /// files); any error of `progress`; the disk. After an error the target is as it was before.
+///
+/// Several exports to one folder at the same time, by threads or processes, all work: the folder is
+/// always one complete export, in the end that of the last to finish.
 pub fn export(
     target: &ExportTarget,
     config: &FolderConfig,
@@ -107,14 +112,11 @@ pub fn export(
 ) -> Result<()> {
     let shards = shards::cut(trainer.layout(), dtype, shard_bytes);
     let cannot = format_args!("cannot export to {}", target.folder().display());
-    target.0.write(
-        |filling| {
-            small_files(filling, config, trainer.layout(), dtype, &shards)
-                .and_then(|()| weights(filling, trainer, dtype, &shards, progress))
-                .map_err(|error| error.within(cannot))
-        },
-        || target.may_replace(),
-    )
+    target.0.write(|filling| {
+        small_files(filling, config, trainer.layout(), dtype, &shards)
+            .and_then(|()| weights(filling, trainer, dtype, &shards, progress))
+            .map_err(|error| error.within(cannot))
+    })
 }
 
 fn small_files(

@@ -22,9 +22,12 @@ pub fn allocate(file: &File, bytes: u64) -> io::Result<()> {
     if length == 0 {
         return Ok(());
     }
-    match fallocate(file, FallocateFlags::empty(), 0, length) {
-        Err(Errno::EOPNOTSUPP | Errno::ENOSYS) => Ok(()),
-        outcome => Ok(outcome?),
+    loop {
+        match fallocate(file, FallocateFlags::empty(), 0, length) {
+            Err(Errno::EINTR) => {}
+            Err(Errno::EOPNOTSUPP | Errno::ENOSYS) => return Ok(()),
+            outcome => return Ok(outcome?),
+        }
     }
 }
 

@@ -198,7 +198,7 @@ fn refused(path: &Path, what: &str) -> Error {
 }
 
 /// True for the names of open descriptors of this process.
-fn is_descriptor(path: &Path) -> bool {
+pub(super) fn is_descriptor(path: &Path) -> bool {
     path == Path::new("/dev/stdin")
         || ["/dev/fd/", "/proc/self/fd/"].iter().any(|folder| {
             let number = path.to_str().and_then(|path| path.strip_prefix(folder));

@@ -1,6 +1,8 @@
 //! Tests checkpoints through the library: state is restored bit for bit, and errors name damaged
 //! files.
 
+mod folders;
+
 use std::fs;
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
@@ -414,88 +416,6 @@ fn latest_must_name_an_existing_checkpoint() {
         assert_eq!(error.status(), Status::NotFound);
         assert!(error.message().contains(word), "{error}");
     }
-}
-
-#[test]
-fn the_newest_checkpoints_are_kept() {
-    let dir = tempfile::tempdir().unwrap();
-    let left = || names(dir.path()).into_iter().filter(|name| name.starts_with("step-")).collect::<Vec<_>>();
-    let mut trainer = trained(&options(), 0);
-    let to = checkpoints(dir.path(), Some(2));
-    for _ in 0..4 {
-        save(&mut trainer, &to);
-        steps(&mut trainer, 1);
-    }
-    assert_eq!(left(), ["step-00000002", "step-00000003"]);
-    // An incomplete checkpoint is not removed.
-    fs::create_dir(dir.path().join("step-00000001")).unwrap();
-    save(&mut trainer, &to);
-    assert_eq!(left(), ["step-00000001", "step-00000003", "step-00000004"]);
-    assert_eq!(open(dir.path()).unwrap().manifest().step, 4);
-    // After resuming from step 3, checkpoints of later steps count as the oldest.
-    drop(to);
-    let to = checkpoints(dir.path(), Some(1));
-    let mut again = restored(&open(&dir.path().join("step-00000003")).unwrap(), &options()).unwrap();
-    save(&mut again, &to);
-    assert_eq!(left(), ["step-00000001", "step-00000003"]);
-    // A checkpoint of the same step is replaced.
-    let before = fs::read(dir.path().join("step-00000003/unit-00001.state")).unwrap();
-    let mut other = trained(&TrainerOptions { clip: 0.01, ..options() }, 3);
-    save(&mut other, &to);
-    assert!(fs::read(dir.path().join("step-00000003/unit-00001.state")).unwrap() != before);
-    assert_eq!(names(dir.path()), [".lock", "latest", "step-00000001", "step-00000003"]);
-}
-
-#[test]
-fn a_run_continues_in_its_own_folder_and_leaves_obsolete_checkpoints_behind() {
-    let dir = tempfile::tempdir().unwrap();
-    write_two(dir.path());
-    let to = checkpoints(dir.path(), Some(2));
-    let error = to.continue_run(None).unwrap_err();
-    assert_eq!(error.status(), Status::InvalidState);
-    assert!(error.message().contains("checkpoints of another run"), "{error}");
-    // Resumed from step 2 of 2 and 3: step 3 counts as the oldest.
-    let mut trainer = restored(&open(&dir.path().join("step-00000002")).unwrap(), &options()).unwrap();
-    to.continue_run(Some(2)).unwrap();
-    steps(&mut trainer, 2);
-    save(&mut trainer, &to);
-    assert_eq!(names(dir.path()), [".lock", "latest", "step-00000002", "step-00000004"]);
-    // Another `keep` under the same lock.
-    let one = Arc::new(to.with(Vec::new(), NonZeroUsize::new(1)));
-    drop(to);
-    assert!(Checkpoints::create(dir.path(), Vec::new(), None).is_err());
-    save(&mut trainer, &one);
-    assert_eq!(names(dir.path()), [".lock", "latest", "step-00000004"]);
-}
-
-#[test]
-fn one_process_writes_and_leftovers_of_others_are_removed() {
-    let dir = tempfile::tempdir().unwrap();
-    write_two(dir.path());
-    let to = checkpoints(dir.path(), None);
-    let config = FolderConfig::of(config()).unwrap();
-    let files = || config.files(DType::Bf16);
-    let error = Checkpoints::create(dir.path(), files(), None).unwrap_err();
-    assert_eq!(error.status(), Status::InvalidState);
-    assert!(error.message().contains("another run writes its checkpoints"), "{error}");
-    drop(to);
-    let before = names(dir.path());
-    for left in [".step-00000009.partial-1", ".step-00000002.removed-1", ".step-00000002.replaced"] {
-        fs::create_dir(dir.path().join(left)).unwrap();
-        fs::write(dir.path().join(left).join("unit-00000.state"), "half").unwrap();
-    }
-    fs::write(dir.path().join(".latest.partial-1"), "half").unwrap();
-    for mine in [".mine", "step-x", "notes"] {
-        fs::write(dir.path().join(mine), "a file of the user").unwrap();
-    }
-    checkpoints(dir.path(), None);
-    let mut want = before;
-    want.extend([".mine", "notes", "step-x"].map(String::from));
-    want.sort();
-    assert_eq!(names(dir.path()), want);
-    fs::write(dir.path().join("file"), "").unwrap();
-    let error = Checkpoints::create(&dir.path().join("file"), files(), None).unwrap_err();
-    assert!(error.message().contains("cannot write to") && error.message().contains("file"), "{error}");
 }
 
 /// A writer that fails at a unit, as if the disk were full.

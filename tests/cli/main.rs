@@ -6,6 +6,7 @@ mod data;
 mod help;
 mod inputs;
 mod install;
+mod outputs;
 mod plan;
 mod readme;
 mod resume;

@@ -310,9 +310,9 @@ fn a_killed_run_resumes_from_its_latest_checkpoint() {
         let mut child = started("run", if has_any { &resumed } else { &every });
         // Waits until a checkpoint is being written or, every other time, complete; then a random
         // time.
-        let (latest, partial) = (latest_of(&run), format!(".partial-{}", child.id()));
+        let (latest, partial) = (latest_of(&run), format!(".partial-{}-", child.id()));
         let is_at_work = || match kill % 2 {
-            0 => names(&run).iter().any(|name| name.ends_with(&partial)),
+            0 => names(&run).iter().any(|name| name.contains(&partial)),
             _ => latest_of(&run) != latest,
         };
         let begun = Instant::now();

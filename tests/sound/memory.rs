@@ -196,7 +196,7 @@ fn files_check_their_bounds() {
     input.read_at(99, &mut last).unwrap();
     std::fs::write(&path, [7; 99]).unwrap();
     assert!(input.read_at(99, &mut last).is_err() && last == [7]);
-    let folder = NewFolder::plan(&dir.path().join("new"), 10).unwrap();
+    let folder = NewFolder::plan(&dir.path().join("new"), 10, |_| Ok(false)).unwrap();
     let filling: Filling = folder.begin().unwrap();
     let sized: SizedFile = filling.sized("sized", 10).unwrap();
     survives(|| sized.write_at(u64::MAX, &[1; 20]));

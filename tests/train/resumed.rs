@@ -263,15 +263,14 @@ fn the_log_has_every_step_once() {
     assert_eq!(steps(), (1..=STEPS).collect::<Vec<_>>());
 }
 
-/// A folder with the temporary name of a checkpoint makes that checkpoint fail.
+/// A file in place of a checkpoint makes that checkpoint fail.
 #[test]
 fn a_failed_checkpoint_is_a_warning() {
     let dir = tempfile::tempdir().unwrap();
     write_data(dir.path());
     let folder = dir.path().join("run");
     let mut run = started(dir.path(), run_options(&folder, 2)).unwrap();
-    let blocked = folder.join(format!(".step-00000004.partial-{}", std::process::id()));
-    fs::create_dir(&blocked).unwrap();
+    fs::write(folder.join("step-00000004"), "").unwrap();
     let (mut watch, stop) = (Watch::default(), AtomicBool::new(false));
     let outcome = run.train(&mut Stopper(&mut watch, &stop), &stop).unwrap();
     assert_eq!((outcome.steps, watch.saved), (STEPS, vec![2, 6, 8, 10, 12]));

@@ -1,13 +1,12 @@
 //! `horizon calibrate`.
 
-use std::fs;
 use std::io::{IsTerminal, stderr};
 use std::path::Path;
 
 use horizon::base::{Error, Result, Shape};
 use horizon::engine::calibrate::{self, measured_device};
 use horizon::engine::{DeviceChoice, TrainerOptions, autotune};
-use horizon::host::folder::{check_replaceable, replace_file};
+use horizon::host::folder::{check_output, is_stream, write_output};
 use horizon::model::ModelConfig;
 use horizon::ops::cuda::table::Table;
 use horizon::ops::cuda::workspace::supports;
@@ -25,8 +24,8 @@ pub fn calibrate(options: &CalibrateOptions) -> Result<()> {
     }
     let table_beside = options.autotune.as_ref().filter(|_| !options.autotune_only);
     if let Some(out) = &options.out {
-        check_writable(out)?;
-        table_beside.map_or(Ok(()), |_| check_writable(&Table::beside(out)))?;
+        check_output(out)?;
+        table_beside.map_or(Ok(()), |_| check_output(&Table::beside(out)))?;
     }
     let asked = options.compute.device;
     let device = measured_device(asked)?;
@@ -45,25 +44,10 @@ pub fn calibrate(options: &CalibrateOptions) -> Result<()> {
     }
 }
 
-/// A device or a pipe, which cannot be replaced by a file.
-fn is_special(path: &Path) -> bool {
-    fs::metadata(path).is_ok_and(|facts| !facts.is_file() && !facts.is_dir())
-}
-
-/// Checks, before a long measurement, that its result can be written.
-fn check_writable(path: &Path) -> Result<()> {
-    if is_special(path) { Ok(()) } else { check_replaceable(path) }
-}
-
 /// Writes to a file and reports it; without a file, writes to standard output.
 fn write(path: Option<&Path>, text: &str) -> Result<()> {
     let Some(path) = path else { return print(text.as_bytes()) };
-    let cannot = |error| Error::writing(path, &error);
-    if is_special(path) {
-        fs::write(path, text).map_err(cannot)?;
-    } else {
-        replace_file(path, |out| out.write_all(text.as_bytes()).map_err(cannot))?;
-    }
+    write_output(path, |out| out.write_all(text.as_bytes()).map_err(|error| Error::writing(path, &error)))?;
     eprintln!("wrote {}", path.display());
     Ok(())
 }
@@ -101,7 +85,7 @@ impl<'a> Tuning<'a> {
 
 /// Measures the device, RAM and disk, and returns the machine file.
 fn describe(options: &CalibrateOptions, device: DeviceChoice) -> Result<String> {
-    let file = options.out.as_deref().filter(|out| !is_special(out));
+    let file = options.out.as_deref().filter(|out| !is_stream(out));
     let folder = file.and_then(Path::parent).filter(|folder| !folder.as_os_str().is_empty());
     let asked = calibrate::CalibrateOptions {
         device,

@@ -1,12 +1,10 @@
 //! `horizon man` and `horizon completions`, both made from the options.
 
-use std::fs;
-use std::path::Path;
-
 use clap_complete::Shell;
 use clap_mangen::Man;
 use clap_mangen::roff::{Roff, bold, roman};
 use horizon::base::{Error, Result};
+use horizon::host::folder::{NewFile, create_folder};
 
 use crate::options::{self, CompletionsOptions, Line, ManOptions};
 use crate::print;
@@ -23,11 +21,11 @@ pub fn man(options: &ManOptions) -> Result<()> {
     }
     let pages = pages()?;
     let Some(folder) = &options.out else { return print(&pages[0].1) };
-    let failed = |path: &Path, error| Error::writing(path, &error);
-    fs::create_dir_all(folder).map_err(|error| failed(folder, error))?;
+    create_folder(folder).map_err(|error| Error::writing(folder, &error))?;
     for (name, page) in &pages {
-        let path = folder.join(name);
-        fs::write(&path, page).map_err(|error| failed(&path, error))?;
+        let mut file = NewFile::create_in(folder, name)?;
+        file.put(page)?;
+        file.finish()?;
     }
     eprintln!("wrote {} pages to {}", pages.len(), folder.display());
     Ok(())

@@ -1,12 +1,11 @@
 //! `horizon plan`.
 
-use std::fs::File;
-use std::io::{self, BufWriter, Write};
 use std::path::Path;
 
 use horizon::base::{Error, Result, Shape, Status};
 use horizon::engine::{DeviceChoice, TrainerOptions};
 use horizon::hf::FolderConfig;
+use horizon::host::folder::write_output;
 use horizon::model::{Layout, ModelConfig, preset_names, shape, shape_names};
 use horizon::plan::{Description, MemoryLimits};
 use horizon::train::planning::{Planned, Why, here};
@@ -52,11 +51,8 @@ pub fn plan(options: &PlanOptions) -> Result<()> {
 
 /// Writes the simulated step as a Chrome trace, lane by lane.
 fn write_trace(path: &Path, planned: &Planned, config: &ModelConfig) -> Result<()> {
-    let writing = |error: &io::Error| Error::writing(path, error);
-    let mut file = BufWriter::new(File::create(path).map_err(|error| writing(&error))?);
     let (plan, layout) = (planned.plan(), Layout::new(config));
-    plan.write_trace(&layout, &planned.rates, plan.micros_max, &mut file)?;
-    file.flush().map_err(|error| writing(&error))
+    write_output(path, |mut out| plan.write_trace(&layout, &planned.rates, plan.micros_max, &mut out))
 }
 
 /// The model of a name or a Hugging Face folder.

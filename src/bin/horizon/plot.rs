@@ -1,11 +1,13 @@
 //! `horizon plot`: logs and traces as SVG.
 
 use std::collections::BTreeMap;
+use std::fmt::Display;
 use std::fs;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use horizon::base::{Error, Result, Status};
+use horizon::host::folder::replace_file;
 use horizon::host::input;
 use plotters::coord::Shift;
 use plotters::prelude::*;
@@ -43,6 +45,7 @@ pub fn plot(options: &PlotOptions) -> Result<()> {
     let names = names(&options.files);
     let is_trace = |path: &PathBuf| path.extension().is_some_and(|ending| ending == "json");
     let traces = options.files.iter().filter(|path| is_trace(path)).count();
+    let mut svg = String::new();
     let drawn = if traces == 0 {
         let runs = options
             .files
@@ -50,7 +53,7 @@ pub fn plot(options: &PlotOptions) -> Result<()> {
             .zip(names)
             .map(|(path, name)| Run::read(path, name))
             .collect::<Result<Vec<_>>>()?;
-        draw_runs(&runs, &options.out)
+        draw_runs(&runs, &mut svg)
     } else if traces == options.files.len() {
         let mut spans = Vec::new();
         for (path, name) in options.files.iter().zip(&names) {
@@ -60,15 +63,18 @@ pub fn plot(options: &PlotOptions) -> Result<()> {
             }
             spans.append(&mut read);
         }
-        draw_lanes(&spans, &options.out)
+        draw_lanes(&spans, &mut svg)
     } else {
         return Err(Error::argument(
             "logs (.jsonl) and traces (.json) cannot share a picture: give one kind",
         ));
     };
-    let out = options.out.display();
-    drawn.map_err(|error| Error::new(Status::Io, format!("cannot write {out}: {error}")))?;
-    eprintln!("wrote {out}");
+    let out = &options.out;
+    let cannot =
+        |error: &dyn Display| Error::new(Status::Io, format!("cannot write {}: {error}", out.display()));
+    drawn.map_err(|error| cannot(&error))?;
+    replace_file(out, |file| file.write_all(svg.as_bytes()).map_err(|error| cannot(&error)))?;
+    eprintln!("wrote {}", out.display());
     Ok(())
 }
 
@@ -199,10 +205,10 @@ fn pieces(points: &[(f64, f64)]) -> impl Iterator<Item = &[(f64, f64)]> {
 type Drawn = std::result::Result<(), Box<dyn std::error::Error>>;
 type Area<'a> = DrawingArea<SVGBackend<'a>, Shift>;
 
-fn draw_runs(runs: &[Run], out: &Path) -> Drawn {
+fn draw_runs(runs: &[Run], svg: &mut String) -> Drawn {
     let panels: Vec<_> =
         PANELS.iter().filter(|(field, ..)| runs.iter().any(|run| !run.series(field).is_empty())).collect();
-    let root = SVGBackend::new(out, (WIDTH, PANEL * panels.len() as u32)).into_drawing_area();
+    let root = SVGBackend::with_string(svg, (WIDTH, PANEL * panels.len() as u32)).into_drawing_area();
     root.fill(&WHITE)?;
     for (at, (area, (field, title, scale))) in
         root.split_evenly((panels.len(), 1)).iter().zip(panels).enumerate()
@@ -422,13 +428,13 @@ impl Shown {
     }
 }
 
-fn draw_lanes(spans: &[Span], out: &Path) -> Drawn {
+fn draw_lanes(spans: &[Span], svg: &mut String) -> Drawn {
     let Shown { rows, kinds, tasks, length } = Shown::of(spans);
     let labels: Vec<String> = rows.into_iter().map(|(process, lane)| format!("{process} {lane}")).collect();
     let label_width = labels.iter().map(|label| label.chars().count()).max().unwrap_or(0) as u32 * 8 + 14;
     let legend_rows = kinds.len().div_ceil(LEGEND_COLUMNS) as u32;
     let height = ROW * labels.len() as u32 + 50 + legend_rows * 20;
-    let root = SVGBackend::new(out, (WIDTH, height)).into_drawing_area();
+    let root = SVGBackend::with_string(svg, (WIDTH, height)).into_drawing_area();
     root.fill(&WHITE)?;
     let (lanes, legend) = root.split_vertically(height - legend_rows * 20 - 6);
     let mut chart = ChartBuilder::on(&lanes)

@@ -15,10 +15,8 @@ mod memory;
 mod runs;
 
 use std::collections::BTreeMap;
-use std::fs;
 use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::process;
 use std::thread;
 use std::time::Instant;
 
@@ -31,6 +29,7 @@ use crate::base::format::Size;
 use crate::base::{DType, Error, Result, Status};
 use crate::device::{DeviceInfo, Lane};
 use crate::engine::{Backend, DeviceChoice, TrainerOptions};
+use crate::host::folder::unnamed_file;
 use crate::host::{Limits, MemoryKind, Others, Pool, Topology, check_threads, processor_name};
 use crate::ops::cpu::CpuKernels;
 use crate::plan::{ActivationDtype, Basis, Description, Machine, Work};
@@ -332,16 +331,13 @@ fn measure_undisturbed<T>(tries: usize, cores: usize, measure: impl Fn() -> Resu
 /// Measures writing and syncing a file, in bytes per second.
 fn disk(folder: &Path) -> Result<f64> {
     const BYTES: usize = 256 << 20;
-    let path = folder.join(format!(".horizon-calibrate-{}", process::id()));
     let slice = vec![0x5a; 4 << 20];
     let start = Instant::now();
-    let written = fs::File::create(&path).and_then(|mut file| {
-        // An unlinked file vanishes even if the process is killed.
-        fs::remove_file(&path)?;
+    let written = unnamed_file(folder).and_then(|mut file| {
         (0..BYTES / slice.len()).try_for_each(|_| file.write_all(&slice))?;
         file.sync_all()
     });
     let seconds = start.elapsed().as_secs_f64();
-    written.map_err(|error| Error::io(format!("cannot write {}", path.display()), &error))?;
+    written.map_err(|error| Error::io(format!("cannot write to {}", folder.display()), &error))?;
     Ok(BYTES as f64 / seconds)
 }

@@ -6,6 +6,7 @@ use serde_json::Value;
 use super::*;
 use crate::base::{Dims, master, unwatched};
 use crate::hf::{SINGLE, Weights, trainer_of};
+use crate::host::start_scoped_thread;
 use crate::model::ModelConfig;
 
 fn model() -> FolderConfig {
@@ -182,6 +183,22 @@ fn an_export_is_complete_and_replaces_only_exports() {
     fs::create_dir(&empty).unwrap();
     export_counting(&empty, 1.0).unwrap();
     assert_eq!(names(&empty), all);
+}
+
+#[test]
+fn exports_to_one_folder_at_the_same_time_all_work() {
+    let dir = tempfile::tempdir().unwrap();
+    let folder = dir.path().join("out");
+    let export = &|first: f32| (0..3).for_each(|_| export_counting(&folder, first).unwrap());
+    std::thread::scope(|scope| {
+        let started =
+            [1.0, 2.0, 3.0].map(|first| start_scoped_thread(scope, "export", move || export(first)).unwrap());
+        started.into_iter().for_each(|thread| thread.join().unwrap());
+    });
+    assert_eq!(names(dir.path()), ["out"]);
+    assert_eq!(names(&folder).len(), 4);
+    let layout = counting(&model(), 0.0).layout().clone();
+    Weights::open(&folder, &layout).unwrap().load(&mut trainer_of(&model().model), &unwatched).unwrap();
 }
 
 #[test]

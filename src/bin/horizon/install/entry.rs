@@ -1,11 +1,12 @@
 //! An installed file: its path, its content, and how it is written.
 
-use std::fs::{self, Permissions};
+use std::fs;
 use std::io::{self, ErrorKind};
-use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use horizon::base::{Error, Result};
+use horizon::host::folder::{NewFile, Sweep, replace_link};
 use horizon::host::input;
 use xxhash_rust::xxh3::xxh3_64;
 
@@ -86,34 +87,22 @@ impl Loaded {
     }
 
     /// Creates the file or replaces it atomically.
-    pub fn put(&self, path: &Path) -> io::Result<()> {
-        let name = path.file_name().unwrap_or_default().to_string_lossy();
-        let partial = path.with_file_name(format!(".{name}.partial-{}", std::process::id()));
-        let written = match self {
-            Loaded::File { bytes, mode } => fs::write(&partial, bytes)
-                .and_then(|()| fs::set_permissions(&partial, Permissions::from_mode(*mode))),
-            Loaded::Link(to) => symlink(to, &partial),
-        };
-        written.and_then(|()| fs::rename(&partial, path)).inspect_err(|_| {
-            // Best effort: the error of the write is reported, not this one.
-            let _ = fs::remove_file(&partial);
-        })
+    pub fn put(&self, path: &Path) -> Result<()> {
+        let (folder, name) = (path.parent().unwrap_or(path), path.file_name().unwrap_or_default());
+        match self {
+            Loaded::File { bytes, mode } => {
+                let mut file = NewFile::create_in(folder, name)?;
+                file.put(bytes)?;
+                file.finish_as(*mode)
+            }
+            Loaded::Link(to) => replace_link(path, to).map_err(|error| Error::writing(path, &error)),
+        }
     }
 }
 
-/// Removes what a killed install left of a file.
+/// Removes what a killed install left of a file. The folder of the list is locked.
 pub fn remove_partial(path: &Path) {
-    let name = path.file_name().unwrap_or_default().to_string_lossy();
-    let prefix = format!(".{name}.partial-");
-    let entries = path.parent().and_then(|folder| fs::read_dir(folder).ok());
-    for left in entries.into_iter().flatten().flatten() {
-        let number =
-            left.file_name().to_str().and_then(|left| left.strip_prefix(&prefix)?.parse::<u32>().ok());
-        if number.is_some() {
-            // Best effort: such a file harms nothing.
-            let _ = fs::remove_file(left.path());
-        }
-    }
+    Sweep { sole: true, may_replace: None }.next_to(path);
 }
 
 /// The identity of a file or symlink, or `other` for what is neither; none if there is nothing.

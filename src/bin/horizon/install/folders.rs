@@ -6,6 +6,7 @@ use std::io::{self, ErrorKind};
 use std::path::{Component, Path, PathBuf};
 
 use horizon::base::{Error, Result, Status};
+use horizon::host::folder::create_folder;
 use nix::unistd::{AccessFlags, access};
 
 use crate::options::InstallOptions;
@@ -93,7 +94,7 @@ impl Folders {
     /// Creates a folder and its parents.
     pub fn create(&self, folder: &Path) -> Result<()> {
         let at = self.on_disk(folder);
-        fs::create_dir_all(&at).map_err(|error| cannot_write(&at, &error))
+        create_folder(&at).map_err(|error| cannot_write(&at, &error))
     }
 
     /// Locks the folder of the list, if it exists, until the result is dropped.

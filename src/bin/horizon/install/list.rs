@@ -88,7 +88,7 @@ impl List {
         if list.is_at(&path)? {
             return Ok(());
         }
-        list.put(&path).map_err(|error| cannot_write(&path, &error))
+        list.put(&path)
     }
 
     /// Returns whether a file may have this identity.

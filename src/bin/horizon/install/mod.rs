@@ -89,7 +89,7 @@ fn write(folders: &Folders, entries: &[Entry]) -> Result<usize> {
             continue;
         }
         let found = entry::identity(&at)?;
-        content.put(&at).map_err(|error| folders::cannot_write(&at, &error))?;
+        content.put(&at)?;
         if found.is_some_and(|found| !old.has(path, &found)) {
             eprintln!("warning: replaced {}, which no `horizon install` wrote", at.display());
         }

@@ -203,7 +203,9 @@ pub struct TrainOptions {
     /// Folder for the trained model, in Hugging Face format
     ///
     /// Written after the last step, or where the run is stopped. Replaces an earlier export, and
-    /// refuses a folder with other files.
+    /// refuses a folder with other files. The folder is always complete, also when several runs
+    /// export to it or one is killed; hidden files `.DIR.partial-*` of a killed run are removed by
+    /// the next.
     #[arg(long, help_heading = OUTPUT, value_name = "DIR")]
     pub out: Option<PathBuf>,
     /// Number format of --out: bf16, or f32 (master weights)

@@ -1,0 +1,266 @@
+//! Hidden files and folders: their names, their locks, and the removal of those left behind.
+
+use std::ffi::OsString;
+use std::fs::{self, DirBuilder, File, TryLockError};
+use std::io::{self, ErrorKind};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use nix::fcntl::OFlag;
+
+use super::{MayReplace, open_folder, sync_parent};
+
+/// Meaning of a hidden name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// Being written.
+    Partial,
+    /// A complete folder, on its way to the final name or away from it.
+    Replaced,
+    /// Being removed.
+    Removed,
+}
+
+impl Kind {
+    const ALL: [Kind; 3] = [Kind::Partial, Kind::Replaced, Kind::Removed];
+
+    fn word(self) -> &'static str {
+        match self {
+            Kind::Partial => "partial",
+            Kind::Replaced => "replaced",
+            Kind::Removed => "removed",
+        }
+    }
+
+    /// Returns a new hidden path next to `target`.
+    pub fn path(self, target: &Path) -> io::Result<PathBuf> {
+        let mut name = OsString::from(".");
+        name.push(target.file_name().ok_or(ErrorKind::InvalidFilename)?);
+        name.push(format!(".{}-{}-{:016x}", self.word(), std::process::id(), rand::random::<u64>()));
+        Ok(target.with_file_name(name))
+    }
+
+    /// Parses a hidden name, also one without random bits. Returns the name of its target.
+    pub fn parse(name: &str) -> Option<(&str, Kind)> {
+        let (target, end) = name.strip_prefix('.')?.rsplit_once('.')?;
+        let mut parts = end.split('-');
+        let word = parts.next()?;
+        let kind = Kind::ALL.into_iter().find(|kind| kind.word() == word)?;
+        let [process, random, more] = [parts.next(), parts.next(), parts.next()];
+        let is_process = match process {
+            Some(process) => process.parse::<u32>().is_ok(),
+            None => kind == Kind::Replaced,
+        };
+        let is_random =
+            |text: &str| text.len() == 16 && text.bytes().all(|c| matches!(c, b'0'..=b'9' | b'a'..=b'f'));
+        (!target.is_empty() && is_process && random.is_none_or(is_random) && more.is_none())
+            .then_some((target, kind))
+    }
+}
+
+/// Attempts to create a hidden name. More than one is needed only if another process removes it
+/// before it is locked.
+const ATTEMPTS: usize = 16;
+
+/// A hidden file or folder of this process, locked. It is removed when dropped, unless it was
+/// published.
+#[derive(Debug)]
+pub struct Hidden {
+    path: PathBuf,
+    file: File,
+    is_folder: bool,
+    kept: bool,
+}
+
+impl Hidden {
+    /// Creates a file next to `target`. `private`: only its owner may read it.
+    pub(super) fn file(target: &Path, private: bool) -> io::Result<Hidden> {
+        let mode = if private { 0o600 } else { 0o666 };
+        Hidden::create(target, false, |path| {
+            let flags = OFlag::O_NOFOLLOW.bits();
+            File::options().write(true).create_new(true).mode(mode).custom_flags(flags).open(path)
+        })
+    }
+
+    /// Creates a folder next to `target`. `private`: only its owner may open it.
+    pub(super) fn folder(target: &Path, private: bool) -> io::Result<Hidden> {
+        let mode = if private { 0o700 } else { 0o777 };
+        Hidden::create(target, true, |path| {
+            DirBuilder::new().mode(mode).create(path)?;
+            open_folder(path, false)
+        })
+    }
+
+    fn create(
+        target: &Path,
+        is_folder: bool,
+        make: impl Fn(&Path) -> io::Result<File>,
+    ) -> io::Result<Hidden> {
+        let mut last = io::Error::from(ErrorKind::AlreadyExists);
+        for _ in 0..ATTEMPTS {
+            let path = Kind::Partial.path(target)?;
+            let file = match make(&path) {
+                Ok(file) => file,
+                Err(error) if [ErrorKind::AlreadyExists, ErrorKind::NotFound].contains(&error.kind()) => {
+                    last = error;
+                    continue;
+                }
+                Err(error) => return Err(error),
+            };
+            // A sweep may have locked or removed it before this lock.
+            let is_ours = !matches!(file.try_lock(), Err(TryLockError::WouldBlock));
+            if is_ours && fs::symlink_metadata(&path).is_ok() {
+                return Ok(Hidden { path, file, is_folder, kept: false });
+            }
+        }
+        Err(last)
+    }
+
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    pub(super) fn opened(&self) -> &File {
+        &self.file
+    }
+
+    /// Gives it another hidden name.
+    pub(super) fn rename(&mut self, path: PathBuf) -> io::Result<()> {
+        fs::rename(&self.path, &path)?;
+        self.path = path;
+        Ok(())
+    }
+
+    /// Gives it its final name, atomically. A file replaces a file; a folder, an empty folder.
+    pub(super) fn publish(&mut self, target: &Path) -> io::Result<()> {
+        fs::rename(&self.path, target)?;
+        self.keep(true);
+        Ok(())
+    }
+
+    /// Chooses whether what has the hidden path stays when this is dropped.
+    pub(super) fn keep(&mut self, keep: bool) {
+        self.kept = keep;
+    }
+}
+
+impl Drop for Hidden {
+    fn drop(&mut self) {
+        // Best effort: after an error that error is reported, and a sweep repeats the removal.
+        // Closing the file would not unlock it while a forked child has it open.
+        if !self.kept {
+            let _ = if self.is_folder { fs::remove_dir_all(&self.path) } else { fs::remove_file(&self.path) };
+        }
+        let _ = self.file.unlock();
+    }
+}
+
+/// A file or folder of another writer, locked until it is dropped.
+pub(super) struct Held {
+    path: PathBuf,
+    /// `None` for a link, which cannot be opened.
+    file: Option<File>,
+    is_folder: bool,
+}
+
+impl Held {
+    /// Opens a file, folder or link itself; `None` for anything else.
+    fn open(path: &Path) -> io::Result<Option<Held>> {
+        let kind = fs::symlink_metadata(path)?.file_type();
+        let file = if kind.is_dir() {
+            Some(open_folder(path, false)?)
+        } else if kind.is_file() {
+            let flags = OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK | OFlag::O_NOCTTY;
+            // For writing: NFS gives no exclusive lock otherwise.
+            Some(File::options().read(true).write(true).custom_flags(flags.bits()).open(path)?)
+        } else if kind.is_symlink() {
+            None
+        } else {
+            return Ok(None);
+        };
+        Ok(Some(Held { path: path.to_owned(), file, is_folder: kind.is_dir() }))
+    }
+
+    /// Waits for the lock of a folder. On a file system without locks it is not locked.
+    pub(super) fn wait(path: &Path) -> io::Result<Held> {
+        let held = Held { path: path.to_owned(), file: Some(open_folder(path, false)?), is_folder: true };
+        while let Some(Err(error)) = held.file.as_ref().map(File::lock) {
+            if error.kind() != ErrorKind::Interrupted {
+                break;
+            }
+        }
+        Ok(held)
+    }
+
+    /// Locks what no living writer has locked. `sole`: there are no other writers, so that what
+    /// cannot be locked is free, too.
+    fn take(path: &Path, sole: bool) -> Option<Held> {
+        let held = Held::open(path).ok()??;
+        let free = match held.file.as_ref().map(File::try_lock) {
+            Some(Ok(())) => true,
+            Some(Err(TryLockError::WouldBlock)) => false,
+            Some(Err(TryLockError::Error(_))) | None => sole,
+        };
+        free.then_some(held)
+    }
+
+    /// Removes it. Links in it, and a link itself, are not followed.
+    pub(super) fn remove(&self) -> io::Result<()> {
+        let removed =
+            if self.is_folder { fs::remove_dir_all(&self.path) } else { fs::remove_file(&self.path) };
+        removed.or_else(|error| if error.kind() == ErrorKind::NotFound { Ok(()) } else { Err(error) })
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        // As for `Hidden`.
+        let _ = self.file.as_ref().map(File::unlock);
+    }
+}
+
+/// Removal of the hidden files and folders that killed writers left.
+#[derive(Debug)]
+pub struct Sweep {
+    /// There are no other writers: a lock of the caller keeps them out.
+    pub sole: bool,
+    /// Tells whether a folder that was being replaced may be removed. `None`: such folders stay.
+    pub may_replace: Option<MayReplace>,
+}
+
+impl Sweep {
+    /// Removes what killed writers of `target` left. Best effort: what remains takes space, and the
+    /// next sweep tries again.
+    pub fn next_to(&self, target: &Path) {
+        let Some(name) = target.file_name().and_then(|name| name.to_str()) else { return };
+        let parent = target.parent().filter(|parent| !parent.as_os_str().is_empty());
+        self.all(parent.unwrap_or(Path::new(".")), |other| other == name);
+    }
+
+    /// Removes what killed writers of the names that `is_target` selects left in a folder.
+    pub fn all(&self, folder: &Path, is_target: impl Fn(&str) -> bool) {
+        for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
+            let name = entry.file_name();
+            if let Some((target, kind)) = name.to_str().and_then(Kind::parse)
+                && is_target(target)
+                && let Some(held) = Held::take(&entry.path(), self.sole)
+            {
+                // Best effort.
+                let _ = self.one(&held, &folder.join(target), kind);
+            }
+        }
+    }
+
+    fn one(&self, held: &Held, target: &Path, kind: Kind) -> io::Result<()> {
+        if kind != Kind::Replaced {
+            return held.remove();
+        }
+        let Some(may_replace) = self.may_replace.filter(|_| held.is_folder) else { return Ok(()) };
+        if fs::symlink_metadata(target).is_err_and(|error| error.kind() == ErrorKind::NotFound) {
+            // The writer was killed between two renames.
+            fs::rename(&held.path, target)?;
+            return sync_parent(target);
+        }
+        if may_replace(&held.path).is_ok() { held.remove() } else { Ok(()) }
+    }
+}
