@@ -5,6 +5,8 @@ mod cases;
 mod data;
 mod help;
 mod install;
+mod origins;
+mod paths;
 mod plan;
 mod readme;
 mod resume;
