@@ -9,6 +9,7 @@ use serde_json::{Map, Value, json};
 
 use crate::base::{Error, Result, RunId};
 use crate::checkpoint::Checkpoint;
+use crate::sys::linux;
 
 /// The field of a checkpoint's note with its origin.
 const FIELD: &str = "run";
@@ -46,10 +47,14 @@ impl Origin {
         note.insert(FIELD.to_owned(), json!(self));
     }
 
-    /// Returns true if a checkpoint is still in the folder in which it was written, also after the
-    /// folder was renamed, and after its file system was mounted anew, which can change the
-    /// device's number.
+    /// Returns true if a checkpoint and its folder belong to the user of this process, and it is
+    /// still in the folder in which it was written, also after the folder was renamed, and after its
+    /// file system was mounted anew, which can change the device's number.
     pub fn has(&self, checkpoint: &Checkpoint) -> Result<bool> {
+        let is_mine = |path: &Path| fs::metadata(path).is_ok_and(|facts| facts.uid() == linux::user());
+        if !is_mine(checkpoint.folder()) || !is_mine(&checkpoint.parent()?) {
+            return Ok(false);
+        }
         let now = Origin::new(self.id, &checkpoint.parent()?)?;
         Ok(now.inode == self.inode && (now.device == self.device || now.folder == self.folder))
     }

@@ -165,6 +165,8 @@ impl Run {
             Some(save) => Some(Saving::open(save, &model, &options, numeric)?),
             None => None,
         };
+        let trace = options.trace.as_deref().map(TraceFile::plan).transpose()?;
+        let log = options.log.as_deref().map(|log| Log::open(log, options.run, resumed)).transpose()?;
         // After the checkpoints have taken the files of the model as they are: a resumed run finds
         // these tokens again.
         let end_tokens = match &target {
@@ -181,8 +183,6 @@ impl Run {
             None => model.fill(&mut trainer, options.seed, loading)?,
         }
         saving.as_ref().map_or(Ok(()), Saving::start)?;
-        let trace = options.trace.as_deref().map(TraceFile::plan).transpose()?;
-        let log = options.log.as_deref().map(|log| Log::open(log, options.run, resumed)).transpose()?;
         let position = loader.position(&data);
         let feeder = Feeder::start(Arc::new(data), loader, micros)?;
         let work = UsefulWork::new(&model.config.model);

@@ -1,6 +1,7 @@
-//! Checkpoints that are continued, branched off, moved, copied, or from somebody else.
+//! Checkpoints that are continued, branched off, moved, copied, or of another user.
 
 use std::fs;
+use std::os::unix::fs::{MetadataExt, chown};
 use std::path::Path;
 
 use horizon::checkpoint::Manifest;
@@ -130,18 +131,24 @@ fn a_copied_checkpoint_uses_only_paths_of_the_command_line() {
     copy(&here("run"), &here("copied"));
     let before = outputs(dir.path());
     let data = format!("add --data {}", here("text.txt").canonicalize().unwrap().display());
-    resume(dir.path(), &["copied"]).badly(1, &["was not written in this folder", &data]);
+    resume(dir.path(), &["copied"]).badly(1, &["is a copy, another user's", &data]);
     let ran = resume(dir.path(), &["copied/step-00000002", "--data", "text.txt"]).well();
-    for word in ["warning: ", "/log.jsonl", "/out", "was not written in this folder"] {
+    for word in ["warning: ", "/log.jsonl", "/out", "is a copy, another user's"] {
         assert!(ran.err.contains(word), "no {word:?} in {}", ran.err);
     }
     assert!(outputs(dir.path()) == before);
     assert_ne!(run_of(&here("copied/step-00000004/manifest.json")), run_of(&here("out/horizon.json")));
     // From then on its checkpoints are of this folder.
     assert!(resume(dir.path(), &["copied"]).well().err.is_empty());
-    // So is a checkpoint without an id, as earlier versions wrote them.
+    // The same holds for a checkpoint that another user owns, if one can be made here,
+    let owner = fs::metadata(here("run")).unwrap().uid();
+    if chown(here("run"), Some(1), None).is_ok() {
+        resume(dir.path(), &["run"]).badly(1, &["another user's", &data]);
+        chown(here("run"), Some(owner), None).unwrap();
+    }
+    // and for one without an id, as earlier versions wrote them.
     rewrite(&here("run/step-00000002"), |note| drop(note.as_object_mut().unwrap().remove("run")));
-    resume(dir.path(), &["run/step-00000002"]).badly(1, &["of an earlier version", &data]);
+    resume(dir.path(), &["run/step-00000002"]).badly(1, &["or of an earlier version", &data]);
     resume(dir.path(), &["run/step-00000002", "--data", "text.txt"]).well();
     assert!(outputs(dir.path()) == before);
 }

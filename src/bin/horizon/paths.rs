@@ -170,7 +170,7 @@ fn has_link(folder: &Path, output: &Place) -> bool {
     }
     let mut folders = vec![folder.to_owned()];
     while let Some(folder) = folders.pop() {
-        // Whoever reads the folder reports that it cannot be read.
+        // A folder that cannot be read is reported where it is read.
         for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
             let Ok(kind) = entry.file_type() else { continue };
             let is_link = || match Place::of(&entry.path()) {

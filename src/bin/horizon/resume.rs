@@ -12,11 +12,11 @@
 //! |---|---|---|---|
 //! | continued in the folder in which it was written | the same | read | written to, if nothing is there, or what is there has the run's id |
 //! | branch: `--checkpoint-dir` names another folder | new | read | left out |
-//! | in another folder than it was written to: a copy, or from somebody else | new | must be given | left out |
+//! | in another folder than it was written to, or another user's | new | must be given | left out |
 //!
-//! [`Origin`] tells them apart. A folder that was renamed is still the same. A copy, a backup and a
-//! file system that changes its inodes are not: their paths are given anew. Warnings name all that
-//! is left out. A checkpoint from somebody else therefore makes the command read its own files, and
+//! [`Origin`] distinguishes them. A folder that was renamed is still the same. A copy, a backup, a
+//! file system that changes its inodes and one that hides the owner are not: paths are given anew. Warnings name all that
+//! is left out. A checkpoint of another user therefore makes the command read its own files, and
 //! write nothing but what the command line names.
 
 use std::collections::BTreeMap;
@@ -84,19 +84,19 @@ pub fn effective(options: TrainOptions, matches: &ArgMatches) -> Result<Effectiv
     }
     let mut arguments: Vec<OsString> = vec!["horizon".into(), "train".into()];
     let mut noted = noted(&checkpoint)?;
-    let run = trusted(&checkpoint, options.checkpoint_dir.as_deref(), &mut noted, matches)?;
     // Only its name is needed; the checkpoint has the model.
     noted.entry("model".to_owned()).or_insert_with(|| vec![checkpoint.folder().display().to_string()]);
-    for (name, values) in noted {
+    noted.retain(|name, _| {
         // Mutually exclusive options: a new value of one replaces both.
         let other = match &name[..] {
             "val" => "val-fraction",
             "val-fraction" => "val",
             other => other,
         };
-        if is_given(matches, &name) || is_given(matches, other) {
-            continue;
-        }
+        !is_given(matches, name) && !is_given(matches, other)
+    });
+    let run = leave_out_paths(&mut noted, &checkpoint, options.checkpoint_dir.as_deref())?;
+    for (name, values) in noted {
         if values.is_empty() {
             arguments.push(format!("--{name}").into());
         }
@@ -108,26 +108,24 @@ pub fn effective(options: TrainOptions, matches: &ArgMatches) -> Result<Effectiv
         return Err(Error::internal("`train` was parsed as another subcommand"));
     };
     let time = checkpoint.manifest().note["time"].as_i64().map_or_else(now, Ok)?;
-    Ok(Effective { options: *options, given: given(&matches)?, time, run, checkpoint: Some(checkpoint) })
+    Ok(Effective { options: *options, given: given(matches)?, time, run, checkpoint: Some(checkpoint) })
 }
 
 fn new_id() -> RunId {
     RunId::from_bits(rand::random())
 }
 
-/// Removes the paths that the resumed run does not take from the note, and reports them. Returns
-/// the id of the run.
-fn trusted(
-    checkpoint: &Checkpoint,
-    folder: Option<&Path>,
-    noted: &mut Given,
-    matches: &ArgMatches,
-) -> Result<RunId> {
-    noted.retain(|name, _| !is_given(matches, name));
+/// Removes the noted paths that a run with checkpoints in `folder` does not use, and warns of them.
+/// Returns the id of the run.
+///
+/// Errors: paths to read are among them.
+fn leave_out_paths(noted: &mut Given, checkpoint: &Checkpoint, folder: Option<&Path>) -> Result<RunId> {
+    let had_out = noted.contains_key("out");
     let origin = Origin::of(checkpoint);
     let is_own = origin.as_ref().map_or(Ok(false), |origin| origin.has(checkpoint))?;
     let continues = folder.map_or(Ok(true), |folder| is_same(folder, &checkpoint.parent()?))?;
     let shown = escaped(&checkpoint.folder().display().to_string(), "");
+    let foreign = format!("{shown} is a copy, another user's, or of an earlier version");
     let (run, left_out, why) = match origin {
         Some(origin) if is_own && continues => {
             let others = take(noted, |name, path| WRITTEN.contains(&name) && !is_of(name, path, origin.id));
@@ -141,16 +139,15 @@ fn trusted(
             let unread = take(noted, |name, _| READ.contains(&name));
             if !unread.is_empty() {
                 return Err(Error::argument(format!(
-                    "{shown} was not written in this folder (it is a copy, from somebody else, or of an earlier \
-                     version), so the paths that it notes are not used; if they are right, add {}",
+                    "{foreign}, so the paths that it notes are not used; if they are right, add {}",
                     unread.join(" ")
                 )));
             }
             let left_out = take(noted, |name, _| WRITTEN.contains(&name));
-            (new_id(), left_out, format!("{shown} was not written in this folder"))
+            (new_id(), left_out, foreign)
         }
     };
-    if !noted.contains_key("out") && !is_given(matches, "out") {
+    if had_out && !noted.contains_key("out") {
         noted.remove("export-dtype");
     }
     if !left_out.is_empty() {
