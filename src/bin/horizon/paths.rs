@@ -92,17 +92,21 @@ impl Paths {
         }
     }
 
-    /// Adds the folder to which checkpoints are written, and the checkpoint that is resumed.
-    pub fn checkpoints(self, folder: Option<&Path>, resumed: Option<&Path>) -> Result<Paths> {
+    /// Adds the folder of `--checkpoint-dir`, if it is given, and the checkpoint that is resumed, with
+    /// the folder of checkpoints in which it lies.
+    pub fn checkpoints(self, given: Option<&Path>, resumed: Option<&Path>) -> Result<Paths> {
         let mut paths = self;
-        if let Some(folder) = folder {
+        if let Some(folder) = given {
             paths = paths.with("--checkpoint-dir", folder, Use::Checkpoints)?;
         }
         let Some(resumed) = resumed else { return Ok(paths) };
         paths = paths.with("--resume", resumed, Use::Resumed)?;
-        let earlier = resumed.parent().unwrap_or(resumed);
-        let is_same = folder.is_some_and(|folder| is_same(folder, earlier).unwrap_or(false));
-        if is_same { Ok(paths) } else { paths.with("--resume", earlier, Use::EarlierCheckpoints) }
+        let folder = resumed.parent().unwrap_or(resumed);
+        match given.map(|given| is_same(given, folder)).transpose()? {
+            None => paths.with("--resume", folder, Use::Checkpoints),
+            Some(false) => paths.with("--resume", folder, Use::EarlierCheckpoints),
+            Some(true) => Ok(paths),
+        }
     }
 
     fn with(mut self, option: &'static str, path: &Path, use_: Use) -> Result<Paths> {
@@ -153,7 +157,7 @@ fn conflict(output: &Named, other: &Named) -> Option<&'static str> {
             && (other.use_ == Use::Resumed || other.use_ != Use::Read && !is_name_of_checkpoints(&name));
         return (!is_harmless).then_some("contains");
     }
-    let is_linked = other.use_ == Use::Read && has_link(&other.path, &output.place);
+    let is_linked = other.use_ == Use::Read && other.path.is_dir() && has_link(&other.path, &output.place);
     is_linked.then_some("is linked from")
 }
 
@@ -165,9 +169,8 @@ fn is_name_of_checkpoints(name: &Path) -> bool {
 
 /// Returns true if an input folder has a link, hard or symbolic, to an existing output or into it.
 fn has_link(folder: &Path, output: &Place) -> bool {
-    if !folder.is_dir() || !output.exists() {
-        return false;
-    }
+    let Ok(facts) = fs::metadata(&output.path) else { return false };
+    let has_other_names = facts.is_file() && facts.nlink() > 1;
     let mut folders = vec![folder.to_owned()];
     while let Some(folder) = folders.pop() {
         // A folder that cannot be read is reported where it is read.
@@ -180,13 +183,17 @@ fn has_link(folder: &Path, output: &Place) -> bool {
             if kind.is_dir() {
                 folders.push(entry.path());
             } else if kind.is_symlink() && is_link()
-                || fs::metadata(entry.path()).is_ok_and(|facts| output.keys[0].is(&facts))
+                || has_other_names && entry.metadata().is_ok_and(|entry| is_same_file(&entry, &facts))
             {
                 return true;
             }
         }
     }
     false
+}
+
+fn is_same_file(one: &fs::Metadata, other: &fs::Metadata) -> bool {
+    (one.dev(), one.ino()) == (other.dev(), other.ino())
 }
 
 /// A file or folder, which need not exist: the nearest folder above that exists, by device and
@@ -208,10 +215,6 @@ impl Key {
         let rest = path.strip_prefix(base).expect("it is an ancestor").to_owned();
         Ok(Key { device: facts.dev(), inode: facts.ino(), rest })
     }
-
-    fn is(&self, facts: &fs::Metadata) -> bool {
-        self.rest.as_os_str().is_empty() && (self.device, self.inode) == (facts.dev(), facts.ino())
-    }
 }
 
 /// Where a path leads.
@@ -227,10 +230,6 @@ impl Place {
         let path = resolved(path, &mut 0)?;
         let keys = path.ancestors().map(Key::of).collect::<Result<_>>()?;
         Ok(Place { path, keys })
-    }
-
-    fn exists(&self) -> bool {
-        self.keys[0].rest.as_os_str().is_empty()
     }
 
     /// Returns the name of the entry of `folder` in which this place lies; `None` if it lies

@@ -271,7 +271,7 @@ fn check_template(checkpoint: &Checkpoint, data: &Data, other: Option<&Path>) ->
 /// the checkpoint is.
 fn check_paths(options: &TrainOptions, resumed: Option<&Checkpoint>, model_is_given: bool) -> Result<()> {
     let resumed = resumed.map(Checkpoint::folder);
-    let mut paths = Paths::default().checkpoints(checkpoints_of(options, resumed), resumed)?;
+    let mut paths = Paths::default();
     if preset(&options.model).is_none() && (resumed.is_none() || model_is_given) {
         paths = paths.reads("--model", &options.model)?;
     }
@@ -289,12 +289,8 @@ fn check_paths(options: &TrainOptions, resumed: Option<&Checkpoint>, model_is_gi
         .writes_folder("--out", options.out.as_ref())?
         .writes_file("--log", options.log.as_ref())?
         .writes_file("--trace", options.trace.as_ref())?
+        .checkpoints(options.checkpoint_dir.as_deref(), resumed)?
         .check()
-}
-
-/// The folder to which the run writes checkpoints: by default that of the one from which it resumes.
-fn checkpoints_of<'a>(options: &'a TrainOptions, resumed: Option<&'a Path>) -> Option<&'a Path> {
-    options.checkpoint_dir.as_deref().or(resumed.and_then(Path::parent))
 }
 
 /// Adds, to the error of a loss or norm that is not finite, what to do.
@@ -319,7 +315,8 @@ fn save_options(
     run: &RunOptions,
     resumed: Option<&Checkpoint>,
 ) -> Result<Option<SaveOptions>> {
-    let Some(folder) = checkpoints_of(options, resumed.map(Checkpoint::folder)) else {
+    let beside = resumed.and_then(|checkpoint| checkpoint.folder().parent());
+    let Some(folder) = options.checkpoint_dir.as_deref().or(beside) else {
         if options.checkpoint_every.is_some() || options.keep.is_some() {
             return Err(Error::argument(
                 "--checkpoint-every and --keep need a folder for checkpoints: give --checkpoint-dir DIR",
