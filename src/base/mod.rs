@@ -20,6 +20,7 @@ mod name;
 mod placeholder;
 mod position;
 mod progress;
+mod run_id;
 
 pub use allocate::{filled, with_capacity};
 pub use caught::{caught, hide_caught_panics};
@@ -33,6 +34,7 @@ pub use name::Name;
 pub use placeholder::{WEB_PAGE, lfs_pointer, placeholder};
 pub use position::Position;
 pub use progress::{Meter, OwnedProgress, Progress, unwatched};
+pub use run_id::RunId;
 
 /// The ignored target (PyTorch's `ignore_index`; −100 in `horizon.h`): its row adds nothing to the
 /// loss or the gradient.

@@ -12,16 +12,19 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
-use crate::base::{DType, Error, Meter, Progress, Result, Status, find_non_finite, master};
+use crate::base::{DType, Error, Meter, Progress, Result, RunId, Status, find_non_finite, master};
 use crate::engine::{TensorSlice, Trainer};
 use crate::hf::shards::{self, Shard};
-use crate::hf::{CONFIG_BYTES_MAX, FolderConfig, INDEX, file_text};
+use crate::hf::{FolderConfig, INDEX, file_text};
 use crate::host::folder::{Filling, NewFolder, SizedFile, open_folder};
-use crate::host::input;
+use crate::host::input::read_whole;
 use crate::model::Layout;
 
 /// Name of the file that marks a folder as an export.
 pub const MARKER: &str = "horizon.json";
+
+/// Largest marker that is read; enough for thousands of files.
+const MARKER_BYTES_MAX: u64 = 1 << 20;
 
 /// Default maximum of tensor bytes per file, as in transformers.
 pub const SHARD_BYTES: u64 = 5_000_000_000;
@@ -30,13 +33,33 @@ pub const SHARD_BYTES: u64 = 5_000_000_000;
 struct Marker {
     /// Version of Horizon that wrote the folder.
     horizon: String,
+    /// The run that trained the model, if one did.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    run: Option<RunId>,
     /// Names of the files written, except this one.
     files: Vec<String>,
 }
 
+impl Marker {
+    /// Reads the marker of a folder; `None` if it has no valid one.
+    fn of(folder: &Path) -> Option<Marker> {
+        let text = read_whole(&folder.join(MARKER), MARKER_BYTES_MAX).ok()?;
+        serde_json::from_slice(&text).ok()
+    }
+}
+
+/// Returns the run that exported a folder; `None` if none is noted there.
+#[doc(hidden)]
+pub fn run_of_export(folder: &Path) -> Option<RunId> {
+    Marker::of(folder)?.run
+}
+
 /// The target folder of an export: new, empty, or an earlier export.
 #[derive(Clone, Debug)]
-pub struct ExportTarget(NewFolder);
+pub struct ExportTarget {
+    new: NewFolder,
+    run: Option<RunId>,
+}
 
 impl ExportTarget {
     /// Checks a target before training starts, so that a long run does not fail at its end. Creates
@@ -49,12 +72,19 @@ impl ExportTarget {
         let folder = folder.components().as_path();
         let cannot = |error| Error::io(format!("cannot export to {}", folder.display()), &error);
         let real = if folder.is_symlink() { &fs::canonicalize(folder).map_err(cannot)? } else { folder };
-        NewFolder::plan(real, bytes, ExportTarget::may_replace).map(ExportTarget)
+        let new = NewFolder::plan(real, bytes, ExportTarget::may_replace)?;
+        Ok(ExportTarget { new, run: None })
+    }
+
+    /// Returns the target with the run to note in the export.
+    #[doc(hidden)]
+    pub fn of_run(self, run: RunId) -> ExportTarget {
+        ExportTarget { run: Some(run), ..self }
     }
 
     /// The target's path.
     pub fn folder(&self) -> &Path {
-        self.0.folder()
+        self.new.folder()
     }
 
     /// Returns true if a folder is an earlier export, false if it is missing or empty. Errors: it has
@@ -67,8 +97,7 @@ impl ExportTarget {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
             Err(error) => return Err(cannot(&error)),
         };
-        let marker = input::read_whole(&folder.join(MARKER), CONFIG_BYTES_MAX).ok();
-        let marker: Option<Marker> = marker.and_then(|text| serde_json::from_slice(&text).ok());
+        let marker = Marker::of(folder);
         let mut has_entries = false;
         for entry in entries {
             has_entries = true;
@@ -112,8 +141,8 @@ pub fn export(
 ) -> Result<()> {
     let shards = shards::cut(trainer.layout(), dtype, shard_bytes);
     let cannot = format_args!("cannot export to {}", target.folder().display());
-    target.0.write(|filling| {
-        small_files(filling, config, trainer.layout(), dtype, &shards)
+    target.new.write(|filling| {
+        small_files(filling, config, trainer.layout(), dtype, &shards, target.run)
             .and_then(|()| weights(filling, trainer, dtype, &shards, progress))
             .map_err(|error| error.within(cannot))
     })
@@ -125,6 +154,7 @@ fn small_files(
     layout: &Layout,
     dtype: DType,
     shards: &[Shard],
+    run: Option<RunId>,
 ) -> Result<()> {
     let mut files = config.files(dtype);
     if shards.len() > 1 {
@@ -132,7 +162,7 @@ fn small_files(
     }
     let names = files.iter().map(|(name, _)| (*name).to_owned());
     let files_written = names.chain(shards.iter().map(|shard| shard.name.clone())).collect();
-    let marker = Marker { horizon: env!("CARGO_PKG_VERSION").to_owned(), files: files_written };
+    let marker = Marker { horizon: env!("CARGO_PKG_VERSION").to_owned(), run, files: files_written };
     files.push((MARKER, file_text(&json!(marker))));
     files.iter().try_for_each(|(name, content)| filling.whole(name, content))
 }

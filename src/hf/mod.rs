@@ -44,9 +44,9 @@ mod weights;
 pub use companions::Companions;
 pub use config::FolderConfig;
 
-#[doc(hidden)]
-pub use export::MARKER;
 pub use export::{ExportTarget, SHARD_BYTES, export, export_bytes};
+#[doc(hidden)]
+pub use export::{MARKER, run_of_export};
 pub use family::{FAMILIES, Family};
 #[doc(hidden)]
 pub use index::Index;

@@ -20,6 +20,12 @@ pub fn page_bytes() -> usize {
     bytes.and_then(|bytes| usize::try_from(bytes).ok()).expect("every system has a page size")
 }
 
+/// The user whose rights this process has.
+pub fn user() -> u32 {
+    // SAFETY: the call takes nothing and cannot fail.
+    unsafe { libc::geteuid() }
+}
+
 /// Maps `bytes` of private anonymous memory: zeroed, page-aligned, readable and writable, not
 /// inherited by forked processes. `bytes` is not 0.
 pub fn map_anonymous(bytes: usize) -> io::Result<NonNull<u8>> {

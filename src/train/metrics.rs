@@ -1,14 +1,9 @@
-//! Metrics of a run: the log with one record per step, useful FLOPs, and the estimate of the
-//! remaining time.
+//! Metrics of a run: the record of a step, useful FLOPs, and the estimate of the remaining time.
 
 use std::collections::VecDeque;
-use std::fs::File;
-use std::io::{self, BufRead, BufReader, Seek, SeekFrom, Write};
-use std::path::{Path, PathBuf};
 
-use serde::{Deserialize, Serialize, Serializer};
+use serde::{Serialize, Serializer};
 
-use crate::base::{Error, Result, Status};
 use crate::device::Lane;
 use crate::model::{ModelConfig, matmul_parameters};
 
@@ -70,7 +65,8 @@ impl UsefulWork {
     }
 }
 
-/// One record of the log, written after every step. The fields are the log's JSON keys.
+/// One record of the log, written after every step. The fields are the log's JSON keys, after `run`,
+/// the run's id.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub struct StepRecord {
     /// Number of completed optimizer steps, this one included.
@@ -123,74 +119,6 @@ pub struct LaneRecord {
 
 fn by_name<S: Serializer>(lanes: &[LaneRecord; Lane::COUNT], to: S) -> Result<S::Ok, S::Error> {
     to.collect_map(Lane::ALL.iter().map(|lane| (lane.name(), lanes[lane.at()])))
-}
-
-/// The log: a file with one JSON object per line, written after every step.
-#[derive(Debug)]
-pub struct JsonLines {
-    path: PathBuf,
-    file: File,
-    /// Bytes of complete lines.
-    complete: u64,
-}
-
-impl JsonLines {
-    /// Creates a log; replaces an existing file.
-    pub fn create(path: &Path) -> Result<JsonLines> {
-        let file = File::create(path)
-            .map_err(|error| Error::io(format!("cannot write the log {}", path.display()), &error))?;
-        Ok(JsonLines { path: path.to_owned(), file, complete: 0 })
-    }
-
-    /// Opens the log of a run that resumes after `step`. Records of later steps are removed. After
-    /// step 0, or if there is no file, creates a new log.
-    ///
-    /// Errors: the file cannot be read or written, or its first line is not a record (`BadFormat`).
-    pub fn resume(path: &Path, step: u64) -> Result<JsonLines> {
-        #[derive(Deserialize)]
-        struct Stepped {
-            step: u64,
-        }
-        if step == 0 || !path.exists() {
-            return JsonLines::create(path);
-        }
-        let cannot =
-            |error: io::Error| Error::io(format!("cannot continue the log {}", path.display()), &error);
-        let mut file = File::options().read(true).write(true).open(path).map_err(cannot)?;
-        let (mut complete, mut line, mut lines) = (0, Vec::new(), BufReader::new(&file));
-        loop {
-            line.clear();
-            if lines.read_until(b'\n', &mut line).map_err(cannot)? == 0 {
-                break;
-            }
-            // A killed process may have left an incomplete last line.
-            match serde_json::from_slice::<Stepped>(&line) {
-                Ok(record) if record.step <= step && line.ends_with(b"\n") => complete += line.len() as u64,
-                Err(_) if complete == 0 => {
-                    return Err(Error::new(
-                        Status::BadFormat,
-                        format!("{} is not the log of a run; give another file", path.display()),
-                    ));
-                }
-                _ => break,
-            }
-        }
-        file.set_len(complete).map_err(cannot)?;
-        file.seek(SeekFrom::End(0)).map_err(cannot)?;
-        Ok(JsonLines { path: path.to_owned(), file, complete })
-    }
-
-    /// Appends a record. After an error the file ends with the previous record.
-    pub fn write(&mut self, record: &StepRecord) -> Result<()> {
-        let mut line = serde_json::to_vec(record).map_err(|error| Error::internal(error.to_string()))?;
-        line.push(b'\n');
-        self.file.write_all(&line).map_err(|error| {
-            let _ = self.file.set_len(self.complete);
-            Error::io(format!("cannot write the log {}", self.path.display()), &error)
-        })?;
-        self.complete += line.len() as u64;
-        Ok(())
-    }
 }
 
 /// Estimates the remaining time from the median of the last 15 steps, so that a single slow step
@@ -250,73 +178,6 @@ mod tests {
         assert_eq!(work.pairs_outside(10, 5, None), 2 * (1 + 2));
         assert_eq!(work.pairs_outside(10, 5, Some(&starts)), (1 + 2) + 1);
         assert_eq!(work.flop(0, 15, 3), 12.0 * 8.0 * (15.0 + 12.0));
-    }
-
-    #[test]
-    fn a_record_is_one_line_of_json() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("log.jsonl");
-        let mut record = StepRecord {
-            step: 1,
-            loss: 5.5,
-            grad_norm: 2.0,
-            lr: 1e-3,
-            tokens: 512,
-            epoch: 0.25,
-            step_seconds: 0.5,
-            data_seconds: 0.0,
-            tokens_per_second: 1024.0,
-            tflops: 0.01,
-            rss_bytes: 0,
-            predicted_step_seconds: None,
-            lanes: Default::default(),
-            val_loss: None,
-        };
-        std::fs::write(&path, "an old log\n").unwrap();
-        let mut log = JsonLines::create(&path).unwrap();
-        record.lanes[Lane::Compute.at()].busy_seconds = 0.25;
-        log.write(&record).unwrap();
-        record.val_loss = Some(5.25);
-        log.write(&record).unwrap();
-        let text = std::fs::read_to_string(&path).unwrap();
-        let lines: Vec<&str> = text.lines().collect();
-        assert_eq!(
-            lines[0],
-            concat!(
-                r#"{"step":1,"loss":5.5,"grad_norm":2.0,"lr":0.001,"tokens":512,"epoch":0.25,"step_seconds":0.5,"#,
-                r#""data_seconds":0.0,"tokens_per_second":1024.0,"tflops":0.01,"rss_bytes":0,"lanes":{"#,
-                r#""compute":{"busy_seconds":0.25},"h2d":{"busy_seconds":0.0},"d2h":{"busy_seconds":0.0},"#,
-                r#""host":{"busy_seconds":0.0},"disk":{"busy_seconds":0.0}}}"#
-            )
-        );
-        assert!(lines[1].ends_with(r#""val_loss":5.25}"#) && lines.len() == 2);
-        assert!(JsonLines::create(dir.path()).is_err());
-    }
-
-    #[test]
-    fn a_log_is_resumed_after_the_step_of_the_run() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("log.jsonl");
-        let full = "{\"step\":1,\"loss\":2.0}\n{\"step\":2}\n{\"step\":3}\n";
-        for (text, step, want) in [
-            (full, 2, "{\"step\":1,\"loss\":2.0}\n{\"step\":2}\n"),
-            (full, 9, full),
-            (full, 0, ""),
-            (&full[..full.len() - 1], 3, "{\"step\":1,\"loss\":2.0}\n{\"step\":2}\n"),
-            (&full[..full.len() - 6], 3, "{\"step\":1,\"loss\":2.0}\n{\"step\":2}\n"),
-            ("{\"step\":4}\n", 3, ""),
-            ("", 3, ""),
-        ] {
-            std::fs::write(&path, text).unwrap();
-            JsonLines::resume(&path, step).unwrap().file.write_all(b"more").unwrap();
-            assert_eq!(std::fs::read_to_string(&path).unwrap(), format!("{want}more"), "{text} after {step}");
-        }
-        std::fs::write(&path, "another file\n").unwrap();
-        let error = JsonLines::resume(&path, 1).unwrap_err();
-        assert!(error.message().contains("is not the log of a run"), "{error}");
-        assert_eq!(std::fs::read_to_string(&path).unwrap(), "another file\n");
-        std::fs::remove_file(&path).unwrap();
-        JsonLines::resume(&path, 1).unwrap();
     }
 
     #[test]

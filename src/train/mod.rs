@@ -11,16 +11,21 @@
 //! run ([`Resume`]) is therefore bit-equal to an uninterrupted one.
 #![forbid(unsafe_code)]
 
+mod log;
 mod lr;
 pub mod metrics;
+mod origin;
 pub mod planning;
 mod run;
 mod sample;
 mod saving;
 mod source;
 mod times;
+mod trace;
 
+pub use log::Log;
 pub use lr::{LrSchedule, LrShape};
+pub use origin::Origin;
 pub use run::{Observer, Outcome, Run, RunOptions};
 pub use sample::{Sampler, continue_text};
 pub use saving::{Resume, SaveOptions};

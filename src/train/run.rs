@@ -1,28 +1,31 @@
 //! The training loop: steps, log records, validation, checkpoints, and the export at the end.
 
-use std::fs::File;
-use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
-use crate::base::{DType, Error, IGNORED_TARGET, Message, Position, Progress, Result, Status};
+use crate::base::{DType, Error, IGNORED_TARGET, Message, Position, Progress, Result, RunId, Status};
 use crate::data::{Data, Feeder, Loader, Micro, StepData};
 use crate::device::Lane;
 use crate::engine::{Batch, EvalReport, Trainer, TrainerOptions};
 use crate::hf::{ExportTarget, SHARD_BYTES, export, export_bytes};
 use crate::host::resident_bytes;
 use crate::plan::Machine;
+use crate::train::log::Log;
 use crate::train::lr::{LrSchedule, LrShape};
-use crate::train::metrics::{JsonLines, LaneRecord, Pace, StepRecord, UsefulWork};
+use crate::train::metrics::{LaneRecord, Pace, StepRecord, UsefulWork};
 use crate::train::saving::{self, Resume, SaveOptions, Saving};
 use crate::train::source::ModelSource;
 use crate::train::times::{MeanTimes, StepTimes};
+use crate::train::trace::TraceFile;
 
 /// Options of a run, except model and data.
 #[derive(Clone, Debug)]
 pub struct RunOptions {
+    /// Id of the run, in its checkpoints, log, trace and export. A resumed run has that of the
+    /// checkpoint, unless it branches off.
+    pub run: RunId,
     /// Memory, shapes and AdamW. `micros_max` is the number of micro-batches per step (gradient
     /// accumulation).
     pub trainer: TrainerOptions,
@@ -45,16 +48,17 @@ pub struct RunOptions {
     pub val_every: u64,
     /// Most micro-batches of a validation; drawn once, spread over the validation data.
     pub val_micros_max: usize,
-    /// Folder for the export at the end.
+    /// Folder for the export at the end: new, empty, or an earlier export.
     pub out: Option<PathBuf>,
     /// Dtype of the exported weights.
     pub export_dtype: DType,
-    /// File for the log, with one [`StepRecord`] per step.
+    /// File for the log, with one [`StepRecord`] per step. An earlier log is replaced at the first
+    /// record; a resumed run accepts none but its own.
     pub log: Option<PathBuf>,
     /// Times of a step as predicted by the search for a plan; stored in the log next to the
     /// measured times.
     pub predicted: Option<StepTimes>,
-    /// File for the trace, written at the end.
+    /// File for the trace, written at the end. An earlier trace is replaced.
     pub trace: Option<PathBuf>,
     /// Machine for which the trace also shows the simulated run.
     pub simulated: Option<Machine>,
@@ -107,7 +111,8 @@ pub struct Run {
     target: Option<ExportTarget>,
     /// See [`Outcome::end_tokens`].
     end_tokens: Vec<String>,
-    trace: Option<(PathBuf, File)>,
+    log: Option<Log>,
+    trace: Option<TraceFile>,
     saving: Option<Saving>,
     options: RunOptions,
 }
@@ -141,6 +146,9 @@ impl Run {
             steps,
         };
         lr_schedule.validate()?;
+        let resumed = options.resume.as_ref().map(|resume| resume.checkpoint.manifest().step);
+        options.log.as_deref().map_or(Ok(()), |log| Log::check(log, options.run, resumed))?;
+        options.trace.as_deref().map_or(Ok(()), TraceFile::check)?;
         let numeric = saving::numeric(&options, &lr_schedule);
         let loader = match &options.resume {
             Some(resume) => resume.loader(&model.config.model, &data, &options, &lr_schedule, &numeric)?,
@@ -152,10 +160,13 @@ impl Run {
         };
         let needed = export_bytes(&model.layout, options.export_dtype);
         let target = options.out.as_deref().map(|out| ExportTarget::check(out, needed)).transpose()?;
+        let target = target.map(|target| target.of_run(options.run));
         let saving = match &options.save {
             Some(save) => Some(Saving::open(save, &model, &options, numeric)?),
             None => None,
         };
+        let trace = options.trace.as_deref().map(TraceFile::plan).transpose()?;
+        let log = options.log.as_deref().map(|log| Log::open(log, options.run, resumed)).transpose()?;
         // After the checkpoints have taken the files of the model as they are: a resumed run finds
         // these tokens again.
         let end_tokens = match &target {
@@ -172,12 +183,6 @@ impl Run {
             None => model.fill(&mut trainer, options.seed, loading)?,
         }
         saving.as_ref().map_or(Ok(()), Saving::start)?;
-        let trace = match &options.trace {
-            Some(path) => {
-                Some((path.clone(), File::create(path).map_err(|error| Error::writing(path, &error))?))
-            }
-            None => None,
-        };
         let position = loader.position(&data);
         let feeder = Feeder::start(Arc::new(data), loader, micros)?;
         let work = UsefulWork::new(&model.config.model);
@@ -191,6 +196,7 @@ impl Run {
             work,
             target,
             end_tokens,
+            log,
             trace,
             saving,
             options,
@@ -220,7 +226,7 @@ impl Run {
     /// step are still exported.
     pub fn train(&mut self, observer: &mut dyn Observer, stop: &AtomicBool) -> Result<Outcome> {
         let start = self.trainer.stats().steps;
-        let mut log = self.options.log.as_deref().map(|path| JsonLines::resume(path, start)).transpose()?;
+        let mut log = self.log.take();
         let (mut steps, mut times) = (start, MeanTimes::default());
         let ended = self.steps(&mut steps, &mut times, &mut log, observer, stop);
         match &ended {
@@ -232,19 +238,10 @@ impl Run {
             (Some(saving), Err(_)) => saving.wait(&mut self.trainer, observer),
             (None, _) => None,
         };
-        if let Some((path, file)) = self.trace.take() {
-            let mut file = BufWriter::new(file);
-            let written = match &self.options.simulated {
-                Some(machine) => self.trainer.trace_beside(machine, &mut file),
-                None => self.trainer.trace(&mut file),
-            };
-            let flushed = written
-                .and_then(|()| file.flush().map_err(|error| Error::io("cannot write the trace", &error)));
-            if let Err(error) = flushed {
-                // No viewer opens an incomplete trace.
-                let _ = std::fs::remove_file(&path);
-                let path = path.display();
-                let warning = error.map(|message| format!("{path}: {message}; this run has no trace"));
+        if let Some(trace) = self.trace.take() {
+            let simulated = self.options.simulated.as_ref();
+            if let Err(error) = trace.write(self.options.run, &mut self.trainer, simulated) {
+                let warning = error.map(|message| format!("{message}; this run has no trace"));
                 observer.warned(&warning.into_message());
             }
         }
@@ -268,7 +265,7 @@ impl Run {
         &mut self,
         done: &mut u64,
         times: &mut MeanTimes,
-        log: &mut Option<JsonLines>,
+        log: &mut Option<Log>,
         observer: &mut dyn Observer,
         stop: &AtomicBool,
     ) -> Result<bool> {

@@ -14,6 +14,7 @@ use crate::data::{Data, Loader};
 use crate::engine::Trainer;
 use crate::model::ModelConfig;
 use crate::train::lr::LrSchedule;
+use crate::train::origin::Origin;
 use crate::train::run::{Observer, RunOptions};
 use crate::train::source::ModelSource;
 
@@ -27,8 +28,8 @@ pub struct SaveOptions {
     pub every: u64,
     /// Number of checkpoints that are kept; by default all.
     pub keep: Option<NonZeroUsize>,
-    /// Any value stored with every checkpoint; the resumed run can read it.
-    pub note: Value,
+    /// Values stored with every checkpoint, next to its [`Origin`]; the resumed run can read them.
+    pub note: Map<String, Value>,
 }
 
 /// The checkpoint from which a run resumes.
@@ -121,7 +122,9 @@ impl Saving {
         };
         checkpoints.continue_run(complete)?;
         checkpoints.check_space(&model.layout, run.trainer.mode)?;
-        let note = Note { numeric, position: None, note: options.note.clone() };
+        let mut note = options.note.clone();
+        Origin::new(run.run, checkpoints.folder())?.put(&mut note);
+        let note = Note { numeric, position: None, note: note.into() };
         Ok(Saving { checkpoints: Arc::new(checkpoints), every: options.every, note, pending: None, complete })
     }
 

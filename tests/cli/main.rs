@@ -7,6 +7,8 @@ mod help;
 mod inputs;
 mod install;
 mod outputs;
+mod origins;
+mod paths;
 mod plan;
 mod readme;
 mod resume;

@@ -213,7 +213,7 @@ fn runs_and_steps_are_drawn() {
     let plot = |arguments: &[&str]| horizon_in(folder.path(), &[&["plot"], arguments].concat());
     plot(&["one.json", "--out", "./one.json"]).badly(1, &["--out ./one.json does not end in .svg"]);
     fs::copy(folder.path().join("one.jsonl"), folder.path().join("one.svg")).unwrap();
-    plot(&["one.svg", "--out", "./one.svg"]).badly(1, &["replace its own data, one.svg", "--out"]);
+    plot(&["one.svg", "--out", "./one.svg"]).badly(1, &["--out ./one.svg is the same as the file one.svg"]);
     plot(&["one.json", "--out", "no/drawn.svg"]).badly(1, &["no/drawn.svg", "there is no folder no"]);
     fs::create_dir(folder.path().join("more")).unwrap();
     fs::copy(folder.path().join("one.json"), folder.path().join("more/one.json")).unwrap();

@@ -75,7 +75,7 @@ fn resume_without_options_uses_the_options_of_the_run() {
     resume(&["--checkpoint-dir", "third"]).badly(1, &["third has checkpoints of another run"]);
     resume(&["--resume-change", "colour"]).badly(1, &["no option is named colour", "clip"]);
     resume(&["--resume-change", "data"]).badly(1, &["`data` cannot change", "clip"]);
-    resume(&["--out", "moved"]).badly(1, &["--out moved is also the folder of the checkpoints of --resume"]);
+    resume(&["--out", "moved"]).badly(1, &["--out moved is the same as --resume"]);
     resume(&["--mode", "compact", "--resume-change", "mode", "--checkpoint-dir", "compact"]).well();
     assert!(states(&here("compact/step-00000006")).len() < want.len());
 

@@ -6,7 +6,7 @@ use std::fs;
 use std::path::Path;
 use std::sync::atomic::AtomicBool;
 
-use horizon::base::{DType, Message, Shape, Status, unwatched};
+use horizon::base::{DType, Message, RunId, Shape, Status, unwatched};
 use horizon::data::{Data, Documents, Encoder, Warnings};
 use horizon::engine::{Trainer, TrainerOptions};
 use horizon::hf::{ExportTarget, SHARD_BYTES, export};
@@ -37,6 +37,7 @@ fn trainer_options(micro_batch: usize, grad_accum: usize) -> TrainerOptions {
 
 fn options(micro_batch: usize, grad_accum: usize) -> RunOptions {
     RunOptions {
+        run: RunId::from_bits(1),
         trainer: trainer_options(micro_batch, grad_accum),
         steps: Some(4),
         lr_shape: LrShape::Linear,

@@ -12,7 +12,7 @@ use horizon::data::{BadLines, Data, DataOptions, DataPath, EncoderSource, Packin
 use horizon::schedule::{Boundary, GradWait, LayerPlacement, Recompute};
 use horizon::train::metrics::StepRecord;
 use horizon::train::{ModelSource, Observer, Outcome, Resume, Run, RunOptions, SaveOptions};
-use serde_json::json;
+use serde_json::Map;
 
 use support::folder::{names, states};
 
@@ -53,7 +53,7 @@ fn open_data(folder: &Path) -> (Data, Data) {
 
 fn run_options(folder: &Path, every: u64) -> RunOptions {
     let mut options = RunOptions { steps: Some(STEPS), val_every: 5, ..options(2, 2) };
-    options.save = Some(SaveOptions { folder: folder.to_owned(), every, keep: None, note: json!({}) });
+    options.save = Some(SaveOptions { folder: folder.to_owned(), every, keep: None, note: Map::new() });
     options
 }
 
@@ -249,7 +249,6 @@ fn the_log_has_every_step_once() {
         let lines = text.lines().map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap());
         lines.map(|line| line["step"].as_u64().unwrap()).collect()
     };
-    fs::write(&log, "an old log\n").unwrap();
     trained(dir.path(), logged(run_options(&folder, 4)), Some(6));
     assert_eq!(steps(), [1, 2, 3, 4, 5, 6]);
     // Resuming from step 4 replaces the records of later steps.

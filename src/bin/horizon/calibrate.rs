@@ -12,6 +12,7 @@ use horizon::ops::cuda::table::Table;
 use horizon::ops::cuda::workspace::supports;
 
 use crate::options::CalibrateOptions;
+use crate::paths::Paths;
 use crate::progress::Measuring;
 use crate::{plan, print};
 
@@ -23,6 +24,7 @@ pub fn calibrate(options: &CalibrateOptions) -> Result<()> {
         ));
     }
     let table_beside = options.autotune.as_ref().filter(|_| !options.autotune_only);
+    check_paths(options)?;
     if let Some(out) = &options.out {
         check_output(out)?;
         table_beside.map_or(Ok(()), |_| check_output(&Table::beside(out)))?;
@@ -42,6 +44,16 @@ pub fn calibrate(options: &CalibrateOptions) -> Result<()> {
         }
         _ => write(out, &describe(options, device)?),
     }
+}
+
+/// Refuses outputs that conflict with the model or with each other.
+fn check_paths(options: &CalibrateOptions) -> Result<()> {
+    let table = options.out.as_deref().filter(|_| options.autotune.is_some() && !options.autotune_only);
+    let paths = Paths::default()
+        .writes_file("--out", options.out.as_ref())?
+        .writes_file("the GEMM table next to --out", table.map(Table::beside))?;
+    let config = options.autotune.iter().map(|model| Path::new(model).join("config.json"));
+    config.into_iter().try_fold(paths, |paths, config| paths.reads("--autotune", config))?.check()
 }
 
 /// Writes to a file and reports it; without a file, writes to standard output.

@@ -13,6 +13,7 @@ mod model;
 mod opening;
 mod options;
 mod pages;
+mod paths;
 mod placement;
 mod plan;
 mod plot;

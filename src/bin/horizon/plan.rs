@@ -12,10 +12,17 @@ use horizon::train::planning::{Planned, Why, here};
 
 use crate::memory::with_uses;
 use crate::options::PlanOptions;
+use crate::paths::Paths;
 use crate::{print, warn_of_memory};
 
 /// Prints the fastest placement that fits, with its step time and memory.
 pub fn plan(options: &PlanOptions) -> Result<()> {
+    let mut paths = Paths::default().writes_file("--trace", options.trace.as_ref())?;
+    paths = paths.reads("--model", Path::new(&options.model).join("config.json"))?;
+    if let Some(machine) = &options.placement.machine {
+        paths = paths.reads_machine(machine)?;
+    }
+    paths.check()?;
     let config = model(&options.model)?;
     let trainer = TrainerOptions {
         mode: options.state.mode,

@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Display;
-use std::fs;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
@@ -11,9 +10,11 @@ use horizon::host::folder::replace_file;
 use horizon::host::input;
 use plotters::coord::Shift;
 use plotters::prelude::*;
+use serde::Deserialize;
 use serde_json::Value;
 
 use crate::options::PlotOptions;
+use crate::paths::Paths;
 
 /// Pixels.
 const WIDTH: u32 = 900;
@@ -103,14 +104,8 @@ fn check_out(PlotOptions { files, out }: &PlotOptions) -> Result<()> {
     if out.is_dir() {
         return Err(Error::argument(format!("cannot write {}: it is a folder; name a file", out.display())));
     }
-    let Ok(place) = fs::canonicalize(out) else { return Ok(()) };
-    match files.iter().find(|file| fs::canonicalize(file).is_ok_and(|file| file == place)) {
-        Some(file) => Err(Error::argument(format!(
-            "the picture would replace its own data, {}: name another file with --out",
-            file.display()
-        ))),
-        None => Ok(()),
-    }
+    let paths = Paths::default().writes_file("--out", Some(out))?;
+    files.iter().try_fold(paths, |paths, file| paths.reads("the file", file))?.check()
 }
 
 /// Names of files: each is as much of the end of its path as distinguishes it from the others.
@@ -327,7 +322,17 @@ struct Span {
 }
 
 fn read_trace(path: &Path) -> Result<Vec<Span>> {
-    let events: Vec<Value> = serde_json::from_str(&read(path)?)
+    /// The two forms of a Chrome trace.
+    #[derive(Deserialize)]
+    #[serde(untagged)]
+    enum Trace {
+        Array(Vec<Value>),
+        Object {
+            #[serde(rename = "traceEvents")]
+            events: Vec<Value>,
+        },
+    }
+    let (Trace::Array(events) | Trace::Object { events }) = serde_json::from_str(&read(path)?)
         .map_err(|error| bad(path, format!("it is not a Chrome trace: {error}")))?;
     let mut names: BTreeMap<(u64, Option<u64>), String> = BTreeMap::new();
     let id = |event: &Value, field: &str| event[field].as_u64().unwrap_or(0);

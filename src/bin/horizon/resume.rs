@@ -3,21 +3,41 @@
 //! Checkpoints note the options of their run under the options' names. A resumed run gets all of
 //! them again, except those given anew. The library refuses, by name, what may not differ. The
 //! chat template is not noted: a checkpoint has it among the model's files.
+//!
+//! # The paths in a note
+//! A note can name only options of [`NOTED`] and [`NOTED_FLAGS`], each with values as on a command
+//! line. Four of them are paths, and these are used as far as the checkpoint is trusted:
+//!
+//! | checkpoint | id of the run | `data`, `val` | `log`, `out` |
+//! |---|---|---|---|
+//! | continued in the folder in which it was written | the same | read | written to, if nothing is there, or what is there has the run's id |
+//! | branch: `--checkpoint-dir` names another folder | new | read | left out |
+//! | in another folder than it was written to, or another user's | new | must be given | left out |
+//!
+//! [`Origin`] distinguishes them. A folder that was renamed is still the same. A copy, a backup, a
+//! file system that changes its inodes and one that hides the owner are not: paths are given anew. Warnings name all that
+//! is left out. A checkpoint of another user therefore makes the command read its own files, and
+//! write nothing but what the command line names.
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
+use std::fs;
 use std::path::{Path, PathBuf};
 
 use clap::ArgMatches;
 use clap::parser::ValueSource;
-use horizon::base::{Error, Result, Status};
+use horizon::base::format::escaped;
+use horizon::base::{Error, Result, RunId, Status};
 use horizon::checkpoint::{Changes, Checkpoint, open};
 use horizon::data::DataPath;
 use horizon::data::chat::now;
+use horizon::hf::run_of_export;
+use horizon::train::{Log, Origin};
 use serde_json::{Map, Value, json};
 
 use crate::model;
 use crate::options::{self, Command, TrainOptions};
+use crate::paths::is_same;
 
 /// Options with values that checkpoints note. The others depend on the machine. `chat-template` was
 /// noted by earlier versions.
@@ -26,6 +46,13 @@ const NOTED: &str = "model data val val-fraction chat-template pack val-every va
                      grad-place seed out export-dtype log checkpoint-every keep";
 /// Options without values that checkpoints note.
 const NOTED_FLAGS: &str = "skip-bad-lines no-shuffle";
+
+/// Options whose paths are read.
+const READ: [&str; 2] = ["data", "val"];
+/// Options whose paths are written to.
+const WRITTEN: [&str; 2] = ["log", "out"];
+/// Most values of options that a note may have.
+const VALUES_MAX: usize = 1 << 16;
 
 /// Values of options by name; a flag has none.
 pub type Given = BTreeMap<String, Vec<String>>;
@@ -37,6 +64,8 @@ pub struct Effective {
     pub given: Given,
     /// The time that chat templates print: when the run was started.
     pub time: i64,
+    /// The id of the run.
+    pub run: RunId,
     /// The checkpoint to resume from.
     pub checkpoint: Option<Checkpoint>,
 }
@@ -44,7 +73,8 @@ pub struct Effective {
 /// Opens the checkpoint of `--resume`, if it is given, and adds the options noted there.
 pub fn effective(options: TrainOptions, matches: &ArgMatches) -> Result<Effective> {
     let Some(resume) = &options.resume else {
-        return Ok(Effective { given: given(matches)?, options, time: now()?, checkpoint: None });
+        let (given, run) = (given(matches)?, new_id());
+        return Ok(Effective { given, options, time: now()?, run, checkpoint: None });
     };
     let checkpoint = open(&absolute(resume)?)?;
     check_changes(&options.resume_change, &checkpoint)?;
@@ -56,16 +86,17 @@ pub fn effective(options: TrainOptions, matches: &ArgMatches) -> Result<Effectiv
     let mut noted = noted(&checkpoint)?;
     // Only its name is needed; the checkpoint has the model.
     noted.entry("model".to_owned()).or_insert_with(|| vec![checkpoint.folder().display().to_string()]);
-    for (name, values) in noted {
+    noted.retain(|name, _| {
         // Mutually exclusive options: a new value of one replaces both.
         let other = match &name[..] {
             "val" => "val-fraction",
             "val-fraction" => "val",
             other => other,
         };
-        if is_given(matches, &name) || is_given(matches, other) {
-            continue;
-        }
+        !is_given(matches, name) && !is_given(matches, other)
+    });
+    let run = leave_out_paths(&mut noted, &checkpoint, options.checkpoint_dir.as_deref())?;
+    for (name, values) in noted {
         if values.is_empty() {
             arguments.push(format!("--{name}").into());
         }
@@ -77,12 +108,94 @@ pub fn effective(options: TrainOptions, matches: &ArgMatches) -> Result<Effectiv
         return Err(Error::internal("`train` was parsed as another subcommand"));
     };
     let time = checkpoint.manifest().note["time"].as_i64().map_or_else(now, Ok)?;
-    Ok(Effective { options: *options, given: given(matches)?, time, checkpoint: Some(checkpoint) })
+    Ok(Effective { options: *options, given: given(matches)?, time, run, checkpoint: Some(checkpoint) })
+}
+
+fn new_id() -> RunId {
+    RunId::from_bits(rand::random())
+}
+
+/// Removes the noted paths that a run with checkpoints in `folder` does not use, and warns of them.
+/// Returns the id of the run.
+///
+/// Errors: paths to read are among them.
+fn leave_out_paths(noted: &mut Given, checkpoint: &Checkpoint, folder: Option<&Path>) -> Result<RunId> {
+    let had_out = noted.contains_key("out");
+    let origin = Origin::of(checkpoint);
+    let is_own = origin.as_ref().map_or(Ok(false), |origin| origin.has(checkpoint))?;
+    let continues = folder.map_or(Ok(true), |folder| is_same(folder, &checkpoint.parent()?))?;
+    let shown = escaped(&checkpoint.folder().display().to_string(), "");
+    let foreign = format!("{shown} is a copy, another user's, or of an earlier version");
+    let (run, left_out, why) = match origin {
+        Some(origin) if is_own && continues => {
+            let others = take(noted, |name, path| WRITTEN.contains(&name) && !is_of(name, path, origin.id));
+            (origin.id, others, "what is there now is not of this run".to_owned())
+        }
+        _ if is_own => {
+            let left_out = take(noted, |name, _| WRITTEN.contains(&name));
+            (new_id(), left_out, format!("they are of the run in {shown}, from which this one branches off"))
+        }
+        _ => {
+            let unread = take(noted, |name, _| READ.contains(&name));
+            if !unread.is_empty() {
+                return Err(Error::argument(format!(
+                    "{foreign}, so the paths that it notes are not used; if they are right, add {}",
+                    unread.join(" ")
+                )));
+            }
+            let left_out = take(noted, |name, _| WRITTEN.contains(&name));
+            (new_id(), left_out, foreign)
+        }
+    };
+    if had_out && !noted.contains_key("out") {
+        noted.remove("export-dtype");
+    }
+    if !left_out.is_empty() {
+        eprintln!(
+            "warning: this run does not write to {}, which the checkpoint notes: {why}; to write, give other paths \
+             with --log FILE and --out DIR",
+            left_out.join(" and ")
+        );
+    }
+    Ok(run)
+}
+
+/// Removes the options that `is_taken` selects by name and path. Returns them as on a command line.
+fn take(noted: &mut Given, is_taken: impl Fn(&str, &Path) -> bool) -> Vec<String> {
+    let is_taken =
+        |name: &String, values: &mut Vec<String>| values.iter().any(|value| is_taken(name, Path::new(value)));
+    let taken = noted.extract_if(.., is_taken);
+    taken
+        .map(|(name, values)| {
+            let values: Vec<String> = values.iter().map(|value| quoted(value)).collect();
+            format!("--{name} {}", values.join(" "))
+        })
+        .collect()
+}
+
+/// Returns true if a path of `--log` or `--out` has nothing, or the output of this run.
+fn is_of(option: &str, path: &Path, run: RunId) -> bool {
+    match option {
+        "log" => Log::is_of(path, run),
+        _ => match fs::read_dir(path) {
+            Ok(mut entries) => entries.next().is_none() || run_of_export(path) == Some(run),
+            Err(_) => !path.exists(),
+        },
+    }
+}
+
+/// A value as one word for a shell.
+fn quoted(value: &str) -> String {
+    let is_plain = |c: char| c.is_alphanumeric() || "/._-:,+@%=".contains(c);
+    if !value.is_empty() && value.chars().all(is_plain) {
+        return value.to_owned();
+    }
+    format!("'{}'", value.replace('\'', "'\\''"))
 }
 
 /// The note of a checkpoint.
-pub fn note(given: &Given, time: i64) -> Value {
-    json!({ "options": given, "time": time })
+pub fn note(given: &Given, time: i64) -> Map<String, Value> {
+    [("options".to_owned(), json!(given)), ("time".to_owned(), json!(time))].into_iter().collect()
 }
 
 /// The options noted in a checkpoint.
@@ -98,17 +211,29 @@ fn noted(checkpoint: &Checkpoint) -> Result<Given> {
     let options = manifest.note.get("options").cloned().unwrap_or_default();
     let noted: Given = serde_json::from_value(options)
         .map_err(|error| foreign(format!("it does not note the options of a run ({error})")))?;
-    let known = |name: &String| words(NOTED).chain(words(NOTED_FLAGS)).any(|known| known == name);
-    match noted.keys().find(|name| !known(name)) {
-        Some(name) => Err(foreign(unknown(name, &manifest.horizon))),
-        None => Ok(noted),
+    if noted.values().map(Vec::len).sum::<usize>() > VALUES_MAX {
+        return Err(foreign(format!("it notes more than {VALUES_MAX} values of options")));
     }
+    for (name, values) in &noted {
+        let is_flag = words(NOTED_FLAGS).any(|flag| flag == name);
+        if !is_flag && !words(NOTED).any(|known| known == name) {
+            return Err(foreign(unknown(name, &manifest.horizon)));
+        }
+        let is_text = |value: &String| !value.contains(char::is_control);
+        if is_flag != values.is_empty() || !values.iter().all(is_text) {
+            return Err(foreign(format!(
+                "the values that it notes for --{name} cannot be those of an option"
+            )));
+        }
+    }
+    Ok(noted)
 }
 
 /// The problem of a checkpoint that notes an unknown option.
 fn unknown(name: &str, version: &str) -> String {
     let now = options::renamed::new_name("train", &format!("--{name}"));
     let now = now.map_or("unknown here".to_owned(), |new| format!("now {new}"));
+    let (name, version) = (escaped(name, ""), escaped(version, ""));
     format!("it notes the option --{name}, which is {now}; version {version} wrote it")
 }
 
@@ -164,7 +289,7 @@ fn id(name: &str) -> String {
 }
 
 /// The option is on the command line.
-fn is_given(matches: &ArgMatches, name: &str) -> bool {
+pub fn is_given(matches: &ArgMatches, name: &str) -> bool {
     matches.value_source(&id(name)) == Some(ValueSource::CommandLine)
 }
 

@@ -8,8 +8,10 @@ use horizon::data::tokenizer::Encoded;
 use horizon::data::{
     DataOptions, DataPath, Encoder, Sink, TokenFormat, TokenWriter, Warnings, read_documents,
 };
+use horizon::model::preset;
 
 use crate::options::TokenizeOptions;
+use crate::paths::Paths;
 use crate::show::Marks;
 use crate::{model, print_for_reader, warn_of_data};
 
@@ -80,6 +82,7 @@ pub fn tokenize(options: &TokenizeOptions) -> Result<()> {
     for path in &options.data {
         check_path(path)?;
     }
+    check_paths(options)?;
     let source = model::open(&options.model, true)?.tokenizer();
     let (vocabulary, fingerprint) = (source.vocabulary, source.fingerprint()?);
     let encoder = options.encoding.encoder(source).open()?;
@@ -124,6 +127,20 @@ pub fn tokenize(options: &TokenizeOptions) -> Result<()> {
         );
     }
     Ok(())
+}
+
+/// Refuses an output that conflicts with an input.
+fn check_paths(options: &TokenizeOptions) -> Result<()> {
+    let mut paths = Paths::default().writes_file("--out", options.out.as_ref())?;
+    if preset(&options.model).is_none() {
+        paths = paths.reads("--model", &options.model)?;
+    }
+    paths = options
+        .encoding
+        .chat_template
+        .iter()
+        .try_fold(paths, |paths, file| paths.reads("--chat-template", file))?;
+    options.data.iter().try_fold(paths, |paths, data| paths.reads("--data", data))?.check()
 }
 
 /// Refuses a token file, and a path with a weight.

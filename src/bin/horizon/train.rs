@@ -1,17 +1,16 @@
 //! `horizon train`.
 
-use std::fs;
 use std::io::{IsTerminal, stderr};
 use std::num::NonZeroUsize;
 use std::ops::ControlFlow;
-use std::path::{Component, Path, PathBuf};
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use clap::ArgMatches;
 use horizon::base::format::escaped;
-use horizon::base::{Error, Result, Shape, Status};
+use horizon::base::{Error, Result, RunId, Shape, Status};
 use horizon::checkpoint::{Changes, Checkpoint, open};
 use horizon::data::{Data, DataOptions, DataPath, EncoderSource};
 use horizon::engine::{AdamOptions, DeviceChoice, TrainerOptions};
@@ -23,8 +22,9 @@ use horizon::train::{ModelSource, Resume, Run, RunOptions, Sampler, SaveOptions,
 use crate::memory::with_uses;
 use crate::opening::Opening;
 use crate::options::TrainOptions;
+use crate::paths::Paths;
 use crate::progress::{Bytes, Progress};
-use crate::resume::{Effective, Given, absolute, effective, note};
+use crate::resume::{Effective, Given, effective, is_given, note};
 use crate::sample::printable;
 use crate::{INTERRUPTED, builtin, model, print, warn_of_data, warn_of_memory};
 
@@ -35,8 +35,8 @@ const SAMPLE_TOKENS: usize = 120;
 
 /// Trains a model, with the options of a checkpoint if one is resumed.
 pub fn train(options: TrainOptions, matches: &ArgMatches) -> Result<ExitCode> {
-    let Effective { options, mut given, time, checkpoint } = effective(options, matches)?;
-    check_folders(&options, checkpoint.as_ref())?;
+    let Effective { options, mut given, time, run, checkpoint } = effective(options, matches)?;
+    check_paths(&options, checkpoint.as_ref(), is_given(matches, "model"))?;
     let mut model = match &checkpoint {
         Some(checkpoint) => ModelSource::folder(checkpoint.folder(), true)?,
         None => model::open(&options.model, options.init)?,
@@ -80,7 +80,7 @@ pub fn train(options: TrainOptions, matches: &ArgMatches) -> Result<ExitCode> {
     if let Some(checkpoint) = &checkpoint {
         check_template(checkpoint, &data, other_template)?;
     }
-    let mut run_options = run_options(&options, &model, seq_len, builtin);
+    let mut run_options = run_options(run, &options, &model, seq_len, builtin);
     run_options.save = save_options(&options, given, time, &run_options, checkpoint.as_ref())?;
     let checkpoints = run_options.save.as_ref().map(|save| save.folder.clone());
     let planned = place(&options, &model, &mut run_options.trainer)?;
@@ -188,8 +188,15 @@ fn names(paths: &[DataPath]) -> String {
     paths.iter().map(|data| data.path.display().to_string()).collect::<Vec<_>>().join(", ")
 }
 
-fn run_options(options: &TrainOptions, model: &ModelSource, seq_len: usize, builtin: bool) -> RunOptions {
+fn run_options(
+    run: RunId,
+    options: &TrainOptions,
+    model: &ModelSource,
+    seq_len: usize,
+    builtin: bool,
+) -> RunOptions {
     RunOptions {
+        run,
         trainer: TrainerOptions {
             device: options.compute.device,
             pinning: options.pinning,
@@ -260,41 +267,30 @@ fn check_template(checkpoint: &Checkpoint, data: &Data, other: Option<&Path>) ->
     }
 }
 
-/// Refuses an `--out` that would replace the model, or that is a folder of checkpoints.
-fn check_folders(options: &TrainOptions, resumed: Option<&Checkpoint>) -> Result<()> {
-    let Some(out) = &options.out else { return Ok(()) };
+/// Refuses outputs that conflict with inputs or with each other. The model is read unless that of
+/// the checkpoint is.
+fn check_paths(options: &TrainOptions, resumed: Option<&Checkpoint>, model_is_given: bool) -> Result<()> {
     let resumed = resumed.map(Checkpoint::folder);
-    let model = (resumed.is_none() && preset(&options.model).is_none()).then(|| Path::new(&options.model));
-    let taken = [
-        (options.checkpoint_dir.as_deref(), "--checkpoint-dir"),
-        (resumed, "the checkpoint to resume from"),
-        (resumed.and_then(Path::parent), "the checkpoints of --resume"),
-        (model, "--model"),
-    ];
-    let exported = resolved(out)?;
-    for (folder, name) in taken.into_iter().filter_map(|(folder, name)| Some((folder?, name))) {
-        if resolved(folder)? == exported {
-            return Err(Error::argument(format!(
-                "--out {} is also the folder of {name}: name another folder for the trained model",
-                out.display()
-            )));
-        }
+    let mut paths = Paths::default();
+    if preset(&options.model).is_none() && (resumed.is_none() || model_is_given) {
+        paths = paths.reads("--model", &options.model)?;
     }
-    Ok(())
-}
-
-/// The absolute path without links and `..`; the folder need not exist.
-fn resolved(path: &Path) -> Result<PathBuf> {
-    let mut resolved = PathBuf::new();
-    for component in absolute(path)?.components() {
-        if component == Component::ParentDir {
-            resolved.pop();
-        } else {
-            resolved.push(component);
-            resolved = fs::canonicalize(&resolved).unwrap_or(resolved);
-        }
+    if let Some(machine) = options.placement.machine.as_deref() {
+        let table = Table::beside(Path::new(machine));
+        paths = paths.reads_machine(machine)?.reads("the GEMM table next to --machine", table)?;
     }
-    Ok(resolved)
+    let files = [("--chat-template", &options.encoding.chat_template), ("--gemm-table", &options.gemm_table)];
+    for (option, file) in files {
+        paths = file.iter().try_fold(paths, |paths, file| paths.reads(option, file))?;
+    }
+    paths
+        .reads_data("--data", &options.data)?
+        .reads_data("--val", &options.val)?
+        .writes_folder("--out", options.out.as_ref())?
+        .writes_file("--log", options.log.as_ref())?
+        .writes_file("--trace", options.trace.as_ref())?
+        .checkpoints(options.checkpoint_dir.as_deref(), resumed)?
+        .check()
 }
 
 /// Adds, to the error of a loss or norm that is not finite, what to do.

@@ -173,7 +173,10 @@ pub struct TrainOptions {
     ///
     /// It is new, empty, or that of --resume. A checkpoint is written after the last step and where
     /// the run is stopped; a run resumed from it is bit-identical. It takes the bytes per parameter
-    /// of --mode without those of the gradient.
+    /// of --mode without those of the gradient. --out, --log and --trace may lie in the folder.
+    ///
+    /// With --resume, another folder than its own makes a branch: a run with an id of its own, which
+    /// does not write to the log and the export of the first.
     #[arg(long, help_heading = CHECKPOINTS, value_name = "DIR")]
     pub checkpoint_dir: Option<PathBuf>,
     /// Steps between checkpoints; 0: only the last [default: 0]
@@ -191,6 +194,11 @@ pub struct TrainOptions {
     /// Options, data and log are those of the checkpoint, unless given again; so are the chat
     /// template and the date that it prints. Paths, devices and placement may differ; an option
     /// that would change the result is refused by name.
+    ///
+    /// --log and --out of the checkpoint are used only if what is there has the run's id, or nothing
+    /// is there; a warning names those that are not used. A branch (see --checkpoint-dir) uses
+    /// neither. Of a copied folder, or one of another user, no path is used: --data and
+    /// --val must be given again. A renamed folder is the same folder.
     #[arg(long, help_heading = CHECKPOINTS, value_name = "DIR")]
     pub resume: Option<PathBuf>,
     /// Options allowed to differ from the checkpoint, e.g. mode,lr
@@ -203,9 +211,10 @@ pub struct TrainOptions {
     /// Folder for the trained model, in Hugging Face format
     ///
     /// Written after the last step, or where the run is stopped. Replaces an earlier export, and
-    /// refuses a folder with other files. The folder is always complete, also when several runs
-    /// export to it or one is killed; hidden files `.DIR.partial-*` of a killed run are removed by
-    /// the next.
+    /// refuses a folder with other files. Like every output, it must not be, contain or lie inside
+    /// an input or another output. The folder is always complete, also when several runs export to
+    /// it or one is killed; hidden files `.DIR.partial-*` of a killed run are removed by the next.
+    /// horizon.json in it has the run's id.
     #[arg(long, help_heading = OUTPUT, value_name = "DIR")]
     pub out: Option<PathBuf>,
     /// Number format of --out: bf16, or f32 (master weights)
@@ -213,10 +222,11 @@ pub struct TrainOptions {
     pub export_dtype: Number,
     /// Write a JSON object per step to FILE
     ///
-    /// An existing file is replaced; with --resume, its steps up to the checkpoint are kept.
+    /// An earlier log is replaced at the first step, any other file is refused. With --resume, the
+    /// file must be the log of the same run, empty, or new; steps up to the checkpoint are kept.
     /// Fields:
     ///
-    /// step; loss (nats per token trained on); grad_norm (before clipping); lr; tokens (without
+    /// run (the run's id, 32 hexadecimal digits, as in its checkpoints, trace and export); step; loss (nats per token trained on); grad_norm (before clipping); lr; tokens (without
     /// padding); epoch; val_loss, after a validation.
     ///
     /// step_seconds; data_seconds (the part of it spent waiting for data); tokens_per_second;
@@ -229,7 +239,8 @@ pub struct TrainOptions {
     pub log: Option<PathBuf>,
     /// Write a timeline of all lanes, measured and simulated, to FILE
     ///
-    /// Written at the end, as a Chrome trace: for `horizon plot`, Perfetto or chrome://tracing.
+    /// Written at the end, as a Chrome trace: for `horizon plot`, Perfetto or chrome://tracing. An
+    /// earlier trace is replaced, any other file is refused.
     #[arg(long, help_heading = OUTPUT, value_name = "FILE.json")]
     pub trace: Option<PathBuf>,
     /// Print the whole plan before training
