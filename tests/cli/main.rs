@@ -9,6 +9,7 @@ mod plan;
 mod readme;
 mod resume;
 mod run;
+mod terminal;
 
 use std::path::Path;
 use std::process::{Child, Command, Output};
@@ -28,9 +29,13 @@ fn horizon(arguments: &[&str]) -> Ran {
 
 /// Sends SIGINT, as ^C does.
 fn interrupt(child: &Child) {
+    send(child, Signal::SIGINT);
+}
+
+fn send(child: &Child, signal: Signal) {
     let pid = i32::try_from(child.id()).unwrap();
     // The child has not been waited for, so its id is still its own.
-    kill(Pid::from_raw(pid), Signal::SIGINT).unwrap();
+    kill(Pid::from_raw(pid), signal).unwrap();
 }
 
 /// Status and output of a process.

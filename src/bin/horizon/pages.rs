@@ -9,7 +9,7 @@ use clap_mangen::roff::{Roff, bold, roman};
 use horizon::base::{Error, Result};
 
 use crate::options::{self, CompletionsOptions, Line, ManOptions};
-use crate::print;
+use crate::print::print;
 
 /// The formats of rows, behind a comment on how the file is made.
 const FORMATS: &str = include_str!("../../data/formats.md");
@@ -29,7 +29,7 @@ pub fn man(options: &ManOptions) -> Result<()> {
         let path = folder.join(name);
         fs::write(&path, page).map_err(|error| failed(&path, error))?;
     }
-    eprintln!("wrote {} pages to {}", pages.len(), folder.display());
+    message!("wrote {} pages to {}", pages.len(), folder.display());
     Ok(())
 }
 

@@ -67,7 +67,7 @@ pub fn plot(options: &PlotOptions) -> Result<()> {
     };
     let out = options.out.display();
     drawn.map_err(|error| Error::new(Status::Io, format!("cannot write {out}: {error}")))?;
-    eprintln!("wrote {out}");
+    message!("wrote {out}");
     Ok(())
 }
 
