@@ -183,6 +183,11 @@
  * needs that state returns the first error again, status and message, until hz_trainer_close. After every
  * other error the trainer stays usable.
  *
+ * After HZ_STATUS_DEVICE_FAILED the weights and moments in host memory are those of the last completed step, unless
+ * AdamW had applied a part of the failed one. If they are, hz_trainer_save, hz_trainer_save_to, hz_trainer_save_wait,
+ * hz_trainer_export_hf, hz_trainer_read_tensor and hz_trainer_stats still work; otherwise the first four and
+ * hz_trainer_read_tensor return the first error.
+ *
  * "Errors" at each function lists what is specific to it. Not repeated there: HZ_STATUS_INVALID_ARGUMENT for bad
  * pointers, HZ_STATUS_INVALID_STATE for a trainer in use, and the error of a failed trainer.
  *
@@ -285,7 +290,7 @@ typedef enum hz_status_t {
     HZ_STATUS_DEVICE_UNAVAILABLE = 300,
     /* The model does not fit into the device memory that may be used. */
     HZ_STATUS_OUT_OF_DEVICE_MEMORY = 301,
-    /* Work on the device failed; the trainer has failed permanently. */
+    /* Work on the device failed; the trainer has failed permanently, but its state may be whole: save it. */
     HZ_STATUS_DEVICE_FAILED = 302,
     /* An invariant of the library is violated; the trainer has failed permanently. */
     HZ_STATUS_INTERNAL = 900,
@@ -1087,13 +1092,14 @@ typedef int32_t (*hz_save_callback_t)(uint32_t unit, uint64_t elements, const ui
 /* Starts to save the state after the last step: calls `save` for every unit, with `user`. Returns at once; steps,
  * evaluations, reads and writes may follow and do not change the saved state. The step number is the one that
  * hz_trainer_stats returns now. One save at a time; hz_trainer_save_wait returns its result, and `user` is in use until
- * then.
+ * then. After HZ_STATUS_DEVICE_FAILED, saves before it returns, with `save` called on the calling thread.
  * Errors: HZ_STATUS_INVALID_STATE if a save is running or hz_trainer_save_wait was not called for the last one. */
 HZ_CHECKED hz_status_t hz_trainer_save(hz_trainer_t *trainer, hz_save_callback_t save, void *user);
 
 /* Starts to write a checkpoint of the state after the last step: weights, residuals, moments, step number, and the
  * settings that must be equal to resume bit for bit. Returns at once; steps, evaluations, reads and writes may follow
- * and do not change the saved state. One save at a time, of either kind; hz_trainer_save_wait returns its result.
+ * and do not change the saved state. One save at a time, of either kind; hz_trainer_save_wait returns its result. After
+ * HZ_STATUS_DEVICE_FAILED, saves before it returns.
  *
  * The checkpoint appears as folder/step-00000042 (the step number) when it is complete and on disk; it replaces an
  * earlier one of the same step. Then folder/latest names it, and all but the newest `keep` checkpoints are deleted

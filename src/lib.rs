@@ -124,7 +124,9 @@
 //! - A loss or norm that is not finite changes nothing ([`Status::NonFinite`]), and training may
 //!   continue. Only AdamW under backward can update some units before it finds out
 //!   ([`Status::StepPartial`]).
-//! - A failure of the device is final: every later call of that trainer returns the same error.
+//! - A failure of the device is final: every later call of that trainer returns the same error. Only
+//!   [`Trainer::save`], [`hf::export`] and [`Trainer::read_tensor`] still work, if the state in host
+//!   RAM is that of the last completed step: AdamW had not applied a part of the failed one.
 //!
 //! # Soundness
 //! No safe function of this crate, hidden ones included, can cause undefined behaviour. `tests/sound`

@@ -13,7 +13,7 @@ use crate::capi::argument::{LentText, OutPointer, Text};
 use crate::capi::handle::Handle;
 use crate::capi::progress::Work;
 use crate::capi::status::{c_string, hz_status_t};
-use crate::capi::trainer::{State, hz_trainer_t, with};
+use crate::capi::trainer::{State, hz_trainer_t, with, with_failed};
 use crate::capi::values::size;
 use crate::checkpoint::{self, Changes, Checkpoints, Note};
 use crate::hf::FolderConfig;
@@ -50,7 +50,7 @@ pub extern "C" fn hz_trainer_save_to(
     keep: u64,
     note: Text,
 ) -> hz_status_t {
-    with(&trainer, |_, state| {
+    with_failed(&trainer, |state| {
         let folder = folder.path("folder")?;
         let keep = NonZeroUsize::new(size(keep, "keep")?);
         let note = note.optional("note")?.map_or(Value::Null, Value::from);

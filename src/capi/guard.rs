@@ -108,7 +108,13 @@ impl<T: Failing> Guarded<T> {
     /// [breaks](breaks) the state, or after which it has [failed](Failing), every call returns it
     /// again.
     pub fn run<R>(&self, body: impl FnOnce(&mut T) -> Result<R>) -> Result<R> {
-        self.0.try_lock().ok_or_else(busy)?.run(body)
+        self.0.try_lock().ok_or_else(busy)?.run(false, body)
+    }
+
+    /// Like [`Guarded::run`], but also runs on a state that [has failed](Failing), which then itself
+    /// refuses a call that it cannot serve.
+    pub fn run_failed<R>(&self, body: impl FnOnce(&mut T) -> Result<R>) -> Result<R> {
+        self.0.try_lock().ok_or_else(busy)?.run(true, body)
     }
 
     /// Ends the state: runs a last call on it, and drops it. Returns the outcome of that call.
@@ -119,20 +125,23 @@ impl<T: Failing> Guarded<T> {
         if state.value.is_none() {
             return Err(closed());
         }
-        let outcome = state.run(last);
+        let outcome = state.run(false, last);
         state.value = None;
         Ok(outcome)
     }
 }
 
 impl<T: Failing> State<T> {
-    fn run<R>(&mut self, body: impl FnOnce(&mut T) -> Result<R>) -> Result<R> {
-        if let Some(first) = &self.failed {
+    fn run<R>(&mut self, also_failed: bool, body: impl FnOnce(&mut T) -> Result<R>) -> Result<R> {
+        if let Some(first) = &self.failed
+            && !(also_failed && self.value.as_ref().is_some_and(Failing::has_failed))
+        {
             return Err(first.clone());
         }
         let value = self.value.as_mut().ok_or_else(closed)?;
         let outcome = catch(|| body(value));
         if let Err(error) = &outcome
+            && self.failed.is_none()
             && (breaks(error.status()) || value.has_failed())
         {
             log::error(error.clone().within("the trainer has failed permanently").into_message());
@@ -228,6 +237,25 @@ mod tests {
         assert_eq!(call(Status::Cancelled, false), Status::Cancelled);
         assert_eq!(call(Status::BadFormat, true), Status::BadFormat);
         assert_eq!(call(Status::NotFound, true), Status::BadFormat);
+    }
+
+    #[test]
+    fn a_failed_value_may_be_read_and_a_broken_state_may_not() {
+        let failed = Guarded::new(false);
+        let fail = |failed: &mut bool| {
+            *failed = true;
+            Err::<(), _>(Error::new(Status::DeviceFailed, "gone"))
+        };
+        failed.run(fail).unwrap_err();
+        assert!(failed.run_failed(|_| Ok(())).is_ok());
+        assert_eq!(
+            failed.run_failed(|_| Err::<(), _>(Error::new(Status::DiskFull, "no"))).unwrap_err().status(),
+            Status::DiskFull
+        );
+        assert_eq!(failed.run(|_| Ok(())).unwrap_err().status(), Status::DeviceFailed);
+        let broken = Guarded::new(false);
+        broken.run(|_| -> Result<()> { panic!("on the way") }).unwrap_err();
+        assert_eq!(broken.run_failed(|_| Ok(())).unwrap_err().status(), Status::Panic);
     }
 
     #[test]

@@ -7,7 +7,7 @@ use crate::capi::argument::User;
 use crate::capi::handle::Handle;
 use crate::capi::process;
 use crate::capi::status::hz_status_t;
-use crate::capi::trainer::{hz_trainer_t, with};
+use crate::capi::trainer::{hz_trainer_t, with_failed};
 use crate::engine::{Sink, UnitState};
 
 type SaveFunction = unsafe extern "C-unwind" fn(
@@ -62,7 +62,7 @@ pub extern "C" fn hz_trainer_save(
     save: hz_save_callback_t,
     user: User,
 ) -> hz_status_t {
-    with(&trainer, |_, state| {
+    with_failed(&trainer, |state| {
         let save = save.ok_or_else(|| Error::argument("save is NULL"))?;
         state.need_weights()?;
         state.trainer.save(Box::new(Callback { save, user }))
@@ -71,5 +71,5 @@ pub extern "C" fn hz_trainer_save(
 
 #[unsafe(no_mangle)]
 pub extern "C" fn hz_trainer_save_wait(trainer: Handle<hz_trainer_t>) -> hz_status_t {
-    with(&trainer, |_, state| state.trainer.save_wait())
+    with_failed(&trainer, |state| state.trainer.save_wait())
 }

@@ -177,6 +177,15 @@ pub(super) fn with(
     })
 }
 
+/// Like [`with`], for a call that only reads the state in host memory: it also runs after a failure
+/// of the device.
+pub(super) fn with_failed(
+    trainer: &Handle<hz_trainer_t>,
+    body: impl FnOnce(&mut State) -> Result<()>,
+) -> hz_status_t {
+    guard(|| trainer.get("trainer")?.state.run_failed(body))
+}
+
 #[unsafe(no_mangle)]
 pub extern "C" fn hz_trainer_open(
     model: In<hz_model_config_t>,
@@ -252,7 +261,7 @@ pub extern "C" fn hz_trainer_stats(
     trainer: Handle<hz_trainer_t>,
     out_stats: Out<hz_trainer_stats_t>,
 ) -> hz_status_t {
-    with(&trainer, |_, state| {
+    with_failed(&trainer, |state| {
         let out = out_stats.check("out_stats")?;
         let stats = state.trainer.stats();
         out.write(hz_trainer_stats_t {

@@ -10,7 +10,7 @@ use crate::capi::options::DTYPES;
 use crate::capi::progress::Work;
 use crate::capi::sized::{In, Out, SizedStruct, sized_struct};
 use crate::capi::status::hz_status_t;
-use crate::capi::trainer::{State, hz_trainer_t, with};
+use crate::capi::trainer::{State, hz_trainer_t, with, with_failed};
 use crate::capi::values::{Values, flag};
 use crate::checkpoint::same_model_as;
 use crate::engine::TensorOptions;
@@ -127,7 +127,7 @@ pub extern "C" fn hz_trainer_export_hf(
     folder: Text,
     dtype: u32,
 ) -> hz_status_t {
-    with(&trainer, |_, state| {
+    with_failed(&trainer, |state| {
         let folder = folder.path("folder")?;
         let dtype = DTYPES.required(dtype, "dtype")?;
         state.need_weights()?;
@@ -144,7 +144,7 @@ pub extern "C" fn hz_trainer_read_tensor(
     mut values: ArrayOut,
     count: usize,
 ) -> hz_status_t {
-    with(&trainer, |_, state| state.trainer.read_tensor(name.get("name")?, values.get(count, "values")?))
+    with_failed(&trainer, |state| state.trainer.read_tensor(name.get("name")?, values.get(count, "values")?))
 }
 
 #[unsafe(no_mangle)]

@@ -202,6 +202,11 @@ impl Checkpoints {
         Checkpoints { folder: self.folder.clone(), keep, companions, lock: self.lock.clone() }
     }
 
+    /// Returns the same folder, under the same lock, from which no checkpoint is removed.
+    pub fn keeping_all(&self) -> Checkpoints {
+        self.with(self.companions.clone(), None)
+    }
+
     /// The folder's path.
     pub fn folder(&self) -> &Path {
         &self.folder

@@ -9,8 +9,9 @@
 //! runs immediately on the issuing thread and enqueues kernels and copies. In both cases a task's
 //! effects are ordered after the earlier tasks of its lane and after every tick it waits for.
 //!
-//! After the first failure the device skips later tasks. Their ticks still arrive, so waiting
-//! threads wake up and get the first error, which names the failed task.
+//! After the first failure the device skips later tasks, except those of thread lanes that
+//! [survive](Work::survives) it. Their ticks still arrive, so waiting threads wake up and get the
+//! first error, which names the failed task.
 
 pub mod cpu;
 pub mod cuda;
@@ -81,8 +82,14 @@ pub struct Tick {
 /// Runs the tasks of lanes. Implemented by the engine, called by the device.
 pub trait Work: Send + Sync {
     /// Runs a task, or enqueues it on a CUDA stream lane. After an error the device skips all later
-    /// tasks.
+    /// tasks that do not [survive](Work::survives) it.
     fn run(&self, lane: Lane, task: u64) -> Result<()>;
+
+    /// Returns true if a task of a thread lane runs although the device has failed, unless a task
+    /// that it waits for failed or was skipped: it needs nothing of the device.
+    fn survives(&self, _lane: Lane, _task: u64) -> bool {
+        false
+    }
 
     /// The name of a task in messages.
     fn describe(&self, task: u64) -> String {

@@ -6,7 +6,8 @@
 //! lane: of several ticks of one lane only the last matters.
 //!
 //! After a failure a lane still waits for the ticks of each task, then skips the task (its trace
-//! span is empty) and counts it as done, so order and wake-ups are unchanged.
+//! span is empty) and counts it as done, so order and wake-ups are unchanged. A task that survives
+//! the failure runs, if nothing that it waits for failed or was skipped.
 //!
 //! No deadlock: a tick exists only after its task was issued, so everything a task waits for was
 //! issued before it. By induction the oldest unfinished task can run.
@@ -55,8 +56,8 @@ struct Entry {
 pub trait Serve {
     /// Blocks until these counts have arrived.
     fn await_counts(&mut self, counts: &Counts);
-    /// Runs a task, or skips it after a failure.
-    fn run(&mut self, task: u64);
+    /// Runs a task, or skips it after a failure. Returns false if it failed or was skipped.
+    fn run(&mut self, task: u64) -> bool;
     /// Called when the lane has done `count` tasks, before threads that wait for this are woken.
     fn done(&mut self, count: u64);
 }
@@ -72,6 +73,8 @@ pub struct ThreadLane {
     /// Rung when `issued` grows or the lane closes.
     issued_bell: Doorbell,
     done: AtomicU64,
+    /// The number of tasks done before the first that failed or was skipped.
+    intact: AtomicU64,
     /// Rung when `done` grows.
     done_bell: Doorbell,
     closing: AtomicBool,
@@ -88,6 +91,7 @@ impl ThreadLane {
             issued: AtomicU64::new(0),
             issued_bell: Doorbell::new(),
             done: AtomicU64::new(0),
+            intact: AtomicU64::new(0),
             done_bell: Doorbell::new(),
             closing: AtomicBool::new(false),
             trace: tracing.map(Trace::new),
@@ -122,6 +126,11 @@ impl ThreadLane {
     /// The number of finished tasks.
     pub fn done(&self) -> u64 {
         self.done.load(Ordering::Acquire)
+    }
+
+    /// Returns true if `count` tasks are done, and none of them failed or was skipped.
+    pub fn is_intact(&self, count: u64) -> bool {
+        self.intact.load(Ordering::Acquire) >= count
     }
 
     /// The waits of the first unfinished task, which may be running; `None` if all are done.
@@ -182,7 +191,9 @@ impl ThreadLane {
             let task = entry.task.load(Ordering::Relaxed);
             serve.await_counts(&std::array::from_fn(|at| entry.waits[at].load(Ordering::Relaxed)));
             let start_ns = self.now();
-            serve.run(task);
+            if serve.run(task) && self.intact.load(Ordering::Relaxed) == count {
+                self.intact.store(count + 1, Ordering::Release);
+            }
             if let Some(trace) = &self.trace {
                 let (lane, end_ns) = (self.lane, trace.now());
                 trace.record(TaskSpan { lane, task, count: count + 1, ready_ns, start_ns, end_ns });

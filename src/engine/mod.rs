@@ -112,6 +112,13 @@
 //! has got when the save ends. [`Trainer::restore`] fills the same spans with the threads of the
 //! pool, under any placement.
 //!
+//! # A failed device
+//! After a failure the lanes skip what is left, except AdamW of a step that its clip decision has
+//! committed, as far as the gradients have arrived in host memory, and saves. The step states count
+//! AdamW's operations ([`StepState::is_whole`](step_state::StepState::is_whole)), so the trainer
+//! knows if the state in host memory is that of the last completed step. Then it can be saved, on
+//! the calling thread.
+//!
 //! # Options of single tensors
 //! `tuning.rs` holds per tensor a learning rate factor, a weight decay, and whether the tensor is
 //! frozen. They are set between steps, after AdamW of the tensor's unit. The last backward

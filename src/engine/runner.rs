@@ -74,6 +74,18 @@ impl Work for Runner {
         Ok(())
     }
 
+    /// AdamW of a step that the clip decision has committed, and saves.
+    fn survives(&self, _lane: Lane, name: u64) -> bool {
+        let task = Task::unpack(name);
+        match self.lists.operation(task) {
+            Operation::Adam { guard: Guard::ClipDecision, .. } | Operation::AdamRows { .. } => {
+                self.step_states[usize::from(task.step_state)].is_committed()
+            }
+            Operation::Save { .. } => true,
+            _ => false,
+        }
+    }
+
     fn describe(&self, name: u64) -> String {
         self.lists.operation(Task::unpack(name)).to_string()
     }
@@ -208,9 +220,11 @@ impl Runner {
         guard: Guard,
     ) {
         if let Some(factor) = self.commits(step_state, unit, guard) {
-            for slice in self.store.adam_slices(unit, chunk, from) {
-                self.update(step_state, unit, &slice, factor, None);
-            }
+            step_state.updating(|| {
+                for slice in self.store.adam_slices(unit, chunk, from) {
+                    self.update(step_state, unit, &slice, factor, None);
+                }
+            });
         }
     }
 
@@ -219,9 +233,11 @@ impl Runner {
         if let Some(factor) = self.commits(step_state, unit, Guard::ClipDecision) {
             let has = |row| next.has(row) == (rows == RowSet::Next);
             let rows = optim::Rows { elements: self.config.dims.c, has: &has };
-            for slice in self.store.adam_unit(unit) {
-                self.update(step_state, unit, &slice, factor, Some(rows));
-            }
+            step_state.updating(|| {
+                for slice in self.store.adam_unit(unit) {
+                    self.update(step_state, unit, &slice, factor, Some(rows));
+                }
+            });
         }
         if rows == RowSet::Next {
             self.store.gather_rows(&next, &self.pool);
@@ -237,10 +253,7 @@ impl Runner {
             }
             // After the first update the step can no longer be cancelled.
             Guard::Unit if !step_state.phase.close() => None,
-            Guard::Unit if self.store.square_sums(unit).sum::<f64>().is_finite() => {
-                step_state.count_committed();
-                Some(1.0)
-            }
+            Guard::Unit if self.store.square_sums(unit).sum::<f64>().is_finite() => Some(1.0),
             Guard::Unit => {
                 step_state.refuse(unit);
                 None

@@ -113,8 +113,8 @@ pub type StateJob<'a> = dyn Fn(&mut Fill) -> Result<()> + Sync + 'a;
 ///
 /// An error of either ends the save and is its outcome; training continues. The sink is then
 /// dropped at once, without `finish`, and should remove its partial output when dropped. It is also
-/// dropped unfinished if the device fails during the save. A panic is a bug and poisons the
-/// trainer.
+/// dropped unfinished if the device fails before AdamW of the saved step is done. A save that
+/// begins after a failure of the device calls it on the calling thread. A panic is a bug and poisons the trainer.
 ///
 /// [`Trainer::save_wait`]: super::Trainer::save_wait
 pub trait Sink: Send {
@@ -144,6 +144,14 @@ impl Saving {
     /// Begins a save. The previous one must have ended.
     pub fn begin(&self, sink: Box<dyn Sink>) {
         *self.0.lock() = State::Open(sink);
+    }
+
+    /// Ends a save that has not ended, because the device has failed. The disk lane is idle.
+    pub fn interrupt(&self, first: &Error) {
+        let mut state = self.0.lock();
+        if !matches!(*state, State::Ended(_)) {
+            *state = State::Ended(Err(first.clone().within("the save was interrupted")));
+        }
     }
 
     /// Takes the outcome of a save that has ended; `None` while it runs and once the outcome was

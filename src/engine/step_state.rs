@@ -19,11 +19,14 @@ pub struct StepState {
     step: AtomicU64,
     weight: AtomicU64,
     row: AtomicU32,
+    updates: AtomicU32,
     loss: AtomicU64,
     norm: AtomicU64,
     factor: AtomicU32,
     commit: AtomicBool,
-    committed: AtomicU32,
+    /// Operations of AdamW that have begun to update their part, and those that are done.
+    begun: AtomicU32,
+    done: AtomicU32,
     refused: AtomicU32,
     /// Open while the list can be cancelled.
     pub phase: Arc<Phase>,
@@ -43,6 +46,8 @@ pub struct Inputs {
     pub weight: f64,
     /// The row whose logits to compute.
     pub row: u32,
+    /// Operations of AdamW.
+    pub updates: u32,
 }
 
 /// The results of `ClipDecision`.
@@ -73,7 +78,10 @@ impl StepState {
         self.step.store(inputs.step, Relaxed);
         self.weight.store(inputs.weight.to_bits(), Relaxed);
         self.row.store(inputs.row, Relaxed);
-        self.committed.store(0, Relaxed);
+        self.updates.store(inputs.updates, Relaxed);
+        self.begun.store(0, Relaxed);
+        self.done.store(0, Relaxed);
+        self.commit.store(false, Relaxed);
         self.refused.store(NONE, Relaxed);
         self.phase.open();
     }
@@ -85,6 +93,7 @@ impl StepState {
             step: self.step.load(Relaxed),
             weight: f64::from_bits(self.weight.load(Relaxed)),
             row: self.row.load(Relaxed),
+            updates: self.updates.load(Relaxed),
         }
     }
 
@@ -106,9 +115,23 @@ impl StepState {
         }
     }
 
-    /// Counts an updated chunk of a unit, if AdamW runs under backward.
-    pub fn count_committed(&self) {
-        self.committed.fetch_add(1, Relaxed);
+    /// Runs an operation of AdamW that updates its part of the state.
+    pub fn updating(&self, update: impl FnOnce()) {
+        self.begun.fetch_add(1, Relaxed);
+        update();
+        self.done.fetch_add(1, Relaxed);
+    }
+
+    /// Returns true if the clip decision has committed the step.
+    pub fn is_committed(&self) -> bool {
+        self.commit.load(Relaxed)
+    }
+
+    /// Returns true if AdamW has updated all of the state, or none of it because the step was not
+    /// committed. To be called when the lanes are idle.
+    pub fn is_whole(&self) -> bool {
+        let (begun, done) = (self.begun.load(Relaxed), self.done.load(Relaxed));
+        done == self.updates.load(Relaxed) || (begun == 0 && !self.is_committed())
     }
 
     /// AdamW under backward: records a unit whose gradient is not finite. The first such unit is
@@ -120,6 +143,6 @@ impl StepState {
     /// AdamW under backward: the first refused unit, and true if any other unit was updated.
     pub fn refused(&self) -> Option<(UnitIndex, bool)> {
         let unit = self.refused.load(Relaxed);
-        (unit != NONE).then(|| (UnitIndex(unit), self.committed.load(Relaxed) > 0))
+        (unit != NONE).then(|| (UnitIndex(unit), self.begun.load(Relaxed) > 0))
     }
 }

@@ -188,7 +188,7 @@ fn weights(
         }
     }
     let meter = Meter::new(total, progress);
-    trainer.each_slice(&order, &|slice| {
+    trainer.read_each_slice(&order, &|slice| {
         let (file, offset) = locations[slice.index].expect("every tensor has a file");
         meter.add(write_slice(slice, dtype, file, offset)?)
     })?;

@@ -45,6 +45,13 @@ impl List {
         };
         self.operations.iter().rposition(concludes)
     }
+
+    /// The number of AdamW's operations.
+    pub fn updates(&self) -> usize {
+        let updates =
+            |operation: &&Operation| matches!(operation, Operation::Adam { .. } | Operation::AdamRows { .. });
+        self.operations.iter().filter(updates).count()
+    }
 }
 
 /// A training step over `micros` micro-batches: forward, backward, gradients to the host, AdamW.

@@ -5,6 +5,7 @@
 //! add context.
 
 use std::io;
+use std::mem;
 use std::num::NonZeroUsize;
 use std::ptr::{self, NonNull};
 use std::sync::atomic::AtomicU32;
@@ -184,6 +185,15 @@ pub fn blocking_signals<R>(start: impl FnOnce() -> R) -> R {
     let result = start();
     own.thread_set_mask().expect("a known action");
     result
+}
+
+/// Returns true if the process ignores a signal.
+pub fn is_ignored(signal: Signal) -> bool {
+    // SAFETY: all zeros is a valid `sigaction`.
+    let mut action: libc::sigaction = unsafe { mem::zeroed() };
+    // SAFETY: the kernel only writes the current action, which lives until the call returns.
+    let status = unsafe { libc::sigaction(signal as libc::c_int, ptr::null(), &mut action) };
+    status == 0 && action.sa_sigaction == libc::SIG_IGN
 }
 
 fn check(status: libc::c_long) -> io::Result<()> {

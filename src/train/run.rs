@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
-use crate::base::{DType, Error, IGNORED_TARGET, Message, Position, Progress, Result, RunId, Status};
+use crate::base::{DType, Error, Front, IGNORED_TARGET, Message, Position, Progress, Result, RunId, Status};
 use crate::data::{Data, Feeder, Loader, Micro, StepData};
 use crate::device::Lane;
 use crate::engine::{Batch, EvalReport, Trainer, TrainerOptions};
@@ -220,43 +220,76 @@ impl Run {
 
     /// Trains to the last step, or until `stop` is set; the current step is then completed.
     /// Afterwards writes the last checkpoint, the trace and the export. A checkpoint that cannot be
-    /// written is a warning.
+    /// written is a warning; the last one is an error, after the export.
     ///
-    /// A step whose gradient norm is not finite ends the run with an error; the weights before that
-    /// step are still exported.
+    /// A step that fails ends the run in the same way, and then with its error: the state is that of
+    /// the last completed step, unless AdamW has applied a part of the failed one. Then neither
+    /// checkpoint nor export is written. The error says what was.
     pub fn train(&mut self, observer: &mut dyn Observer, stop: &AtomicBool) -> Result<Outcome> {
         let start = self.trainer.stats().steps;
         let mut log = self.log.take();
         let (mut steps, mut times) = (start, MeanTimes::default());
         let ended = self.steps(&mut steps, &mut times, &mut log, observer, stop);
-        match &ended {
-            Err(error) if error.status() != Status::NonFinite || steps == start => return Err(error.clone()),
-            _ => {}
-        }
-        let saved = match (&mut self.saving, &ended) {
-            (Some(saving), Ok(_)) => saving.finish(&mut self.trainer, self.position, observer),
-            (Some(saving), Err(_)) => saving.wait(&mut self.trainer, observer),
-            (None, _) => None,
-        };
-        if let Some(trace) = self.trace.take() {
-            let simulated = self.options.simulated.as_ref();
-            if let Err(error) = trace.write(self.options.run, &mut self.trainer, simulated) {
-                let warning = error.map(|message| format!("{message}; this run has no trace"));
-                observer.warned(&warning.into_message());
-            }
-        }
-        let exported = self.export(observer)?;
-        match ended {
-            Ok(stopped) => {
-                let (times, end_tokens) = (times.mean(), self.end_tokens.clone());
-                Ok(Outcome { steps, times, stopped, exported, end_tokens, saved })
-            }
-            Err(error) => Err(match exported {
-                Some(folder) => error.map(|message| {
-                    format!("{message}; the weights after step {steps} are in {}", folder.display())
-                }),
-                None => error,
+        drop(log);
+        let is_whole =
+            !matches!(&ended, Err(error) if error.status() == Status::StepPartial) && self.trainer.is_whole();
+        let worth = is_whole && (ended.is_ok() || steps > start);
+        let saved = self.save_last(worth, ended.is_ok(), observer);
+        self.write_trace(observer);
+        let exported = if worth { self.export(observer) } else { Ok(None) };
+        let complete = self.saving.as_ref().and_then(Saving::complete);
+        match (ended, saved, exported) {
+            (Ok(stopped), Ok(()), Ok(exported)) => Ok(Outcome {
+                steps,
+                times: times.mean(),
+                stopped,
+                exported,
+                end_tokens: self.end_tokens.clone(),
+                saved: complete.map(|(_, folder)| folder.to_owned()),
             }),
+            (ended, saved, exported) => {
+                let mut notes = Vec::new();
+                if !is_whole && (self.saving.is_some() || self.target.is_some()) {
+                    notes.push(format!(
+                        "a part of step {} was applied, so this state was not saved",
+                        steps + 1
+                    ));
+                }
+                match complete {
+                    Some((step, folder)) => {
+                        notes.push(format!("the checkpoint of step {step} is in {}", folder.display()));
+                    }
+                    None if self.saving.is_some() => notes.push("there is no checkpoint".to_owned()),
+                    None => {}
+                }
+                if let Ok(Some(folder)) = &exported {
+                    notes.push(format!("the weights after step {steps} are in {}", folder.display()));
+                }
+                Err(failure([ended.err(), saved.err(), exported.err()], notes))
+            }
+        }
+    }
+
+    /// Writes the checkpoint of the last step if it is `worth` one; otherwise only waits for the
+    /// current one.
+    fn save_last(&mut self, succeeded: bool, worth: bool, observer: &mut dyn Observer) -> Result<()> {
+        let Some(saving) = &mut self.saving else { return Ok(()) };
+        match (worth, succeeded) {
+            (true, true) => saving.finish(&mut self.trainer, self.position, observer),
+            (true, false) => saving.finish_failed(&mut self.trainer, self.position, observer),
+            (false, _) => {
+                saving.wait(&mut self.trainer, observer);
+                Ok(())
+            }
+        }
+    }
+
+    fn write_trace(&mut self, observer: &mut dyn Observer) {
+        let Some(trace) = self.trace.take() else { return };
+        let simulated = self.options.simulated.as_ref();
+        if let Err(error) = trace.write(self.options.run, &mut self.trainer, simulated) {
+            let warning = error.map(|message| format!("{message}; this run has no trace"));
+            observer.warned(&warning.into_message());
         }
     }
 
@@ -306,6 +339,7 @@ impl Run {
             let outside =
                 |micro: &Micro| self.work.pairs_outside(micro.tokens.len(), t, micro.starts.as_deref());
             let outside = micros.iter().map(outside).sum();
+            let validated = if is_due { self.validate() } else { Ok(None) };
             let record = StepRecord {
                 step: report.step,
                 loss: report.loss,
@@ -323,7 +357,7 @@ impl Run {
                     busy_seconds: measured.busy_seconds[lane.at()],
                     predicted_seconds: self.options.predicted.map(|it| it.busy_seconds[lane.at()]),
                 }),
-                val_loss: if is_due { self.validate()? } else { None },
+                val_loss: validated.as_ref().ok().copied().flatten(),
             };
             clock = Instant::now();
             if let Some(Err(error)) = log.as_mut().map(|log| log.write(&record)) {
@@ -335,6 +369,7 @@ impl Run {
             if let Some(saving) = &mut self.saving {
                 saving.stepped(&mut self.trainer, self.position, observer);
             }
+            validated?;
         }
         Ok(false)
     }
@@ -365,6 +400,14 @@ impl Run {
         export(target, &self.model.config, &mut self.trainer, dtype, SHARD_BYTES, &progress)?;
         Ok(Some(target.folder().to_owned()))
     }
+}
+
+/// The first error, with the other errors and notes. One of them is an error.
+fn failure(errors: [Option<Error>; 3], notes: Vec<String>) -> Error {
+    let mut errors = errors.into_iter().flatten();
+    let first = errors.next().expect("the run has failed");
+    let others = errors.map(|error| error.message_for(Front::Command).into_owned());
+    others.chain(notes).fold(first, |error, text| error.map(|message| format!("{message}; {text}")))
 }
 
 /// Draws at most `micros_max` micro-batches, spread over the validation data, the same in every

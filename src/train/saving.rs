@@ -1,8 +1,8 @@
 //! Writes the checkpoints of a run, and resumes a run from one. A checkpoint that cannot be written
-//! is a warning.
+//! is a warning, unless it is the last one.
 
 use std::num::NonZeroUsize;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use serde_json::{Map, Value, json};
@@ -23,8 +23,8 @@ use crate::train::source::ModelSource;
 pub struct SaveOptions {
     /// A folder of checkpoints: new, empty, or that of the checkpoint from which the run resumes.
     pub folder: PathBuf,
-    /// Steps between checkpoints; 0 for none. There is always a checkpoint after the last step and
-    /// when a run is stopped.
+    /// Steps between checkpoints; 0 for none. There is always a checkpoint after the last step, and
+    /// when a run is stopped or fails.
     pub every: u64,
     /// Number of checkpoints that are kept; by default all.
     pub keep: Option<NonZeroUsize>,
@@ -135,73 +135,83 @@ impl Saving {
     }
 
     /// To be called after every step: reports a save that has ended, and begins the next one if it
-    /// is due.
+    /// is due. A failure is a warning.
     pub fn stepped(&mut self, trainer: &mut Trainer, at: Position, observer: &mut dyn Observer) {
         if self.pending.is_some()
             && let Some(outcome) = trainer.save_outcome()
         {
-            self.ended(outcome, observer);
+            self.ended_early(outcome, ", and training continues", observer);
         }
         if trainer.stats().steps.is_multiple_of(self.every) {
-            self.begin(trainer, at, observer);
+            self.wait(trainer, observer);
+            let begun = self.begin(trainer, at);
+            if begun.is_err() {
+                self.ended_early(begun, ", and training continues", observer);
+            }
         }
     }
 
-    /// To be called after the last step: writes its checkpoint, unless that exists. Returns as
-    /// [`Saving::wait`].
-    pub fn finish(
+    /// To be called after the last step: writes its checkpoint, unless that exists.
+    pub fn finish(&mut self, trainer: &mut Trainer, at: Position, observer: &mut dyn Observer) -> Result<()> {
+        self.wait(trainer, observer);
+        if self.complete == Some(trainer.stats().steps) {
+            return Ok(());
+        }
+        let outcome = self.begin(trainer, at).and_then(|()| trainer.save_wait());
+        self.ended(outcome, observer)
+    }
+
+    /// As [`Saving::finish`], for a run that has failed: its checkpoint replaces none of the earlier
+    /// ones, since a run that diverges may need them.
+    pub fn finish_failed(
         &mut self,
         trainer: &mut Trainer,
         at: Position,
         observer: &mut dyn Observer,
-    ) -> Option<PathBuf> {
-        let step = Some(trainer.stats().steps);
-        if self.pending != step && self.complete != step {
-            self.begin(trainer, at, observer);
-        }
-        self.wait(trainer, observer)
+    ) -> Result<()> {
+        self.checkpoints = Arc::new(self.checkpoints.keeping_all());
+        self.finish(trainer, at, observer)
     }
 
-    /// Waits for the current save, if any. Returns the folder of checkpoints if it has a complete
-    /// one of this run.
-    pub fn wait(&mut self, trainer: &mut Trainer, observer: &mut dyn Observer) -> Option<PathBuf> {
+    /// Waits for the current save, if any. A failure is a warning.
+    pub fn wait(&mut self, trainer: &mut Trainer, observer: &mut dyn Observer) {
         if self.pending.is_some() {
             let outcome = trainer.save_wait();
-            self.ended(outcome, observer);
+            self.ended_early(outcome, "", observer);
         }
-        self.complete.map(|_| self.checkpoints.folder().to_owned())
     }
 
-    fn begin(&mut self, trainer: &mut Trainer, at: Position, observer: &mut dyn Observer) {
-        self.wait(trainer, observer);
+    /// The step of the last complete checkpoint of this run, and the folder of checkpoints.
+    pub fn complete(&self) -> Option<(u64, &Path)> {
+        Some((self.complete?, self.checkpoints.folder()))
+    }
+
+    fn begin(&mut self, trainer: &mut Trainer, at: Position) -> Result<()> {
         self.pending = Some(trainer.stats().steps);
         let note = Note { position: Some(at), ..self.note.clone() };
-        let writer = self.checkpoints.writer(trainer, note);
-        let begun = writer.and_then(|writer| trainer.save(writer));
-        if begun.is_err() {
-            self.ended(begun, observer);
-        }
+        let writer = self.checkpoints.writer(trainer, note)?;
+        trainer.save(writer)
     }
 
-    fn ended(&mut self, outcome: Result<()>, observer: &mut dyn Observer) {
-        let Some(step) = self.pending.take() else { return };
-        match outcome {
-            Ok(()) => {
-                self.complete = Some(step);
-                observer.saved(step, self.checkpoints.folder());
-            }
-            Err(error) => {
-                let earlier = match self.complete {
-                    Some(complete) => format!("the checkpoint of step {complete} is kept"),
-                    None => "there is no earlier one".to_owned(),
-                };
-                let warning = error.map(|message| {
-                    format!(
-                        "the checkpoint of step {step} failed: {message}; {earlier}, and training continues"
-                    )
-                });
-                observer.warned(&warning.into_message());
-            }
+    fn ended(&mut self, outcome: Result<()>, observer: &mut dyn Observer) -> Result<()> {
+        let Some(step) = self.pending.take() else { return Ok(()) };
+        outcome.map_err(|error| {
+            error.map(|message| format!("the checkpoint of step {step} failed: {message}"))
+        })?;
+        self.complete = Some(step);
+        observer.saved(step, self.checkpoints.folder());
+        Ok(())
+    }
+
+    /// As [`Saving::ended`], but a failure is a warning, which ends with `rest`.
+    fn ended_early(&mut self, outcome: Result<()>, rest: &str, observer: &mut dyn Observer) {
+        if let Err(error) = self.ended(outcome, observer) {
+            let earlier = match self.complete {
+                Some(complete) => format!("the checkpoint of step {complete} is kept"),
+                None => "there is no earlier one".to_owned(),
+            };
+            let warning = error.map(|message| format!("{message}; {earlier}{rest}"));
+            observer.warned(&warning.into_message());
         }
     }
 }

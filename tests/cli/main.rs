@@ -6,13 +6,14 @@ mod data;
 mod help;
 mod inputs;
 mod install;
-mod outputs;
 mod origins;
+mod outputs;
 mod paths;
 mod plan;
 mod readme;
 mod resume;
 mod run;
+mod terminal;
 
 use std::path::Path;
 use std::process::{Child, Command, Output};
@@ -32,9 +33,13 @@ fn horizon(arguments: &[&str]) -> Ran {
 
 /// Sends SIGINT, as ^C does.
 fn interrupt(child: &Child) {
+    send(child, Signal::SIGINT);
+}
+
+fn send(child: &Child, signal: Signal) {
     let pid = i32::try_from(child.id()).unwrap();
     // The child has not been waited for, so its id is still its own.
-    kill(Pid::from_raw(pid), Signal::SIGINT).unwrap();
+    kill(Pid::from_raw(pid), signal).unwrap();
 }
 
 /// Status and output of a process.

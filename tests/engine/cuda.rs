@@ -14,7 +14,7 @@ use horizon::sys::cuda::set_device;
 use support::fake_cuda::{FUNCTIONS, FakeCuda, Fault, Manner, Setting, backend, calls_of};
 use support::runs::{Data, Manner as Way, data, fill, outcome, train, weights};
 
-fn open(
+pub fn open(
     calls: &FakeCuda,
     cuda: CudaOptions,
     config: &ModelConfig,
@@ -25,7 +25,7 @@ fn open(
 }
 
 /// Placements of five layers that together use every kind of operation.
-fn placements() -> Vec<TrainerOptions> {
+pub fn placements() -> Vec<TrainerOptions> {
     let layer = LayerPlacement::default();
     let spilled = LayerPlacement { boundary: Boundary::Spilled, ..layer };
     let selective = LayerPlacement { recompute: Recompute::Selective, ..layer };

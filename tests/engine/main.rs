@@ -17,6 +17,7 @@ mod announce;
 mod calibrates;
 mod cancels;
 mod cuda;
+mod failed;
 mod finite;
 mod fresh;
 mod losses;

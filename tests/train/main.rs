@@ -1,5 +1,6 @@
 //! Tests the training loop through the library: its records, exports and refusals.
 
+mod failed;
 mod resumed;
 
 use std::fs;

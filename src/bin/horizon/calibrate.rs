@@ -13,8 +13,9 @@ use horizon::ops::cuda::workspace::supports;
 
 use crate::options::CalibrateOptions;
 use crate::paths::Paths;
+use crate::plan;
+use crate::print::print;
 use crate::progress::Measuring;
-use crate::{plan, print};
 
 /// Measures a device and writes its machine file, its GEMM table for a model, or both.
 pub fn calibrate(options: &CalibrateOptions) -> Result<()> {
@@ -33,7 +34,7 @@ pub fn calibrate(options: &CalibrateOptions) -> Result<()> {
     let device = measured_device(asked)?;
     let tuning =
         options.autotune.as_deref().map(|model| Tuning::check(options, device, model)).transpose()?;
-    eprintln!("device {device}{}", if asked == DeviceChoice::Auto { " (auto)" } else { "" });
+    message!("device {device}{}", if asked == DeviceChoice::Auto { " (auto)" } else { "" });
     let table = tuning.map(|tuning| tuning.run()).transpose()?;
     let out = options.out.as_deref();
     match (table, out) {
@@ -60,7 +61,7 @@ fn check_paths(options: &CalibrateOptions) -> Result<()> {
 fn write(path: Option<&Path>, text: &str) -> Result<()> {
     let Some(path) = path else { return print(text.as_bytes()) };
     write_output(path, |out| out.write_all(text.as_bytes()).map_err(|error| Error::writing(path, &error)))?;
-    eprintln!("wrote {}", path.display());
+    message!("wrote {}", path.display());
     Ok(())
 }
 
@@ -89,8 +90,8 @@ impl<'a> Tuning<'a> {
 
     /// Returns the GEMM table as JSON.
     fn run(&self) -> Result<String> {
-        eprintln!("autotuning the GEMMs and attention of {}, which takes up to a minute", self.model);
-        let mut note = |line: &str| eprintln!("{line}");
+        message!("autotuning the GEMMs and attention of {}, which takes up to a minute", self.model);
+        let mut note = |line: &str| message!("{line}");
         Ok(autotune(&self.config, &self.trainer, &mut note)?.to_json() + "\n")
     }
 }

@@ -10,7 +10,7 @@ use horizon::model::{Layout, preset, preset_names};
 use serde_json::{Map, Value, json};
 
 use crate::options::InfoOptions;
-use crate::print;
+use crate::print::print;
 
 /// Prints a description of this machine, or of a checkpoint.
 pub fn info(options: &InfoOptions) -> Result<()> {

@@ -12,7 +12,7 @@ use horizon::train::ModelSource;
 /// both say how to get the folder.
 pub fn open(name: &str, fresh: bool) -> Result<ModelSource> {
     let model = open_quietly(name, fresh)?;
-    model.notes().for_each(|note| eprintln!("warning: {name}: {note}"));
+    model.notes().for_each(|note| message!("warning: {name}: {note}"));
     Ok(model)
 }
 

@@ -7,7 +7,7 @@ use horizon::base::{Error, Result};
 use horizon::host::folder::{NewFile, create_folder};
 
 use crate::options::{self, CompletionsOptions, Line, ManOptions};
-use crate::print;
+use crate::print::print;
 
 /// The formats of rows, behind a comment on how the file is made.
 const FORMATS: &str = include_str!("../../data/formats.md");
@@ -27,7 +27,7 @@ pub fn man(options: &ManOptions) -> Result<()> {
         file.put(page)?;
         file.finish()?;
     }
-    eprintln!("wrote {} pages to {}", pages.len(), folder.display());
+    message!("wrote {} pages to {}", pages.len(), folder.display());
     Ok(())
 }
 

@@ -13,7 +13,7 @@ use horizon::train::planning::{Planned, Why, here};
 use crate::memory::with_uses;
 use crate::options::PlanOptions;
 use crate::paths::Paths;
-use crate::{print, warn_of_memory};
+use crate::print::{print, warn_of_memory};
 
 /// Prints the fastest placement that fits, with its step time and memory.
 pub fn plan(options: &PlanOptions) -> Result<()> {

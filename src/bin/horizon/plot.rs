@@ -75,7 +75,7 @@ pub fn plot(options: &PlotOptions) -> Result<()> {
         |error: &dyn Display| Error::new(Status::Io, format!("cannot write {}: {error}", out.display()));
     drawn.map_err(|error| cannot(&error))?;
     replace_file(out, |file| file.write_all(svg.as_bytes()).map_err(|error| cannot(&error)))?;
-    eprintln!("wrote {}", out.display());
+    message!("wrote {}", out.display());
     Ok(())
 }
 

@@ -56,7 +56,7 @@ impl Measuring {
             bar.set_message(progress.next.to_owned());
         } else if !progress.next.is_empty() {
             let calibrate::Progress { next, done, of } = progress;
-            eprintln!("measuring {next} ({done:.0} of about {of:.0} s)");
+            message!("measuring {next} ({done:.0} of about {of:.0} s)");
         }
     }
 
@@ -109,8 +109,8 @@ impl Progress {
     pub fn say(&self, message: &str) {
         match &self.kind {
             Kind::Quiet => {}
-            Kind::Bar(bar) => bar.suspend(|| eprintln!("{message}")),
-            Kind::Lines(_) => eprintln!("{message}"),
+            Kind::Bar(bar) => bar.suspend(|| message!("{message}")),
+            Kind::Lines(_) => message!("{message}"),
         }
     }
 
@@ -118,7 +118,7 @@ impl Progress {
     pub fn finish(&mut self) {
         if let Kind::Bar(bar) = &self.kind {
             bar.abandon_with_message(self.last.clone());
-            eprintln!();
+            message!("");
             self.kind = Kind::Lines(None);
         }
     }
@@ -159,9 +159,10 @@ impl Observer for Progress {
                     || last
                     || written.is_none_or(|written| written.elapsed() >= LINES_AT_LEAST)
                 {
-                    eprintln!(
+                    message!(
                         "step {}/{steps}  {start}  {tokens_per_second} tokens/s  {:.3} TFLOP/s  {rest} left{waits}",
-                        record.step, record.tflops
+                        record.step,
+                        record.tflops
                     );
                     *written = Some(Instant::now());
                 }
@@ -182,8 +183,8 @@ impl Observer for Progress {
     fn warned(&mut self, message: &Message) {
         let message = message.render(Front::Command);
         match &self.kind {
-            Kind::Bar(bar) => bar.suspend(|| eprintln!("warning: {message}")),
-            Kind::Quiet | Kind::Lines(_) => eprintln!("warning: {message}"),
+            Kind::Bar(bar) => bar.suspend(|| message!("warning: {message}")),
+            Kind::Quiet | Kind::Lines(_) => message!("warning: {message}"),
         }
     }
 }

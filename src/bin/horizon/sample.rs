@@ -11,9 +11,10 @@ use horizon::host::input;
 use horizon::train::{Sampler, continue_text};
 use serde_json::json;
 
+use crate::model;
 use crate::options::SampleOptions;
+use crate::print::print_for_reader;
 use crate::progress::Bytes;
-use crate::{model, print};
 
 /// Continues a prompt, or answers it: raw bytes into a pipe, printable text onto a terminal.
 pub fn sample(options: &SampleOptions) -> Result<()> {
@@ -49,7 +50,7 @@ pub fn sample(options: &SampleOptions) -> Result<()> {
     let config = &model.config.model;
     let positions = config.positions_max;
     if prompt.len() > positions {
-        eprintln!(
+        message!(
             "warning: the prompt has {} tokens, the model {positions} positions: the first {} are dropped",
             prompt.len(),
             prompt.len() - positions
@@ -74,9 +75,11 @@ pub fn sample(options: &SampleOptions) -> Result<()> {
         // On a terminal, a character is printed once its last byte is there.
         let ready = if terminal && !all { whole_characters(bytes) } else { bytes.len() };
         let text: Vec<u8> = bytes.drain(..ready).collect();
-        print(&if terminal { printable(&text).into_bytes() } else { text })
+        print_for_reader(&if terminal { printable(&text).into_bytes() } else { text })
     };
-    show(&mut unprinted, false)?;
+    if !show(&mut unprinted, false)? {
+        return Ok(());
+    }
     let mut decoder = tokenizer.decoder_after(&prompt)?;
     let mut context = prompt.len() - 1;
     continue_text(&mut trainer, &prompt, options.tokens, tokenizer.vocabulary(), &mut sampler, |token| {
@@ -85,12 +88,15 @@ pub fn sample(options: &SampleOptions) -> Result<()> {
             return Ok(ControlFlow::Break(()));
         }
         unprinted.extend(decoder.push(token)?);
-        show(&mut unprinted, false).map(ControlFlow::Continue)
+        Ok(match show(&mut unprinted, false)? {
+            true => ControlFlow::Continue(()),
+            false => ControlFlow::Break(()),
+        })
     })?;
     unprinted.push(b'\n');
     show(&mut unprinted, true)?;
     if prompt.len() <= positions && context > positions {
-        eprintln!(
+        message!(
             "warning: prompt and new text have more tokens than the model positions ({positions}): the beginning of \
              the prompt was left out for the last {}",
             several(context - positions, "new token")

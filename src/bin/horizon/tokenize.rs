@@ -1,19 +1,23 @@
 //! `horizon tokenize`.
 
 use std::path::Path;
+use std::process::ExitCode;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use horizon::base::format::{count, several};
-use horizon::base::{Error, Result};
+use horizon::base::{Error, Result, Status};
 use horizon::data::tokenizer::Encoded;
 use horizon::data::{
     DataOptions, DataPath, Encoder, Sink, TokenFormat, TokenWriter, Warnings, read_documents,
 };
 use horizon::model::preset;
 
+use crate::model;
 use crate::options::TokenizeOptions;
 use crate::paths::Paths;
+use crate::print::{print_for_reader, warn_of_data};
 use crate::show::Marks;
-use crate::{model, print_for_reader, warn_of_data};
+use crate::stop::Stop;
 
 /// Counts documents, prints the first, and writes all to a file if there is one.
 struct Counted<'a> {
@@ -27,10 +31,15 @@ struct Counted<'a> {
     documents: u64,
     tokens: usize,
     targets: usize,
+    /// Set by a signal; the partial file is then removed.
+    stop: &'a AtomicBool,
 }
 
 impl Sink for Counted<'_> {
     fn take(&mut self, mut document: Encoded, keep: bool) -> Result<()> {
+        if self.stop.load(Ordering::Relaxed) {
+            return Err(Error::new(Status::Cancelled, "stopped by a signal"));
+        }
         if document.tokens.is_empty() {
             return Ok(());
         }
@@ -68,7 +77,7 @@ impl Counted<'_> {
     fn warn(&self) {
         let (named, others) = self.writer.as_ref().map(TokenWriter::turn_ends).unwrap_or_default();
         if !others.is_empty() {
-            eprintln!(
+            message!(
                 "warning: trained turns end with {} different special tokens; the file names the most frequent \
                  for the export, {named:?}, but not {others:?}",
                 named.len() + others.len()
@@ -77,8 +86,16 @@ impl Counted<'_> {
     }
 }
 
-/// Writes a token file, or only shows documents.
-pub fn tokenize(options: &TokenizeOptions) -> Result<()> {
+/// Writes a token file, or only shows documents. A signal ends it after the current document.
+pub fn tokenize(options: &TokenizeOptions) -> Result<ExitCode> {
+    let stop = Stop::listen(None)?;
+    match (stop.finishing(|stop| write(options, stop)), stop.exit_code()) {
+        (Err(error), Some(code)) if error.status() == Status::Cancelled => Ok(code),
+        (ended, _) => ended.map(|()| ExitCode::SUCCESS),
+    }
+}
+
+fn write(options: &TokenizeOptions, stop: &AtomicBool) -> Result<()> {
     for path in &options.data {
         check_path(path)?;
     }
@@ -96,6 +113,7 @@ pub fn tokenize(options: &TokenizeOptions) -> Result<()> {
         documents: 0,
         tokens: 0,
         targets: 0,
+        stop,
     };
     let threads = options.threads.unwrap_or(DataOptions::new(1).threads);
     let mut warnings = Warnings::default();
@@ -119,9 +137,9 @@ pub fn tokenize(options: &TokenizeOptions) -> Result<()> {
     if options.quiet {
         return Ok(());
     }
-    eprintln!("{summary}");
+    message!("{summary}");
     if let (Some(_), Some(template)) = (&options.out, &options.encoding.chat_template) {
-        eprintln!(
+        message!(
             "the file does not contain the chat template: train with --chat-template {} to export it with the model",
             template.display()
         );

@@ -5,8 +5,6 @@ use std::num::NonZeroUsize;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use clap::ArgMatches;
 use horizon::base::format::escaped;
@@ -23,19 +21,25 @@ use crate::memory::with_uses;
 use crate::opening::Opening;
 use crate::options::TrainOptions;
 use crate::paths::Paths;
+use crate::print::{print, warn_of_data, warn_of_memory};
 use crate::progress::{Bytes, Progress};
 use crate::resume::{Effective, Given, effective, is_given, note};
 use crate::sample::printable;
-use crate::{INTERRUPTED, builtin, model, print, warn_of_data, warn_of_memory};
+use crate::stop::Stop;
+use crate::{builtin, model};
 
 /// Steps on the built-in data: a falling loss within a minute on two cores.
 const BUILTIN_STEPS: u64 = 500;
 /// Tokens of the sample at the end of a run on the built-in data.
 const SAMPLE_TOKENS: usize = 120;
+/// Printed when a signal stops the run.
+const NOTE: &str =
+    "stopping after this step, once the checkpoint and --out are written; press Ctrl-C again to stop at once";
 
 /// Trains a model, with the options of a checkpoint if one is resumed.
 pub fn train(options: TrainOptions, matches: &ArgMatches) -> Result<ExitCode> {
     let Effective { options, mut given, time, run, checkpoint } = effective(options, matches)?;
+    let stop = Stop::listen((!options.quiet).then_some(NOTE))?;
     check_paths(&options, checkpoint.as_ref(), is_given(matches, "model"))?;
     let mut model = match &checkpoint {
         Some(checkpoint) => ModelSource::folder(checkpoint.folder(), true)?,
@@ -108,7 +112,6 @@ pub fn train(options: TrainOptions, matches: &ArgMatches) -> Result<ExitCode> {
     let changes = Changes::of(&options.resume_change);
     run_options.resume = checkpoint.map(|checkpoint| Resume { checkpoint, changes });
 
-    let stop = stop_on_interrupt(options.quiet)?;
     let terminal = stderr().is_terminal();
     let loading = Bytes::new("loading", terminal && !options.quiet);
     let mut run = Run::open(model, data, val, run_options, &|done, total| {
@@ -130,7 +133,7 @@ pub fn train(options: TrainOptions, matches: &ArgMatches) -> Result<ExitCode> {
             2 * done
         ));
     }
-    let ended = run.train(&mut progress, &stop);
+    let ended = stop.finishing(|stop| run.train(&mut progress, stop));
     progress.finish();
     let outcome = ended.map_err(|error| with_advice(error, checkpoints.as_deref()))?;
 
@@ -164,7 +167,7 @@ pub fn train(options: TrainOptions, matches: &ArgMatches) -> Result<ExitCode> {
         }
     }
     if outcome.stopped {
-        return Ok(ExitCode::from(INTERRUPTED));
+        return Ok(stop.exit_code().expect("only a signal stops a run"));
     }
     if builtin && !options.quiet {
         show_sample(&mut run, &mut progress, options.seed)?;
@@ -248,7 +251,7 @@ fn beside(machine: &str) -> Option<PathBuf> {
     let table = Some(Table::beside(machine)).filter(|table| table.is_file());
     let older = machine.with_extension("products.json");
     if table.is_none() && older.is_file() {
-        eprintln!("warning: {} is of an older format: autotune again", older.display());
+        message!("warning: {} is of an older format: autotune again", older.display());
     }
     table
 }
@@ -293,17 +296,20 @@ fn check_paths(options: &TrainOptions, resumed: Option<&Checkpoint>, model_is_gi
         .check()
 }
 
-/// Adds, to the error of a loss or norm that is not finite, what to do.
+/// Adds what to do to the error of a run: how to continue it, and how if loss or norm is not finite.
 fn with_advice(error: Error, checkpoints: Option<&Path>) -> Error {
-    if !matches!(error.status(), Status::NonFinite | Status::StepPartial) {
-        return error;
-    }
+    let diverged = matches!(error.status(), Status::NonFinite | Status::StepPartial);
     let checkpoint = checkpoints.and_then(|folder| open(folder).ok());
-    let again = checkpoint.map_or("train again".to_owned(), |checkpoint| {
-        let folder = checkpoint.folder().display();
-        format!("resume from the last checkpoint: --resume {folder} --resume-change lr,min-lr,warmup")
-    });
-    error.map(|message| format!("{message}; lower --lr or lengthen --warmup, and {again}"))
+    let advice = match checkpoint.as_ref().map(|checkpoint| checkpoint.folder().display()) {
+        Some(folder) if diverged => format!(
+            "lower --lr or lengthen --warmup, and resume from the last checkpoint: --resume {folder} \
+             --resume-change lr,min-lr,warmup"
+        ),
+        Some(folder) => format!("to continue: horizon train --resume {folder}"),
+        None if diverged => "lower --lr or lengthen --warmup, and train again".to_owned(),
+        None => return error,
+    };
+    error.map(|message| format!("{message}; {advice}"))
 }
 
 /// The folder and interval of checkpoints. They note the options given, and the values of those
@@ -358,22 +364,6 @@ fn place(options: &TrainOptions, model: &ModelSource, trainer: &mut TrainerOptio
     let planned = Planned::search(&options.model, config, trainer, &machine, limits, &fixed, Why::Times)?;
     trainer.place(&planned.plan().policy.placement);
     Ok(planned)
-}
-
-/// Sets the flag at the first interrupt; the second one ends the process.
-fn stop_on_interrupt(quiet: bool) -> Result<Arc<AtomicBool>> {
-    let stop = Arc::new(AtomicBool::new(false));
-    let asked = stop.clone();
-    ctrlc::set_handler(move || {
-        if asked.swap(true, Ordering::Relaxed) {
-            std::process::exit(i32::from(INTERRUPTED));
-        }
-        if !quiet {
-            eprintln!("\nstopping after this step; press Ctrl-C again to stop at once");
-        }
-    })
-    .map_err(|error| Error::new(Status::Internal, format!("cannot listen for Ctrl-C: {error}")))?;
-    Ok(stop)
 }
 
 /// Prints the trained model's continuation of the beginning of a function.

@@ -38,6 +38,8 @@ struct Server {
     shared: Arc<Shared>,
     lane: Lane,
     adversary: Option<Adversary>,
+    /// Nothing that the next task waits for failed or was skipped.
+    is_intact: bool,
 }
 
 impl Serve for Server {
@@ -45,6 +47,7 @@ impl Serve for Server {
         for other in Lane::ALL {
             self.shared.lanes[other.at()].reach(counts[other.at()]);
         }
+        self.is_intact = Lane::ALL.iter().all(|of| self.shared.lanes[of.at()].is_intact(counts[of.at()]));
         if let Some(adversary) = &mut self.adversary {
             let (shared, lane) = (&self.shared, self.lane);
             let set_last = |last| shared.runs_last[lane.at()].store(last, Ordering::Release);
@@ -53,13 +56,13 @@ impl Serve for Server {
         }
     }
 
-    fn run(&mut self, task: u64) {
+    fn run(&mut self, task: u64) -> bool {
         let Shared { work, failure, .. } = &*self.shared;
-        if !failure.is_set()
-            && let Err(error) = attempt(&**work, self.lane, task)
-        {
-            failure.record(error);
+        if failure.is_set() && !(self.is_intact && work.survives(self.lane, task)) {
+            return false;
         }
+        let ran = attempt(&**work, self.lane, task);
+        ran.map_err(|error| failure.record(error)).is_ok()
     }
 
     fn done(&mut self, _count: u64) {}
@@ -92,7 +95,7 @@ impl CpuLanes {
             let shared = lanes.shared.clone();
             let adversary = seed.map(|seed| Adversary::new(seed, lane));
             let queue = shared.lanes[lane.at()].clone();
-            lanes.threads.push(queue.start(Server { shared, lane, adversary })?);
+            lanes.threads.push(queue.start(Server { shared, lane, adversary, is_intact: true })?);
         }
         Ok(lanes)
     }

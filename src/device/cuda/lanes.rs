@@ -50,6 +50,14 @@ impl Shared {
         }
     }
 
+    /// Returns true if a tick is known to have arrived, and no task up to it failed or was skipped.
+    fn is_intact(&self, lane: Lane, count: u64) -> bool {
+        match &self.lanes[lane.at()] {
+            Kind::Stream(_) => count == 0 || self.done(lane).is_some_and(|done| done >= count),
+            Kind::Thread(thread) => thread.is_intact(count),
+        }
+    }
+
     /// Blocks until a tick has arrived. Records a failure.
     fn reach(&self, lane: Lane, count: u64) {
         match &self.lanes[lane.at()] {
@@ -177,20 +185,23 @@ impl Shared {
 struct Server {
     shared: Arc<Shared>,
     lane: Lane,
+    /// All that the next task waits for is known to be done; nothing of it failed or was skipped.
+    is_intact: bool,
 }
 
 impl Serve for Server {
     fn await_counts(&mut self, counts: &Counts) {
         Lane::ALL.iter().for_each(|lane| self.shared.reach(*lane, counts[lane.at()]));
+        self.is_intact = Lane::ALL.iter().all(|lane| self.shared.is_intact(*lane, counts[lane.at()]));
     }
 
-    fn run(&mut self, task: u64) {
+    fn run(&mut self, task: u64) -> bool {
         let Shared { work, failure, .. } = &*self.shared;
-        if !failure.is_set()
-            && let Err(error) = attempt(&**work, self.lane, task)
-        {
-            failure.record(error);
+        if failure.is_set() && !(self.is_intact && work.survives(self.lane, task)) {
+            return false;
         }
+        let ran = attempt(&**work, self.lane, task);
+        ran.map_err(|error| failure.record(error)).is_ok()
     }
 
     fn done(&mut self, count: u64) {
@@ -254,7 +265,7 @@ impl CudaLanes {
         };
         for lane in Lane::ALL {
             if let Kind::Thread(thread) = &shared.lanes[lane.at()] {
-                let server = Server { shared: shared.clone(), lane };
+                let server = Server { shared: shared.clone(), lane, is_intact: true };
                 lanes.threads.push(thread.clone().start(server)?);
             }
         }

@@ -85,9 +85,10 @@ impl Trainer {
         let (mut logprobs, mut dlogprobs) = (with_capacity(rows(&shapes))?, filled(0.0, rows(&shapes))?);
         let targets: Vec<&[i32]> = batches.iter().map(|batch| batch.targets).collect();
         // Weight 1: the returned loss is the step's loss.
-        let inputs = Inputs { lr, step: self.stats.steps + 1, weight: 1.0, row: 0 };
+        let purpose = Purpose::TrainWithLoss(staged.micros);
+        let inputs = self.step_inputs(purpose, lr, 1.0)?;
         let step_state = self.open_step_state(inputs)?;
-        let issued = self.infer(Purpose::TrainWithLoss(staged.micros))?;
+        let issued = self.infer(purpose)?;
         self.announced.clear();
         let operations = &self.runner.lists.numbered(issued.list).operations;
         let loss_at = operations.iter().position(|operation| *operation == Operation::Loss);

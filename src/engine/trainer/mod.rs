@@ -89,8 +89,9 @@ pub struct Stats {
 /// A model in host RAM and the device that trains it. One thread at a time uses it; it may move
 /// between threads.
 ///
-/// A failure of the device poisons the trainer: every later call returns the first error. Dropping
-/// the trainer waits for its lanes and frees all memory.
+/// A failure of the device poisons the trainer: every later call returns the first error. If the
+/// state is whole, that of the last completed step, it can still be read, saved and exported.
+/// Dropping the trainer waits for its lanes and frees all memory.
 pub struct Trainer {
     // Dropped first: the lanes stop before the memory their tasks use is freed.
     lanes: Box<dyn Lanes>,
@@ -113,7 +114,15 @@ pub struct Trainer {
     record: Option<Record>,
     /// True from the begin of a save until its outcome is taken.
     saving: bool,
-    failed: Option<Error>,
+    failed: Option<Failed>,
+}
+
+/// The first error of a trainer, which later calls return again.
+struct Failed {
+    error: Error,
+    /// The device has failed and the lanes are idle; the state in host memory is that of the last
+    /// completed step.
+    is_whole: bool,
 }
 
 /// The plan of a model under options, for this activation dtype.
@@ -285,11 +294,23 @@ impl Trainer {
         self.failed.is_some()
     }
 
+    /// True if the state in host memory is that of the last completed step, so that it can be read
+    /// and saved: always, unless the trainer has failed in a step that AdamW has applied in part.
+    #[doc(hidden)]
+    pub fn is_whole(&self) -> bool {
+        self.failed.as_ref().is_none_or(|failed| failed.is_whole)
+    }
+
     fn usable(&self) -> Result<()> {
         match &self.failed {
-            Some(first) => Err(first.clone()),
+            Some(failed) => Err(failed.error.clone()),
             None => Ok(()),
         }
+    }
+
+    /// Like [`Trainer::usable`], for calls that only read the state in host memory.
+    fn readable(&self) -> Result<()> {
+        if self.is_whole() { Ok(()) } else { self.usable() }
     }
 
     /// Issues a list, waits for its result and returns its step state.
@@ -395,7 +416,12 @@ impl Trainer {
         let tick = issued.waits.tick(conclusion.expect("every list has an operation that concludes it"));
         issued.reached = Some(tick);
         self.note(issued);
-        self.reach(tick)?;
+        if let Err(first) = self.reach(tick) {
+            // After the clip decision, AdamW has completed the step all the same. The next call
+            // returns the error.
+            let is_complete = self.is_whole() && self.runner.step_states[step_state].is_committed();
+            return if is_complete { Ok(()) } else { Err(first) };
+        }
         self.collect_spans();
         if self.runner.step_states[step_state].phase.close() {
             return Ok(());
@@ -413,13 +439,19 @@ impl Trainer {
 
     /// Waits for a tick. Operations issued later need not wait for it again.
     fn reach(&mut self, tick: Tick) -> Result<()> {
-        self.lanes.reach(tick).map_err(|first| self.fail(first))?;
+        if let Err(first) = self.lanes.reach(tick) {
+            return Err(self.fail_on_device(first));
+        }
         self.sync.settle(&[tick]);
         self.checker.settle(&[tick]).map_err(|fault| self.fail(fault.into()))
     }
 
     /// Waits until this thread may make these accesses outside of any list.
     fn outside(&mut self, accesses: &[Access]) -> Result<()> {
+        if self.failed.is_some() {
+            // The lanes are idle.
+            return self.readable();
+        }
         let embedding = Resource::Master { unit: self.runner.plan.geometry.embedding() };
         if accesses.iter().any(|access| access.writes() && access.resource == embedding) {
             self.gathered_by = None;
@@ -432,7 +464,24 @@ impl Trainer {
 
     /// Poisons the trainer: every later call returns the first error.
     fn fail(&mut self, first: Error) -> Error {
-        self.failed.get_or_insert(first).clone()
+        self.failed.get_or_insert(Failed { error: first, is_whole: false }).error.clone()
+    }
+
+    /// Poisons the trainer because of its device: waits for every lane, ends the save that is
+    /// running, and finds out if the state is whole.
+    fn fail_on_device(&mut self, first: Error) -> Error {
+        if self.failed.is_none() {
+            for lane in Lane::ALL {
+                // The same error.
+                let _ = self.lanes.reach(self.lanes.last(lane));
+            }
+            if self.saving {
+                self.runner.saving.interrupt(&first);
+            }
+            let is_whole = self.runner.step_states.iter().all(StepState::is_whole);
+            self.failed = Some(Failed { error: first.clone(), is_whole });
+        }
+        self.fail(first)
     }
 
     fn collect_spans(&mut self) {

@@ -17,12 +17,23 @@ impl Trainer {
     /// the sink when making it: step number ([`Stats::steps`](super::Stats::steps)), options, data
     /// position.
     ///
+    /// After a failure of the device, saves on the calling thread before it returns, if the state
+    /// is that of a completed step.
+    ///
     /// Errors: a save is in progress, or its outcome was not taken (`InvalidState`); the sink is
     /// dropped unused. One save at a time, so that no outcome is lost and a slow disk is noticed.
     pub fn save(&mut self, sink: Box<dyn Sink>) -> Result<()> {
         self.may_save()?;
-        let issued = self.infer(Purpose::Save)?;
         self.saving = true;
+        if self.failed.is_some() {
+            self.runner.saving.begin(sink);
+            let store = &self.runner.store;
+            for unit in store.layout().indices() {
+                self.runner.saving.unit(&store.unit_state(unit), unit == store.layout().head());
+            }
+            return Ok(());
+        }
+        let issued = self.infer(Purpose::Save)?;
         self.runner.saving.begin(sink);
         // A save uses no inputs, so any step state will do.
         self.issue(&issued, 0, 0..issued.waits.len());
@@ -32,7 +43,7 @@ impl Trainer {
 
     /// Fails if [`Trainer::save`] would fail now; to be called before a sink is made.
     pub fn may_save(&self) -> Result<()> {
-        self.usable()?;
+        self.readable()?;
         if self.saving {
             return Err(Error::new(
                 Status::InvalidState,
@@ -49,9 +60,9 @@ impl Trainer {
     /// save may begin.
     ///
     /// Further errors: there is no save, or its outcome was taken (`InvalidState`); a failure of
-    /// the device, after which the sink was dropped unfinished.
+    /// the device that interrupted the save.
     pub fn save_wait(&mut self) -> Result<()> {
-        self.usable()?;
+        self.readable()?;
         if !self.saving {
             return Err(Error::new(
                 Status::InvalidState,
@@ -67,7 +78,7 @@ impl Trainer {
     /// Like [`Trainer::save_wait`], without blocking: `None` while the save is in progress, or if
     /// there is none.
     pub fn save_outcome(&mut self) -> Option<Result<()>> {
-        if let Err(first) = self.usable() {
+        if let Err(first) = self.readable() {
             return Some(Err(first));
         }
         let outcome = self.runner.saving.take_outcome()?;

@@ -146,11 +146,12 @@ impl Trainer {
 
     /// Runs a step over staged micro-batches.
     fn train(&mut self, staged: Staged, lr: f64) -> Result<StepReport> {
-        let inputs = Inputs { lr, step: self.stats.steps + 1, weight: staged.sums.weight, row: 0 };
         let rows_first = self.announced.len() > 0;
         let purpose = if rows_first { Purpose::TrainRowsFirst } else { Purpose::Train };
+        let purpose = purpose(staged.micros);
+        let inputs = self.step_inputs(purpose, lr, staged.sums.weight)?;
         let step_state = self.open_step_state(inputs)?;
-        let list = self.infer(purpose(staged.micros))?;
+        let list = self.infer(purpose)?;
         if rows_first {
             std::mem::swap(&mut self.announced, &mut *self.runner.step_states[step_state].next.write());
             self.announced.clear();
@@ -159,6 +160,12 @@ impl Trainer {
         self.issue(&list, step_state, 0..list.waits.len());
         self.conclude(list, step_state)?;
         self.committed(step_state, staged)
+    }
+
+    /// The inputs of the next step.
+    pub(super) fn step_inputs(&self, purpose: Purpose, lr: f64, weight: f64) -> Result<Inputs> {
+        let updates = self.runner.lists.get(purpose)?.1.updates() as u32;
+        Ok(Inputs { lr, step: self.stats.steps + 1, weight, row: 0, updates })
     }
 
     /// The result of a step after its clip decision. Updates the totals.

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use super::Trainer;
 use crate::base::{ChunkIndex, Error, Result, UnitIndex, filled, find_non_finite};
 use crate::engine::TensorOptions;
-use crate::engine::slices::{SliceJob, each_slice};
+use crate::engine::slices::{SliceJob, TensorSlice, each_slice};
 use crate::model::{TensorLayout, fresh_values};
 use crate::schedule::{Access, Content, Resource};
 
@@ -15,6 +15,7 @@ impl Trainer {
     ///
     /// Errors: no such tensor (`NotFound`); `out` has another length (`InvalidArgument`).
     pub fn read_tensor(&mut self, name: &str, out: &mut [f32]) -> Result<()> {
+        self.readable()?;
         let (unit, tensor) = self.find(name, out.len())?;
         self.outside(&[Access::read(Resource::Master { unit }, Content::Weights(unit))])?;
         self.runner.store.read_tensor(unit, &tensor, out);
@@ -27,6 +28,7 @@ impl Trainer {
     /// Errors: no such tensor (`NotFound`); `values` has another length, or a value that is not
     /// finite (`InvalidArgument`; nothing is written).
     pub fn write_tensor(&mut self, name: &str, values: &[f32]) -> Result<()> {
+        self.usable()?;
         let (unit, tensor) = self.find(name, values.len())?;
         if let Some((at, value)) = find_non_finite(values, |value| value) {
             return Err(Error::argument(format!(
@@ -62,6 +64,21 @@ impl Trainer {
     #[doc(hidden)]
     pub fn each_slice(&mut self, order: &[usize], job: &SliceJob) -> Result<()> {
         self.usable()?;
+        self.each_slice_of(order, job)
+    }
+
+    /// Like [`Trainer::each_slice`], for a job that only reads.
+    #[doc(hidden)]
+    pub fn read_each_slice(
+        &mut self,
+        order: &[usize],
+        job: &(dyn Fn(&TensorSlice) -> Result<()> + Sync),
+    ) -> Result<()> {
+        self.readable()?;
+        self.each_slice_of(order, &|slice| job(slice))
+    }
+
+    fn each_slice_of(&mut self, order: &[usize], job: &SliceJob) -> Result<()> {
         let runner = self.runner.clone();
         let units: Vec<UnitIndex> = runner.store.layout().tensors().map(|(unit, _)| unit).collect();
         let named: BTreeSet<UnitIndex> = order.iter().map(|&index| units[index]).collect();
@@ -120,7 +137,6 @@ impl Trainer {
     }
 
     fn find(&self, name: &str, len: usize) -> Result<(UnitIndex, TensorLayout)> {
-        self.usable()?;
         let (unit, tensor) = self.runner.store.find(name, len)?;
         Ok((unit, tensor.clone()))
     }

@@ -68,7 +68,7 @@ impl Library {
         if let Some(native) = text.strip_prefix("native-static-libs: ") {
             self.native = native.into();
         } else if diagnostic["level"] != "note" {
-            eprint!("{}", diagnostic["rendered"].as_str().unwrap_or_default());
+            message!("{}", diagnostic["rendered"].as_str().unwrap_or_default().trim_end());
         }
         let is_ours = message["target"]["name"] == "horizon"
             && message["package_id"].as_str().is_some_and(|id| id.ends_with(VERSION));

@@ -117,7 +117,7 @@ impl List {
                     fs::remove_file(&at).map_err(|error| cannot_write(&at, &error))?;
                 }
                 Some(_) => {
-                    eprintln!("warning: {} stays: it is not what was installed", at.display());
+                    message!("warning: {} stays: it is not what was installed", at.display());
                     self.files.insert(path, listed);
                 }
                 None => missing += 1,

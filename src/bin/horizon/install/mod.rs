@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 use horizon::base::{Error, Result, Status};
 
 use crate::options::InstallOptions;
-use crate::print;
+use crate::print::print;
 use entry::Entry;
 use folders::Folders;
 use library::Library;
@@ -91,7 +91,7 @@ fn write(folders: &Folders, entries: &[Entry]) -> Result<usize> {
         let found = entry::identity(&at)?;
         content.put(&at)?;
         if found.is_some_and(|found| !old.has(path, &found)) {
-            eprintln!("warning: replaced {}, which no `horizon install` wrote", at.display());
+            message!("warning: replaced {}, which no `horizon install` wrote", at.display());
         }
         changed += 1;
     }

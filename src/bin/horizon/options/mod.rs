@@ -140,7 +140,7 @@ pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> (Cli, ArgMatches)
     });
     parsed.unwrap_or_else(|error| {
         if let Some(message) = renamed::explain(&subcommand, &error) {
-            eprintln!("error: {message}");
+            message!("error: {message}");
             std::process::exit(error.exit_code());
         }
         error.exit()

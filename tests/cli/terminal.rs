@@ -1,0 +1,166 @@
+//! Terminals that go away, and signals.
+
+use std::fs::{self, File};
+use std::io::{BufRead, BufReader};
+use std::os::unix::process::ExitStatusExt;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use horizon::checkpoint::open;
+use nix::sys::signal::Signal;
+use support::folder::states;
+
+use super::{Ran, names, send, short, write_text};
+
+/// A folder with text to train on.
+fn furnished() -> tempfile::TempDir {
+    let dir = tempfile::tempdir().unwrap();
+    write_text(&dir.path().join("text.txt"));
+    dir
+}
+
+/// Arguments of a run that prints its steps and saves into `run`.
+fn loud<'a>(steps: &'a str) -> Vec<&'a str> {
+    let all = short(&["--data", "text.txt", "--warmup", "0", "--checkpoint-dir", "run", "--steps", steps]);
+    all.into_iter().filter(|&argument| argument != "--quiet").collect()
+}
+
+/// Runs the command in a shell that evaluates `before`.
+fn in_shell(folder: &Path, before: &str, arguments: &[&str]) -> Command {
+    let mut command = Command::new("sh");
+    command
+        .args(["-c", &format!("{before} exec \"$0\" \"$@\""), env!("CARGO_BIN_EXE_horizon")])
+        .args(arguments)
+        .current_dir(folder);
+    command
+}
+
+#[test]
+fn a_run_outlives_its_standard_error() {
+    let whole = furnished();
+    let ran: Ran = in_shell(whole.path(), "", &loud("6")).output().unwrap().into();
+    assert!(ran.well().err.contains("wrote a checkpoint"));
+    let want = states(&whole.path().join("run/step-00000006"));
+    for way in ["closed", "full", "dead reader"] {
+        let dir = furnished();
+        let before = if way == "closed" { "exec 2>&-;" } else { "" };
+        let mut command = in_shell(dir.path(), before, &loud("6"));
+        match way {
+            "full" => drop(command.stderr(File::options().write(true).open("/dev/full").unwrap())),
+            _ => drop(command.stderr(Stdio::piped())),
+        }
+        let mut child = command.spawn().unwrap();
+        drop(child.stderr.take());
+        assert_eq!(child.wait().unwrap().code(), Some(0), "{way}");
+        let step = dir.path().join("run/step-00000006");
+        open(&step).unwrap().verify().unwrap();
+        assert!(states(&step) == want, "{way}");
+        for name in names(&step) {
+            let bytes = fs::read(step.join(&name)).unwrap();
+            assert!(!bytes.windows(7).any(|bytes| bytes == b"step 1/"), "{way}: a message is in {name}");
+        }
+    }
+}
+
+#[test]
+fn a_closed_pipe_ends_a_listing_quietly_and_a_full_disk_is_an_error() {
+    for arguments in [&["info"][..], &["man"], &["plan", "--model", "tiny", "--machine", "cpu"]] {
+        let mut child = Command::new(env!("CARGO_BIN_EXE_horizon"))
+            .args(arguments)
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        drop(child.stdout.take());
+        let ran: Ran = child.wait_with_output().unwrap().into();
+        assert_eq!((ran.code, ran.err.as_str()), (Some(0), ""), "{arguments:?}");
+        let full = File::options().write(true).open("/dev/full").unwrap();
+        let ran: Ran =
+            Command::new(env!("CARGO_BIN_EXE_horizon")).args(arguments).stdout(full).output().unwrap().into();
+        ran.badly(1, &["cannot write to standard output", "No space left"]);
+    }
+}
+
+/// Starts a run and waits for its first line with `word`. Its later lines are not read.
+fn started(mut command: Command, word: &str) -> (Child, BufReader<std::process::ChildStderr>) {
+    let mut child = command.stderr(Stdio::piped()).spawn().unwrap();
+    let mut err = BufReader::new(child.stderr.take().unwrap());
+    read_until(&mut err, word);
+    (child, err)
+}
+
+fn read_until(err: &mut impl BufRead, word: &str) {
+    let found = err.lines().map(|line| line.unwrap()).any(|line| line.contains(word));
+    assert!(found, "no {word:?} on standard error");
+}
+
+#[test]
+fn a_signal_ends_a_run_after_its_step_with_a_checkpoint() {
+    for (signal, code) in [(Signal::SIGHUP, 129), (Signal::SIGINT, 130), (Signal::SIGTERM, 143)] {
+        let dir = furnished();
+        let (mut child, mut err) = started(in_shell(dir.path(), "", &loud("1000000")), "step 1/");
+        send(&child, signal);
+        read_until(&mut err, "to continue: horizon train --resume");
+        drop(err);
+        assert_eq!(child.wait().unwrap().code(), Some(code));
+        open(&dir.path().join("run")).unwrap().verify().unwrap();
+    }
+}
+
+#[test]
+fn a_second_signal_of_any_kind_ends_at_once() {
+    let dir = furnished();
+    // A step so long that the second signal comes within it.
+    let long = ["train", "--data", "text.txt", "--steps", "9", "--seq-len", "1024", "--micro-batch", "32"];
+    let more = ["--checkpoint-dir", "run", "--grad-accum", "64", "--threads", "1"];
+    let (mut child, mut err) = started(in_shell(dir.path(), "", &[&long[..], &more].concat()), "9 steps of");
+    std::thread::sleep(Duration::from_millis(500));
+    send(&child, Signal::SIGHUP);
+    read_until(&mut err, "again to stop at once");
+    send(&child, Signal::SIGTERM);
+    assert_eq!(child.wait().unwrap().code(), Some(143));
+    assert_eq!(names(&dir.path().join("run")), [".lock"]);
+}
+
+#[test]
+fn a_signal_that_is_ignored_at_the_start_stays_ignored() {
+    let dir = furnished();
+    let ignores = in_shell(dir.path(), "trap '' HUP INT;", &loud("40"));
+    let (mut child, mut err) = started(ignores, "step 1/");
+    for _ in 0..3 {
+        send(&child, Signal::SIGHUP);
+        send(&child, Signal::SIGINT);
+    }
+    read_until(&mut err, "step 40: wrote a checkpoint");
+    drop(err);
+    assert_eq!(child.wait().unwrap().code(), Some(0));
+}
+
+#[test]
+fn a_signal_before_the_first_step_ends_at_once() {
+    let dir = tempfile::tempdir().unwrap();
+    fs::write(dir.path().join("text.txt"), "so much text that reading it takes a while\n".repeat(1 << 20))
+        .unwrap();
+    let mut child = in_shell(dir.path(), "", &loud("9")).stderr(Stdio::null()).spawn().unwrap();
+    std::thread::sleep(Duration::from_millis(100));
+    send(&child, Signal::SIGTERM);
+    let status = child.wait().unwrap();
+    // Before the command listens, the signal has its default action.
+    assert!(status.code() == Some(143) || status.signal() == Some(15), "{status}");
+    assert!(open(&dir.path().join("run")).is_err());
+}
+
+#[test]
+fn tokenize_removes_its_partial_file_when_it_is_stopped() {
+    let dir = tempfile::tempdir().unwrap();
+    fs::write(dir.path().join("rows.jsonl"), "{\"text\": \"a row of many\"}\n".repeat(1 << 20)).unwrap();
+    let arguments = ["tokenize", "--data", "rows.jsonl", "--out", "rows.bin", "--threads", "1"];
+    let mut child = in_shell(dir.path(), "", &arguments).stderr(Stdio::null()).spawn().unwrap();
+    while names(dir.path()).len() < 2 && child.try_wait().unwrap().is_none() {
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    send(&child, Signal::SIGTERM);
+    assert_eq!(child.wait().unwrap().code(), Some(143));
+    assert_eq!(names(dir.path()), ["rows.jsonl"]);
+}

@@ -1,0 +1,186 @@
+//! Runs that fail: the last good state is saved and exported, and the error says where.
+
+use std::fs;
+use std::path::Path;
+use std::sync::atomic::AtomicBool;
+
+use horizon::base::{Error, Message, Status, unwatched};
+use horizon::checkpoint::open;
+use horizon::data::tokenizer::TokenizerSource;
+use horizon::data::{Data, DataOptions, DataPath, EncoderSource};
+use horizon::train::metrics::StepRecord;
+use horizon::train::{ModelSource, Observer, Outcome, Run, RunOptions, SaveOptions};
+use serde_json::json;
+use support::folder::{names, states};
+
+use crate::{SEQ_LEN, options};
+
+/// Windows of data, of which the one after step `bad` has a token that the model does not have.
+fn data(folder: &Path, bad: Option<usize>) -> Data {
+    let mut tokens: Vec<u16> = (0..=8 * SEQ_LEN).map(|at| (at * at % 251) as u16).collect();
+    if let Some(bad) = bad {
+        tokens[bad * SEQ_LEN + 3] = 999;
+    }
+    let path = folder.join("tokens.u16");
+    fs::write(&path, tokens.iter().flat_map(|token| token.to_le_bytes()).collect::<Vec<u8>>()).unwrap();
+    let encoder = EncoderSource {
+        tokenizer: TokenizerSource { folder: None, vocabulary: 256 },
+        chat_template: None,
+        time: None,
+    };
+    let paths = [DataPath::parse(path.to_str().unwrap()).unwrap()];
+    Data::open(&paths, &encoder, &DataOptions { threads: 1, ..DataOptions::new(SEQ_LEN) }).unwrap()
+}
+
+/// Calls a function after every step; warnings are collected.
+struct Hook<'a>(&'a mut (dyn FnMut(u64) + Sync), Vec<String>);
+
+impl Observer for Hook<'_> {
+    fn stepped(&mut self, record: &StepRecord, _steps: u64, _remaining: f64) {
+        (self.0)(record.step);
+    }
+
+    fn saved(&mut self, _step: u64, _folder: &Path) {}
+
+    fn warned(&mut self, message: &Message) {
+        self.1.push(message.to_string());
+    }
+}
+
+/// Trains on windows in order, with `save`, `out` and a log in `folder`.
+fn trained(
+    folder: &Path,
+    saves: bool,
+    bad: Option<usize>,
+    change: &dyn Fn(&mut RunOptions),
+    stop: &AtomicBool,
+    stepped: &mut (dyn FnMut(u64) + Sync),
+) -> (Result<Outcome, Error>, Vec<String>) {
+    let mut options = RunOptions { shuffle: false, steps: Some(6), ..options(1, 1) };
+    options.log = Some(folder.join("log.jsonl"));
+    options.out = Some(folder.join("out"));
+    options.trace = Some(folder.join("trace.json"));
+    if saves {
+        let keep = std::num::NonZeroUsize::new(1);
+        options.save = Some(SaveOptions { folder: folder.join("run"), every: 1, keep, note: json!({}) });
+    }
+    change(&mut options);
+    let model = ModelSource::open("tiny", false).unwrap();
+    let validation = (options.val_every == 1).then(|| data(folder, None));
+    let data = data(folder, bad);
+    let mut run = Run::open(model, data, validation, options, &unwatched).unwrap();
+    let mut hook = Hook(stepped, Vec::new());
+    let ended = run.train(&mut hook, stop);
+    (ended, hook.1)
+}
+
+/// The state after `step` steps of a run that is stopped there, and its exported weights.
+fn stopped_after(step: u64, change: &dyn Fn(&mut RunOptions)) -> (Vec<u8>, Vec<u8>) {
+    let (dir, stop) = (tempfile::tempdir().unwrap(), AtomicBool::new(false));
+    let change = |options: &mut RunOptions| {
+        change(options);
+        options.val_every = 9;
+    };
+    let mut stopper = |at| stop.store(at == step, std::sync::atomic::Ordering::Relaxed);
+    let (ended, _) = trained(dir.path(), true, None, &change, &stop, &mut stopper);
+    assert!(ended.unwrap().stopped);
+    let exported = fs::read(dir.path().join("out/model.safetensors")).unwrap();
+    (states(open(&dir.path().join("run")).unwrap().folder()), exported)
+}
+
+/// A token outside of the vocabulary, a loss that is not finite in a step and in a validation.
+#[test]
+fn a_step_that_fails_leaves_the_state_before_it() {
+    let diverges = |options: &mut RunOptions| (options.lr, options.warmup) = (1e30, Some(0));
+    let in_validation = |options: &mut RunOptions| {
+        diverges(options);
+        options.val_every = 1;
+    };
+    let every_two = |options: &mut RunOptions| options.save.as_mut().map_or((), |save| save.every = 2);
+    type Change<'a> = &'a dyn Fn(&mut RunOptions);
+    let cases: [(Option<usize>, Change, Status, u64, &str); 3] = [
+        (Some(3), &every_two, Status::InvalidArgument, 3, "999"),
+        (None, &diverges, Status::NonFinite, 1, "step 2"),
+        (None, &in_validation, Status::NonFinite, 1, "the loss is"),
+    ];
+    for (bad, change, status, step, word) in cases {
+        let (state, exported) = stopped_after(step, change);
+        for saves in [true, false] {
+            let dir = tempfile::tempdir().unwrap();
+            let never = AtomicBool::new(false);
+            let (ended, warnings) = trained(dir.path(), saves, bad, change, &never, &mut |_| {});
+            let error = ended.unwrap_err();
+            assert!(error.status() == status && warnings.is_empty(), "{error}, {warnings:?}");
+            assert!(error.message().contains(word), "{error}");
+            assert!(error.message().contains(&format!("the weights after step {step} are in")), "{error}");
+            assert!(fs::read(dir.path().join("out/model.safetensors")).unwrap() == exported, "{error}");
+            let log = fs::read_to_string(dir.path().join("log.jsonl")).unwrap();
+            assert_eq!(log.lines().count() as u64, step);
+            let trace = fs::read(dir.path().join("trace.json")).unwrap();
+            assert!(serde_json::from_slice::<serde_json::Value>(&trace).is_ok());
+            let run = dir.path().join("run");
+            if saves {
+                let checkpoint = open(&run).unwrap();
+                assert_eq!(checkpoint.manifest().step, step);
+                assert!(states(checkpoint.folder()) == state, "{error}");
+                assert!(error.message().contains(&format!("the checkpoint of step {step} is in")), "{error}");
+            } else {
+                assert!(!error.message().contains("checkpoint of"), "{error}");
+            }
+        }
+    }
+}
+
+/// `keep` is 1, but the run may have begun to diverge before it failed.
+#[test]
+fn the_checkpoint_of_a_failed_run_replaces_no_other() {
+    let dir = tempfile::tempdir().unwrap();
+    let every_two = |options: &mut RunOptions| options.save.as_mut().map_or((), |save| save.every = 2);
+    let never = AtomicBool::new(false);
+    trained(dir.path(), true, Some(3), &every_two, &never, &mut |_| {}).0.unwrap_err();
+    assert_eq!(names(&dir.path().join("run")), [".lock", "latest", "step-00000002", "step-00000003"]);
+}
+
+#[test]
+fn a_run_that_fails_in_its_first_step_writes_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let never = AtomicBool::new(false);
+    let error = trained(dir.path(), true, Some(0), &|_| {}, &never, &mut |_| {}).0.unwrap_err();
+    assert!(error.message().contains("there is no checkpoint"), "{error}");
+    assert_eq!(names(&dir.path().join("run")), [".lock"]);
+    assert!(!dir.path().join("out").exists());
+}
+
+#[test]
+fn the_last_checkpoint_and_the_export_fail_the_run_if_they_fail() {
+    let never = AtomicBool::new(false);
+    let dir = tempfile::tempdir().unwrap();
+    let run = dir.path().join("run");
+    // A folder of checkpoints that becomes a file.
+    let mut replaced = |step| {
+        if step == 5 {
+            fs::remove_dir_all(&run).unwrap();
+            fs::write(&run, "in the way").unwrap();
+        }
+    };
+    let at_end = |options: &mut RunOptions| options.save.as_mut().map_or((), |save| save.every = 9);
+    let (ended, warnings) = trained(dir.path(), true, None, &at_end, &never, &mut replaced);
+    let error = ended.unwrap_err();
+    assert!(warnings.is_empty(), "{warnings:?}");
+    for word in
+        ["the checkpoint of step 6 failed", "there is no checkpoint", "the weights after step 6 are in"]
+    {
+        assert!(error.message().contains(word), "no {word:?} in {error}");
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let out = dir.path().join("out");
+    let mut occupied = |step| {
+        if step == 5 {
+            fs::write(&out, "in the way").unwrap();
+        }
+    };
+    let error = trained(dir.path(), true, None, &at_end, &never, &mut occupied).0.unwrap_err();
+    assert!(error.message().contains("cannot export to"), "{error}");
+    assert!(error.message().contains("the checkpoint of step 6 is in"), "{error}");
+    assert_eq!(open(&dir.path().join("run")).unwrap().manifest().step, 6);
+}
