@@ -35,7 +35,7 @@ fn tokenizer(base: &str, files: &Value) -> Tokenizer {
 }
 
 fn encoder(tokenizer: TokenizerSource) -> Encoder {
-    EncoderSource { tokenizer, chat_template: None, time: None }.open().unwrap()
+    EncoderSource { tokenizer, chat_template: None, time: None, chat_worker: None }.open().unwrap()
 }
 
 #[test]

@@ -6,6 +6,7 @@
 
 mod builtin;
 mod calibrate;
+mod chat_worker;
 mod info;
 mod install;
 mod memory;
@@ -37,6 +38,9 @@ const INTERRUPTED: u8 = 130;
 
 fn main() -> ExitCode {
     hide_caught_panics();
+    if std::env::args_os().nth(1).is_some_and(|subcommand| subcommand == chat_worker::NAME) {
+        return chat_worker::run();
+    }
     let (cli, matches) = options::parse(std::env::args_os());
     let ended = match cli.command {
         Command::Train(options) => {

@@ -6,11 +6,11 @@ use std::ops::ControlFlow;
 
 use horizon::base::format::several;
 use horizon::base::{Error, Result, Shape};
-use horizon::data::EncoderSource;
 use horizon::engine::{Trainer, TrainerOptions};
 use horizon::train::{Sampler, continue_text};
 use serde_json::json;
 
+use crate::chat_worker::encoder;
 use crate::options::SampleOptions;
 use crate::progress::Bytes;
 use crate::{model, print};
@@ -25,12 +25,7 @@ pub fn sample(options: &SampleOptions) -> Result<()> {
             options.model
         )));
     }
-    let source = EncoderSource {
-        tokenizer: model.tokenizer(),
-        chat_template: options.chat_template.clone(),
-        time: None,
-    };
-    let encoder = source.open()?;
+    let encoder = encoder(model.tokenizer(), options.chat_template.clone()).open()?;
     let tokenizer = encoder.tokenizer()?;
     let asked = asked(options)?;
     let prompt = if options.chat {
