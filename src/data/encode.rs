@@ -8,7 +8,7 @@ use crate::base::{Error, Result, Status};
 use crate::data::chat::{Conversation, Renderer};
 use crate::data::rows::Row;
 use crate::data::tokenizer::{Encoded, Tokenizer, TokenizerSource};
-use crate::data::warning::Warnings;
+use crate::data::warning::{Warning, Warnings};
 
 /// Location of the tokenizer and the chat template.
 #[derive(Clone, Debug)]
@@ -61,6 +61,14 @@ impl Encoder {
     pub fn tokenizer(&self) -> Result<&Tokenizer> {
         let opened = self.tokenizer.get_or_init(|| self.source.tokenizer.open());
         opened.as_ref().map_err(Error::clone)
+    }
+
+    /// Warns, once, of what the tokenizer does not do if a row needed it.
+    pub fn warn(&self, warnings: &mut Warnings) {
+        let opened = self.tokenizer.get().and_then(|opened| opened.as_ref().ok());
+        if opened.is_some_and(Tokenizer::has_dropout) && warnings.count(&Warning::Dropout) == 0 {
+            warnings.add(Warning::Dropout, "");
+        }
     }
 
     /// Errors: a row needed the tokenizer or the chat template, and it could not be opened.

@@ -63,6 +63,8 @@ pub enum Warning {
     EmptyFile,
     /// An entry of a folder is a link to a folder, or no regular file.
     NotRegular,
+    /// The tokenizer has BPE dropout, which is not applied.
+    Dropout,
 }
 
 /// Warnings of a row, a file or all data: for each kind, how often, and where first.
@@ -208,6 +210,10 @@ impl Warning {
                 "token files of a folder are not read; name each one alone",
             ),
             Warning::EmptyFile => of("file is empty", "files are empty"),
+            Warning::Dropout => {
+                of("tokenizer has", "tokenizers have")
+                    + " BPE dropout, which is not applied: tokens would be random, and a resumed run would differ"
+            }
             Warning::NotRegular => of(
                 "entry of a folder is not read: a link to a folder or to nothing, a pipe or a device",
                 "entries of a folder are not read: links to folders or to nothing, pipes or devices",

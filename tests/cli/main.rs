@@ -9,6 +9,7 @@ mod plan;
 mod readme;
 mod resume;
 mod run;
+mod worker;
 
 use std::path::Path;
 use std::process::{Child, Command, Output};

@@ -61,10 +61,10 @@ pub use renderer::Renderer;
 pub use template::ChatTemplate;
 #[cfg(feature = "text")]
 pub use time::now;
-#[cfg(feature = "text")]
-pub use worker::{MEMORY_BYTES, OUT_OF_TIME, seconds_max, serve};
 #[cfg(not(feature = "text"))]
 pub use without::ChatTemplate;
+#[cfg(feature = "text")]
+pub use worker::{MEMORY_BYTES, OUT_OF_TIME, seconds_max, serve};
 
 /// Messages and the other variables of the chat template.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]

@@ -29,7 +29,7 @@ use crate::data::warning::Warnings;
 pub use serve::serve;
 
 /// Address space of a worker, its program and its stacks included.
-pub const MEMORY_BYTES: u64 = 768 << 20;
+pub const MEMORY_BYTES: u64 = 512 << 20;
 /// Exit status of a worker whose request took too much processor time.
 pub const OUT_OF_TIME: u8 = 3;
 /// Rows in succession, and rows in all, that may end their worker before no more are tried.
@@ -215,11 +215,14 @@ impl Worker {
     /// Ends the process and returns why it gave no answer.
     fn ended(&mut self, end: End) -> String {
         match end {
-            End::Long(most) => format!("its text is longer than {most} bytes, the most for this row"),
+            End::Long(most) => {
+                format!("its text is longer than {most} bytes, the limit for the size of the row")
+            }
             End::Gone(bytes, error) => {
                 self.pipes = None;
                 let mut said = String::new();
-                let errors = self.process.stderr.take().map(|errors| errors.take(4096).read_to_string(&mut said));
+                let errors =
+                    self.process.stderr.take().map(|errors| errors.take(4096).read_to_string(&mut said));
                 match (errors, self.process.wait()) {
                     (Some(Ok(_)), Ok(status)) => reason(status, &said, bytes),
                     _ => format!("its process failed ({error})"),
@@ -240,7 +243,10 @@ impl Drop for Worker {
 /// The reason for the end of a worker that wrote `said` to standard error.
 fn reason(status: ExitStatus, said: &str, bytes: u64) -> String {
     if status.code() == Some(OUT_OF_TIME.into()) {
-        return format!("it takes more than {} s of processor time, the most for this row", seconds_max(bytes));
+        return format!(
+            "it takes more than {} s of processor time, the limit for its size",
+            seconds_max(bytes)
+        );
     }
     if said.contains("overflowed its stack") {
         return "its values or calls are nested too deeply".to_owned();

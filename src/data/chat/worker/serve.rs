@@ -6,9 +6,9 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::{Request, Sources, frame, parsed, read_length};
+use crate::base::{Error, Result};
 use crate::data::chat::ChatTemplate;
 use crate::data::warning::Warnings;
-use crate::base::{Error, Result};
 
 /// Answers requests until `input` ends. `timed` is called with the bytes of a request before it is
 /// worked on, and with `None` once it is answered.
@@ -39,10 +39,7 @@ pub fn serve(input: &mut impl Read, output: &mut impl Write, timed: &dyn Fn(Opti
 }
 
 /// Reads a frame; `None` at the end.
-fn receive<T: DeserializeOwned>(
-    input: &mut impl Read,
-    timed: &dyn Fn(Option<u64>),
-) -> io::Result<Option<T>> {
+fn receive<T: DeserializeOwned>(input: &mut impl Read, timed: &dyn Fn(Option<u64>)) -> io::Result<Option<T>> {
     let Some(length) = read_length(input)? else { return Ok(None) };
     timed(Some(length));
     let mut bytes = vec![0; length as usize];
