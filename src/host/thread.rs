@@ -23,7 +23,7 @@ where
     create(name, |builder| builder.spawn(in_default_environment(body)))
 }
 
-/// As [`start_thread`], with a stack of so many bytes.
+/// As [`start_thread`], with a stack of `stack_bytes`.
 pub fn start_deep_thread<T, F>(name: impl Display, stack_bytes: usize, body: F) -> Result<JoinHandle<T>>
 where
     T: Send + 'static,

@@ -93,7 +93,7 @@ impl Workers {
         self.ask(&Request::Prompt(Cow::Borrowed(messages)))
     }
 
-    /// True once so many workers have ended that no more rows are rendered.
+    /// True once no more rows are rendered, since too many workers have ended.
     pub fn have_stopped(&self) -> bool {
         self.state.lock().stopped.is_some()
     }
@@ -161,7 +161,7 @@ fn parsed<T: DeserializeOwned>(bytes: &[u8]) -> serde_json::Result<T> {
 enum End {
     /// The answer would be longer than this.
     Long(u64),
-    /// It has ended, or cannot be reached, after a request of so many bytes.
+    /// It has ended, or cannot be reached, after a request of this many bytes.
     Gone(u64, io::Error),
 }
 
@@ -220,11 +220,13 @@ impl Worker {
             }
             End::Gone(bytes, error) => {
                 self.pipes = None;
-                let mut said = String::new();
-                let errors =
-                    self.process.stderr.take().map(|errors| errors.take(4096).read_to_string(&mut said));
-                match (errors, self.process.wait()) {
-                    (Some(Ok(_)), Ok(status)) => reason(status, &said, bytes),
+                let mut text = String::new();
+                let errors = self.process.stderr.take();
+                let read = errors.map(|errors| errors.take(4096).read_to_string(&mut text));
+                // One that has ended keeps its status.
+                let status = self.process.kill().and_then(|()| self.process.wait());
+                match (read, status) {
+                    (Some(Ok(_)), Ok(status)) => reason(status, &text, bytes),
                     _ => format!("its process failed ({error})"),
                 }
             }
@@ -240,25 +242,25 @@ impl Drop for Worker {
     }
 }
 
-/// The reason for the end of a worker that wrote `said` to standard error.
-fn reason(status: ExitStatus, said: &str, bytes: u64) -> String {
+/// The reason for the end of a worker that wrote `errors` to standard error.
+fn reason(status: ExitStatus, errors: &str, bytes: u64) -> String {
     if status.code() == Some(OUT_OF_TIME.into()) {
         return format!(
             "it takes more than {} s of processor time, the limit for its size",
             seconds_max(bytes)
         );
     }
-    if said.contains("overflowed its stack") {
+    if errors.contains("overflowed its stack") {
         return "its values or calls are nested too deeply".to_owned();
     }
-    if said.contains("memory allocation") {
+    if errors.contains("memory allocation") {
         return format!("it needs more than {} MiB of memory", MEMORY_BYTES / MIB);
     }
     let how = match status.signal() {
         Some(signal) => format!("signal {signal}"),
         None => status.to_string(),
     };
-    format!("its process ended ({how}) {}", said.lines().next().unwrap_or_default()).trim_end().to_owned()
+    format!("its process ended ({how}) {}", errors.lines().next().unwrap_or_default()).trim_end().to_owned()
 }
 
 /// Returns a value as a frame.
