@@ -115,16 +115,18 @@ impl Workers {
         };
         let started = idle.map_or_else(|| self.start(), Ok);
         let mut worker = started.inspect_err(|error| self.state.lock().stopped = Some(error.clone()))?;
-        let asked = worker.ask(request);
-        let mut state = self.state.lock();
-        match asked {
+        match worker.ask(request) {
             Ok(bytes) => {
-                state.ended_in_a_row = 0;
-                state.idle.push(worker);
+                {
+                    let mut state = self.state.lock();
+                    state.ended_in_a_row = 0;
+                    state.idle.push(worker);
+                }
                 answer(&bytes)
             }
             Err(end) => {
                 let error = self.error(&worker.ended(end));
+                let mut state = self.state.lock();
                 state.ended_in_a_row += 1;
                 state.ended += 1;
                 if state.ended_in_a_row < ENDED_IN_A_ROW_MAX && state.ended < ENDED_MAX {
