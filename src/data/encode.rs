@@ -5,10 +5,10 @@ use std::slice::from_ref;
 use std::sync::OnceLock;
 
 use crate::base::{Error, Result, Status};
-use crate::data::chat::{ChatTemplate, Conversation};
+use crate::data::chat::{Conversation, Renderer};
 use crate::data::rows::Row;
 use crate::data::tokenizer::{Encoded, Tokenizer, TokenizerSource};
-use crate::data::warning::Warnings;
+use crate::data::warning::{Warning, Warnings};
 
 /// Location of the tokenizer and the chat template.
 #[derive(Clone, Debug)]
@@ -20,6 +20,9 @@ pub struct EncoderSource {
     /// The time that the chat template prints (`strftime_now`), in seconds since 1970; `None`: when
     /// the template is opened.
     pub time: Option<i64>,
+    /// The program whose subcommand `chat-worker` renders chats, in processes that a template
+    /// cannot harm; `None`: this process renders them.
+    pub chat_worker: Option<PathBuf>,
 }
 
 impl EncoderSource {
@@ -32,12 +35,9 @@ impl EncoderSource {
         Ok(encoder)
     }
 
-    fn open_template(&self) -> Result<Option<ChatTemplate>> {
-        match (&self.chat_template, self.tokenizer.folder.as_deref()) {
-            (Some(file), folder) => ChatTemplate::open(file, folder, self.time).map(Some),
-            (None, Some(folder)) => ChatTemplate::of_folder(folder, self.time),
-            (None, None) => Ok(None),
-        }
+    fn open_template(&self) -> Result<Option<Renderer>> {
+        let (file, folder) = (self.chat_template.as_deref(), self.tokenizer.folder.as_deref());
+        Renderer::open(file, folder, self.time, self.chat_worker.as_deref())
     }
 }
 
@@ -46,14 +46,14 @@ impl EncoderSource {
 pub struct Encoder {
     source: EncoderSource,
     tokenizer: OnceLock<Result<Tokenizer>>,
-    template: OnceLock<Result<Option<ChatTemplate>>>,
+    template: OnceLock<Result<Option<Renderer>>>,
 }
 
 impl Encoder {
     /// A byte-level encoder without a template.
     pub fn bytes() -> Encoder {
         let tokenizer = TokenizerSource { folder: None, vocabulary: Tokenizer::BYTES };
-        let source = EncoderSource { tokenizer, chat_template: None, time: None };
+        let source = EncoderSource { tokenizer, chat_template: None, time: None, chat_worker: None };
         Encoder { source, tokenizer: OnceLock::new(), template: OnceLock::new() }
     }
 
@@ -63,6 +63,14 @@ impl Encoder {
         opened.as_ref().map_err(Error::clone)
     }
 
+    /// Warns, once, of what the tokenizer does not do if a row needed it.
+    pub fn warn(&self, warnings: &mut Warnings) {
+        let opened = self.tokenizer.get().and_then(|opened| opened.as_ref().ok());
+        if opened.is_some_and(Tokenizer::has_dropout) && warnings.count(&Warning::Dropout) == 0 {
+            warnings.add(Warning::Dropout, "");
+        }
+    }
+
     /// Errors: a row needed the tokenizer or the chat template, and it could not be opened.
     pub fn check_opened(&self) -> Result<()> {
         let tokenizer = self.tokenizer.get().and_then(|opened| opened.as_ref().err());
@@ -70,8 +78,14 @@ impl Encoder {
         tokenizer.or(template).map_or(Ok(()), |error| Err(error.clone()))
     }
 
+    /// True once every chat is refused ([`Renderer::has_stopped`]).
+    pub fn has_stopped(&self) -> bool {
+        let template = self.template.get().and_then(|opened| opened.as_ref().ok()?.as_ref());
+        template.is_some_and(Renderer::has_stopped)
+    }
+
     /// The chat template. Errors: it is invalid; `NotFound` if there is none.
-    pub fn template(&self) -> Result<&ChatTemplate> {
+    pub fn template(&self) -> Result<&Renderer> {
         self.optional_template()?.ok_or_else(|| {
             Error::new(
                 Status::NotFound,
@@ -81,7 +95,7 @@ impl Encoder {
         })
     }
 
-    fn optional_template(&self) -> Result<Option<&ChatTemplate>> {
+    fn optional_template(&self) -> Result<Option<&Renderer>> {
         let opened = self.template.get_or_init(|| self.source.open_template());
         opened.as_ref().map(Option::as_ref).map_err(Error::clone)
     }

@@ -107,6 +107,9 @@ pub fn open_sources(
         let (bad_lines, threads) = (options.bad_lines, options.threads.max(1));
         input.read(Reading { encoder, bad_lines, threads }, warnings, &mut sources[at].1)?;
     }
+    if let Some(encoder) = opened {
+        encoder.warn(warnings);
+    }
     Ok(sources.into_iter().map(|(_, opened)| opened).collect())
 }
 

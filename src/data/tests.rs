@@ -21,6 +21,7 @@ fn bytes() -> EncoderSource {
         tokenizer: TokenizerSource { folder: None, vocabulary: 256 },
         chat_template: None,
         time: None,
+        chat_worker: None,
     }
 }
 
@@ -139,7 +140,7 @@ fn the_encoder_is_opened_only_when_there_is_text() {
     let dir = tempfile::tempdir().unwrap();
     std::fs::write(dir.path().join("tokenizer.json"), "{}").unwrap();
     let tokenizer = TokenizerSource { folder: Some(dir.path().to_owned()), vocabulary: 256 };
-    let broken = EncoderSource { tokenizer, chat_template: None, time: None };
+    let broken = EncoderSource { tokenizer, chat_template: None, time: None, chat_worker: None };
     let (tokens, words) = (dir.path().join("t.bin"), dir.path().join("t.txt"));
     token_file(&tokens, &[1, 2, 3]);
     std::fs::write(&words, "some words").unwrap();

@@ -3,10 +3,12 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
+use serde::{Deserialize, Serialize};
+
 use crate::base::format::escaped;
 
 /// A kind of warning. Its text is for rows, turns, texts, lines or files, as many as are counted.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum Warning {
     /// A row was left out because it is invalid (`--skip-bad-lines`).
     SkippedLine,
@@ -61,11 +63,29 @@ pub enum Warning {
     EmptyFile,
     /// An entry of a folder is a link to a folder, or no regular file.
     NotRegular,
+    /// The tokenizer has BPE dropout, which is not applied.
+    Dropout,
 }
 
 /// Warnings of a row, a file or all data: for each kind, how often, and where first.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(from = "Vec<Counted>", into = "Vec<Counted>")]
 pub struct Warnings(BTreeMap<Warning, (u64, String)>);
+
+/// A warning with its count and first example.
+type Counted = (Warning, (u64, String));
+
+impl From<Vec<Counted>> for Warnings {
+    fn from(counted: Vec<Counted>) -> Warnings {
+        Warnings(counted.into_iter().collect())
+    }
+}
+
+impl From<Warnings> for Vec<Counted> {
+    fn from(warnings: Warnings) -> Vec<Counted> {
+        warnings.0.into_iter().collect()
+    }
+}
 
 impl Warnings {
     /// Counts a warning. `example` shows the value or says where; it may be empty.
@@ -78,6 +98,13 @@ impl Warnings {
         for (warning, (count, example)) in found.0 {
             let first = || if example.is_empty() { place.to_string() } else { format!("{place}: {example}") };
             self.0.entry(warning).or_insert_with(|| (0, first())).0 += count;
+        }
+    }
+
+    /// Adds the warnings that were found after these, at the same place.
+    pub fn append(&mut self, later: Warnings) {
+        for (warning, (count, example)) in later.0 {
+            self.0.entry(warning).or_insert((0, example)).0 += count;
         }
     }
 
@@ -183,6 +210,10 @@ impl Warning {
                 "token files of a folder are not read; name each one alone",
             ),
             Warning::EmptyFile => of("file is empty", "files are empty"),
+            Warning::Dropout => {
+                of("tokenizer has", "tokenizers have")
+                    + " BPE dropout, which is not applied: tokens would be random, and a resumed run would differ"
+            }
             Warning::NotRegular => of(
                 "entry of a folder is not read: a link to a folder or to nothing, a pipe or a device",
                 "entries of a folder are not read: links to folders or to nothing, pipes or devices",

@@ -30,5 +30,5 @@ pub use pin::{Pin, Pinning};
 pub use pool::{Pool, check_threads, threads_max};
 pub use resident::resident_bytes;
 pub use span::{HostSpan, Plain, Span, side};
-pub use thread::{start_scoped_thread, start_thread};
+pub use thread::{start_deep_thread, start_scoped_thread, start_thread};
 pub use topology::{Node, Topology, node_of_pci, node_of_pci_under, processor_name, processor_name_under};

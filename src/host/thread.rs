@@ -23,6 +23,15 @@ where
     create(name, |builder| builder.spawn(in_default_environment(body)))
 }
 
+/// As [`start_thread`], with a stack of `stack_bytes`.
+pub fn start_deep_thread<T, F>(name: impl Display, stack_bytes: usize, body: F) -> Result<JoinHandle<T>>
+where
+    T: Send + 'static,
+    F: FnOnce() -> T + Send + 'static,
+{
+    create(name, |builder| builder.stack_size(stack_bytes).spawn(in_default_environment(body)))
+}
+
 /// Starts the thread `hz-{name}`, which may borrow from outside the scope. Callers join it: the end
 /// of a scope waits for the body only.
 ///

@@ -14,6 +14,7 @@ mod readme;
 mod resume;
 mod run;
 mod terminal;
+mod worker;
 
 use std::path::Path;
 use std::process::{Child, Command, Output};

@@ -30,6 +30,7 @@ fn source(model: &Path, vocabulary: usize, template: Option<&str>) -> EncoderSou
         tokenizer: TokenizerSource { folder: Some(model.to_owned()), vocabulary },
         chat_template: template.map(|name| folder().join("templates").join(name).with_extension("jinja")),
         time: None,
+        chat_worker: None,
     }
 }
 

@@ -5,7 +5,7 @@ use std::fs;
 use std::path::Path;
 
 use horizon::data::tokenizer::{Tokenizer, TokenizerSource};
-use horizon::data::{Encoder, EncoderSource, Row, Warning, Warnings};
+use horizon::data::{Data, DataOptions, DataPath, Encoder, EncoderSource, Row, Warning, Warnings};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
@@ -35,7 +35,7 @@ fn tokenizer(base: &str, files: &Value) -> Tokenizer {
 }
 
 fn encoder(tokenizer: TokenizerSource) -> Encoder {
-    EncoderSource { tokenizer, chat_template: None, time: None }.open().unwrap()
+    EncoderSource { tokenizer, chat_template: None, time: None, chat_worker: None }.open().unwrap()
 }
 
 #[test]
@@ -187,4 +187,28 @@ fn a_fingerprint_depends_on_the_added_tokens() {
     assert_eq!(fingerprint(json!({"eos_token": "<unk>", "model_max_length": 5})), known);
     assert_ne!(fingerprint(json!({"eos_token": "<e>"})), known);
     assert_ne!(fingerprint(json!({"eos_token": "</s>", "split_special_tokens": true})), known);
+}
+
+/// With dropout, tokens would be random.
+#[test]
+fn dropout_is_not_applied_and_a_warning_says_so() {
+    let dir = folder_of("byte_level", &json!({}));
+    let (path, rows) = (dir.path().join("tokenizer.json"), dir.path().join("rows.jsonl"));
+    fs::write(&rows, "{\"text\": \"the capital of France\"}\n").unwrap();
+    let tokens = |dropout: Value| {
+        let mut json: Value = serde_json::from_str(&fs::read_to_string(&path).unwrap()).unwrap();
+        json["model"]["dropout"] = dropout;
+        fs::write(&path, json.to_string()).unwrap();
+        let paths = [DataPath { path: rows.clone(), weight: 1.0 }];
+        let source = EncoderSource {
+            tokenizer: source(&dir, 2000),
+            chat_template: None,
+            time: None,
+            chat_worker: None,
+        };
+        let data = Data::open(&paths, &source, &DataOptions::new(4)).unwrap();
+        (data.fingerprint(), data.report().warnings.count(&Warning::Dropout))
+    };
+    let (without, with) = (tokens(Value::Null), tokens(json!(0.9)));
+    assert_eq!((without.1, with), (0, (without.0, 1)));
 }

@@ -41,6 +41,7 @@ fn open_data(folder: &Path) -> (Data, Data) {
         tokenizer: TokenizerSource { folder: None, vocabulary: 256 },
         chat_template: None,
         time: None,
+        chat_worker: None,
     };
     let options = DataOptions {
         packing: Packing::Auto,

@@ -11,6 +11,7 @@ mod print;
 
 mod builtin;
 mod calibrate;
+mod chat_worker;
 mod info;
 mod install;
 mod memory;
@@ -38,6 +39,9 @@ use crate::options::Command;
 
 fn main() -> ExitCode {
     hide_caught_panics();
+    if std::env::args_os().nth(1).is_some_and(|subcommand| subcommand == chat_worker::NAME) {
+        return chat_worker::run();
+    }
     stop::make_size_limit_an_error();
     let (cli, matches) = options::parse(std::env::args_os());
     let ended = match cli.command {

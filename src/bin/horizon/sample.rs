@@ -5,12 +5,12 @@ use std::ops::ControlFlow;
 
 use horizon::base::format::several;
 use horizon::base::{Error, Result, Shape};
-use horizon::data::EncoderSource;
 use horizon::engine::{Trainer, TrainerOptions};
 use horizon::host::input;
 use horizon::train::{Sampler, continue_text};
 use serde_json::json;
 
+use crate::chat_worker::encoder;
 use crate::model;
 use crate::options::SampleOptions;
 use crate::print::print_for_reader;
@@ -26,12 +26,7 @@ pub fn sample(options: &SampleOptions) -> Result<()> {
             options.model
         )));
     }
-    let source = EncoderSource {
-        tokenizer: model.tokenizer(),
-        chat_template: options.chat_template.clone(),
-        time: None,
-    };
-    let encoder = source.open()?;
+    let encoder = encoder(model.tokenizer(), options.chat_template.clone()).open()?;
     let tokenizer = encoder.tokenizer()?;
     let asked = asked(options)?;
     let prompt = if options.chat {

@@ -2,28 +2,60 @@
 
 use std::path::Path;
 
+use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
+use super::time::now;
 use crate::base::{Error, Result, Status};
-use crate::data::tokenizer::{CONFIG_BYTES_MAX, read_json};
+use crate::data::tokenizer::{CONFIG_BYTES_MAX, SpecialTokens, read_json};
 use crate::host::input;
 
 const FIELD: &str = "chat_template";
 /// Name of the template for rows with tools.
 const TOOL_USE: &str = "tool_use";
 
-/// The templates of a model folder, each with its place.
+/// The contents of the files from which a chat template is opened.
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Sources {
+    pub templates: Templates,
+    pub(super) special: SpecialTokens,
+    /// The time that the template prints, in seconds since 1970.
+    pub time: i64,
+}
+
+impl Sources {
+    /// Reads the templates of a folder; `None` if it has none.
+    pub fn of_folder(folder: &Path, time: Option<i64>) -> Result<Option<Sources>> {
+        let Some(templates) = Templates::find(folder)? else { return Ok(None) };
+        Sources::new(templates, Some(folder), time).map(Some)
+    }
+
+    /// Reads a template file, or JSON with a field `chat_template`, and the special tokens of a
+    /// folder.
+    pub fn of_file(file: &Path, folder: Option<&Path>, time: Option<i64>) -> Result<Sources> {
+        let default = (file.display().to_string(), source_of(file)?);
+        Sources::new(Templates { default, tool_use: None }, folder, time)
+    }
+
+    fn new(templates: Templates, folder: Option<&Path>, time: Option<i64>) -> Result<Sources> {
+        let special = folder.map(SpecialTokens::read).transpose()?.unwrap_or_default();
+        Ok(Sources { templates, special, time: time.map_or_else(now, Ok)? })
+    }
+}
+
+/// The templates of a model folder, each with its place.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Templates {
     pub default: (String, String),
     /// For rows with tools.
     pub tool_use: Option<(String, String)>,
 }
 
-impl Sources {
+impl Templates {
     /// Finds the templates as transformers does: `chat_template.jinja` with
     /// `additional_chat_templates/tool_use.jinja`, else `chat_template` of `tokenizer_config.json`,
     /// a text or a list of named templates. `None` if the folder has none.
-    pub fn find(folder: &Path) -> Result<Option<Sources>> {
+    fn find(folder: &Path) -> Result<Option<Templates>> {
         let file = |name: &str| -> Result<Option<(String, String)>> {
             let path = folder.join(name);
             let text = input::read_if_there(&path, CONFIG_BYTES_MAX)?;
@@ -31,7 +63,7 @@ impl Sources {
         };
         if let Some(default) = file("chat_template.jinja")? {
             let tool_use = file("additional_chat_templates/tool_use.jinja")?;
-            return Ok(Some(Sources { default, tool_use }));
+            return Ok(Some(Templates { default, tool_use }));
         }
         let path = folder.join("tokenizer_config.json");
         let Some(config) = read_json::<Map<String, Value>>(&path)? else { return Ok(None) };
@@ -40,7 +72,7 @@ impl Sources {
         match field {
             Value::String(source) => {
                 let default = (place(FIELD), source.clone());
-                Ok(Some(Sources { default, tool_use: None }))
+                Ok(Some(Templates { default, tool_use: None }))
             }
             Value::Array(_) => {
                 let default = named(field, "default").ok_or_else(|| {
@@ -52,7 +84,7 @@ impl Sources {
                     Error::new(Status::BadFormat, message)
                 })?;
                 let tool_use = named(field, TOOL_USE).map(|source| (place(TOOL_USE), source));
-                Ok(Some(Sources { default: (place(FIELD), default), tool_use }))
+                Ok(Some(Templates { default: (place(FIELD), default), tool_use }))
             }
             _ => Ok(None),
         }

@@ -23,6 +23,9 @@
 //! Without a generation prompt the header of a turn is what the template writes before its content.
 //! A token that closes the conversation behind the token that ends the last turn is not trained on.
 //!
+//! Templates are programs of strangers, so the command renders them in processes of their own
+//! ([`Renderer`]), which end when they take too much time or memory.
+//!
 //! Null content and lists of text parts reach templates whose source tests or loops over content;
 //! others get text.
 
@@ -36,6 +39,7 @@ mod jinja;
 mod numbers;
 #[cfg(feature = "text")]
 mod reads;
+mod renderer;
 #[cfg(feature = "text")]
 mod spans;
 #[cfg(feature = "text")]
@@ -44,20 +48,26 @@ mod tags;
 mod template;
 #[cfg(feature = "text")]
 mod time;
+#[cfg(feature = "text")]
+mod worker;
 
 use std::ops::Range;
 
+use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
+pub use renderer::Renderer;
 #[cfg(feature = "text")]
 pub use template::ChatTemplate;
 #[cfg(feature = "text")]
 pub use time::now;
 #[cfg(not(feature = "text"))]
 pub use without::ChatTemplate;
+#[cfg(feature = "text")]
+pub use worker::{MEMORY_BYTES, OUT_OF_TIME, seconds_max, serve};
 
 /// Messages and the other variables of the chat template.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Conversation {
     /// JSON objects with `role`, `content`, and any other field that the template reads.
     pub messages: Vec<Value>,
@@ -91,7 +101,7 @@ impl Conversation {
 }
 
 /// A conversation as text.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Rendered {
     /// Input of the tokenizer, which must add no special tokens.
     pub text: String,

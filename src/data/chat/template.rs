@@ -6,7 +6,7 @@ use std::path::Path;
 use minijinja::{Environment, Error as JinjaError, ErrorKind, Value as Jinja};
 use serde_json::{Map, Value};
 
-use super::files::{Sources, source_of};
+use super::files::{Sources, Templates, source_of};
 use super::jinja::{Source, rewrite};
 use super::reads::Reads;
 use super::{Conversation, Rendered, check, jinja, spans, time};
@@ -46,21 +46,23 @@ impl ChatTemplate {
     /// (if that is a list: those named `default` and `tool_use`). Rows with tools are rendered by
     /// `tool_use`. `None` if the folder has none.
     pub fn of_folder(folder: &Path, time: Option<i64>) -> Result<Option<ChatTemplate>> {
-        let Some(Sources { default, tool_use }) = Sources::find(folder)? else { return Ok(None) };
-        let special = SpecialTokens::read(folder)?;
-        let open = |(place, source): (String, String)| {
-            ChatTemplate::new(&source, special.clone(), time).map_err(|error| error.within(place))
-        };
-        let tool_use = tool_use.map(open).transpose()?.map(Box::new);
-        Ok(Some(ChatTemplate { tool_use, ..open(default)? }))
+        Sources::of_folder(folder, time)?.map(ChatTemplate::of).transpose()
     }
 
     /// Opens a template file, or JSON with a field `chat_template`. Special tokens come from
     /// `folder`; without a folder there are none.
     pub fn open(file: &Path, folder: Option<&Path>, time: Option<i64>) -> Result<ChatTemplate> {
-        let source = source_of(file)?;
-        let special = folder.map(SpecialTokens::read).transpose()?.unwrap_or_default();
-        ChatTemplate::new(&source, special, time).map_err(|error| error.within(file.display()))
+        ChatTemplate::of(Sources::of_file(file, folder, time)?)
+    }
+
+    /// Opens templates from the contents of their files.
+    pub(super) fn of(sources: Sources) -> Result<ChatTemplate> {
+        let Sources { templates: Templates { default, tool_use }, special, time } = sources;
+        let open = |(place, source): (String, String)| {
+            ChatTemplate::new(&source, special.clone(), Some(time)).map_err(|error| error.within(place))
+        };
+        let tool_use = tool_use.map(open).transpose()?.map(Box::new);
+        Ok(ChatTemplate { tool_use, ..open(default)? })
     }
 
     /// Returns the source of the template in a file that [`ChatTemplate::open`] reads.

@@ -217,7 +217,9 @@ pub fn read_documents(
     sink: &mut dyn Sink,
 ) -> Result<()> {
     let reading = Reading { encoder, bad_lines, threads };
-    Input::find(path, false, warnings)?.read(reading, warnings, sink)
+    Input::find(path, false, warnings)?.read(reading, warnings, sink)?;
+    encoder.warn(warnings);
+    Ok(())
 }
 
 #[cfg(test)]

@@ -247,7 +247,12 @@ fn encode(
             let encode = |row: Row| encoder.row(&row, &mut found).map(|encoded| (row, encoded));
             rows.into_iter().map(encode).collect::<Result<_>>()
         });
-        (*place, documents.map_or_else(Outcome::Invalid, |documents| Outcome::Encoded(documents, found)))
+        let outcome = match documents {
+            Ok(documents) => Outcome::Encoded(documents, found),
+            Err(error) if encoder.has_stopped() => Outcome::Broken(error),
+            Err(error) => Outcome::Invalid(error),
+        };
+        (*place, outcome)
     };
     let mut round = round;
     let chunk_rows = round.len().div_ceil(threads.max(1));

@@ -2,10 +2,12 @@
 
 use std::ops::Range;
 
-use tokenizers::{AddedToken, NormalizedString, Normalizer, PostProcessorWrapper, Tokenizer as Inner};
+use tokenizers::{
+    AddedToken, ModelWrapper, NormalizedString, Normalizer, PostProcessorWrapper, Tokenizer as Inner,
+};
 
-use super::Encoded;
 use super::special::FolderTokens;
+use super::{Encoded, limits};
 use crate::base::{Error, Result, Status, caught};
 
 /// A tokenizer. Its post-processor is replaced by the tokens that it adds before and after a text,
@@ -19,17 +21,20 @@ pub struct HuggingFace {
     vocabulary_max: usize,
     /// One more than the largest token id of `tokenizer.json`.
     json_vocabulary: usize,
+    has_dropout: bool,
 }
 
 impl HuggingFace {
     /// Parses a `tokenizer.json` and adds the tokens of the folder's other files, for a model with a
     /// vocabulary of `vocabulary_max` tokens.
     pub fn new(json: &[u8], tokens: &FolderTokens, vocabulary_max: usize) -> Result<HuggingFace> {
+        limits::check(json)?;
         let bad = |error: tokenizers::Error| {
             Error::new(Status::BadFormat, format!("not a Hugging Face tokenizer: {error}"))
         };
         let mut inner = guarded(|| Inner::from_bytes(json)).map_err(bad)?;
         inner.with_truncation(None).map_err(bad)?.with_padding(None);
+        let has_dropout = remove_dropout(&mut inner);
         let json_vocabulary = vocabulary(&inner);
         inner
             .add_tokens(tokens.missing().into_iter().map(|token| AddedToken {
@@ -51,7 +56,7 @@ impl HuggingFace {
         let end = mask.iter().rposition(is_text).map_or(ids.len(), |last| last + 1);
         let (before, after) = (ids[..start].to_vec(), ids[end..].to_vec());
         inner.with_post_processor(None::<PostProcessorWrapper>);
-        let tokenizer = HuggingFace { inner, before, after, vocabulary_max, json_vocabulary };
+        let tokenizer = HuggingFace { inner, before, after, vocabulary_max, json_vocabulary, has_dropout };
         for &token in tokenizer.before.iter().chain(&tokenizer.after) {
             tokenizer.check_vocabulary(token as u32)?;
         }
@@ -72,6 +77,11 @@ impl HuggingFace {
     /// One more than the largest token id, added tokens included.
     pub fn vocabulary(&self) -> usize {
         vocabulary(&self.inner)
+    }
+
+    /// See [`super::Tokenizer::has_dropout`].
+    pub fn has_dropout(&self) -> bool {
+        self.has_dropout
     }
 
     /// Special tokens added before and after a text.
@@ -125,6 +135,18 @@ impl HuggingFace {
 /// Calls the `tokenizers` crate. A panic becomes an error: tokenizers are untrusted input.
 fn guarded<T>(call: impl FnOnce() -> tokenizers::Result<T>) -> tokenizers::Result<T> {
     caught(call).unwrap_or_else(|| Err("the tokenizers library panicked".into()))
+}
+
+/// Removes BPE dropout; returns true if there was any.
+fn remove_dropout(inner: &mut Inner) -> bool {
+    let ModelWrapper::BPE(model) = inner.get_model() else { return false };
+    if model.dropout.is_none_or(|share| share == 0.0) {
+        return false;
+    }
+    let mut model = model.clone();
+    model.dropout = None;
+    inner.with_model(model);
+    true
 }
 
 /// Refuses an added token whose normalized text is empty: it would be found everywhere.

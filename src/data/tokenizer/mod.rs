@@ -18,6 +18,8 @@
 //! | `model_max_length` | none: the window's length is an option |
 //! | `tokenizer_class` | none |
 //!
+//! BPE dropout of `tokenizer.json` is not applied, with a warning.
+//!
 //! transformers 5 builds normalizer, pre-tokenizer and decoder of some classes anew
 //! (`LlamaTokenizer` without byte-level pre-tokenizer, `GPT2Tokenizer`, `Qwen2Tokenizer`), and so
 //! may differ from the model's own `tokenizer.json`, which is used here.
@@ -26,6 +28,8 @@ mod decoder;
 mod files;
 #[cfg(feature = "text")]
 mod hugging_face;
+#[cfg(feature = "text")]
+mod limits;
 mod source;
 mod special;
 
@@ -101,6 +105,15 @@ impl Tokenizer {
     /// Identifies the tokenizer: a hash of `tokenizer.json`, never 0.
     pub fn fingerprint(&self) -> u64 {
         self.fingerprint
+    }
+
+    /// True if the tokenizer has BPE dropout, which is not applied: tokens would be random, and a
+    /// resumed run would differ.
+    pub fn has_dropout(&self) -> bool {
+        match &self.kind {
+            Kind::Bytes => false,
+            Kind::HuggingFace(tokenizer) => tokenizer.has_dropout(),
+        }
     }
 
     /// One more than the largest token id.
@@ -294,6 +307,9 @@ mod without {
             match *self {}
         }
         pub fn vocabulary(&self) -> usize {
+            match *self {}
+        }
+        pub fn has_dropout(&self) -> bool {
             match *self {}
         }
         pub fn added(&self) -> (&[i32], &[i32]) {

@@ -6,7 +6,9 @@ use super::files::{end_tokens, read_tokenizer};
 use super::special::FolderTokens;
 use super::{HuggingFace, Kind, Tokenizer, fingerprint};
 use crate::base::{Error, Result, Status};
-use crate::host::input;
+use crate::host::{input, start_deep_thread};
+
+const STACK_BYTES: usize = 64 << 20;
 
 /// Location of a model's tokenizer. It is opened only when there is text.
 #[derive(Clone, Debug)]
@@ -32,7 +34,15 @@ impl TokenizerSource {
         let bytes = read_tokenizer(&path)?;
         let tokens = FolderTokens::read(folder)?;
         let within = |error: Error| error.within(path.display());
-        let tokenizer = HuggingFace::new(&bytes, &tokens, self.vocabulary).map_err(within)?;
+        let vocabulary = self.vocabulary;
+        // Nested parts of a tokenizer take more stack than a small thread has.
+        let opening = start_deep_thread("tokenizer", STACK_BYTES, move || {
+            let opened = HuggingFace::new(&bytes, &tokens, vocabulary);
+            (opened, bytes, tokens)
+        })?;
+        let failed = |_| Error::internal("the thread that opens the tokenizer has panicked");
+        let (opened, bytes, tokens) = opening.join().map_err(failed)?;
+        let tokenizer = opened.map_err(within)?;
         let mut ends = end_tokens(folder, self.vocabulary)?;
         let eos = tokens.named("eos_token").and_then(|text| tokenizer.id(text)).or(ends.first().copied());
         if let Some(eos) = eos {

@@ -21,6 +21,8 @@ use std::collections::{BTreeMap, HashSet};
 use std::path::Path;
 
 use serde::Deserialize;
+#[cfg(feature = "text")]
+use serde::Serialize;
 use serde_json::{Map, Value};
 
 use super::files::read_json;
@@ -81,7 +83,7 @@ impl AddedToken {
 
 /// A special token of a model folder.
 #[cfg(feature = "text")]
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct SpecialToken {
     /// Its key (`bos_token`, …), if it has one.
     pub name: Option<String>,
@@ -91,7 +93,7 @@ pub(crate) struct SpecialToken {
 
 /// The special tokens of a model folder.
 #[cfg(feature = "text")]
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub(crate) struct SpecialTokens(pub Vec<SpecialToken>);
 
 #[cfg(feature = "text")]

@@ -58,6 +58,7 @@ fn input(warning: &Warning) -> (Option<&'static str>, Value) {
         | Warning::EmptyFile
         | Warning::NotRegular => (None, chat(json!({"role": "assistant", "content": "yo"}))),
         Warning::OnlyHeldOut => unreachable!("only of validation data"),
+        Warning::Dropout => unreachable!("of a tokenizer, not of a row"),
         Warning::UnusedField(field) => (None, json!({"messages": turns(&["hi", "yo"]), field: "happy"})),
         Warning::UnusedTurnField(field) => {
             (None, chat(json!({"role": "assistant", "content": "yo", field: "happy"})))

@@ -17,6 +17,7 @@ fn encoders() -> &'static [Encoder] {
             tokenizer: TokenizerSource { folder, vocabulary: 424 },
             chat_template: Some(chat.join("templates").join(template)),
             time: Some(0),
+            chat_worker: None,
         };
         [
             source(None, "thinking.jinja"),

@@ -6,6 +6,8 @@ use clap::Args;
 use horizon::base::format::parse_size;
 use horizon::data::tokenizer::TokenizerSource;
 use horizon::data::{BadLines, DataPath, EncoderSource};
+
+use crate::chat_worker::encoder;
 use horizon::engine::DeviceChoice;
 use horizon::host::Pinning;
 use horizon::schedule::Mode;
@@ -328,7 +330,7 @@ pub struct EncodingOptions {
 impl EncodingOptions {
     /// The tokenizer and chat template to open.
     pub fn encoder(&self, tokenizer: TokenizerSource) -> EncoderSource {
-        EncoderSource { tokenizer, chat_template: self.chat_template.clone(), time: None }
+        encoder(tokenizer, self.chat_template.clone())
     }
 
     /// The treatment of invalid lines.

@@ -1,0 +1,79 @@
+//! Renders a chat template in this process or in others.
+
+use std::path::Path;
+
+use serde_json::Value;
+
+#[cfg(feature = "text")]
+use super::files::Sources;
+#[cfg(feature = "text")]
+use super::worker::Workers;
+use super::{ChatTemplate, Conversation, Rendered};
+use crate::base::Result;
+use crate::data::warning::Warnings;
+
+/// A chat template that is open. Both kinds give the same texts, warnings and errors.
+#[derive(Debug)]
+pub enum Renderer {
+    /// In this process, which a template may end.
+    InProcess(ChatTemplate),
+    /// In worker processes.
+    #[cfg(feature = "text")]
+    Workers(Workers),
+}
+
+impl Renderer {
+    /// Opens the template of a file or of a model folder (see [`ChatTemplate`]); `None` if there is
+    /// none. `worker` is the program of the worker processes.
+    pub fn open(
+        file: Option<&Path>,
+        folder: Option<&Path>,
+        time: Option<i64>,
+        worker: Option<&Path>,
+    ) -> Result<Option<Renderer>> {
+        #[cfg(feature = "text")]
+        if let Some(program) = worker {
+            let sources = match (file, folder) {
+                (Some(file), folder) => Some(Sources::of_file(file, folder, time)?),
+                (None, Some(folder)) => Sources::of_folder(folder, time)?,
+                (None, None) => None,
+            };
+            return sources.map(|sources| Workers::open(program, sources).map(Renderer::Workers)).transpose();
+        }
+        #[cfg(not(feature = "text"))]
+        let _ = worker;
+        let template = match (file, folder) {
+            (Some(file), folder) => Some(ChatTemplate::open(file, folder, time)?),
+            (None, Some(folder)) => ChatTemplate::of_folder(folder, time)?,
+            (None, None) => None,
+        };
+        Ok(template.map(Renderer::InProcess))
+    }
+
+    /// As [`ChatTemplate::render`]. Errors: also that the row ended its worker process.
+    pub fn render(&self, conversation: &Conversation, warnings: &mut Warnings) -> Result<Rendered> {
+        match self {
+            Renderer::InProcess(template) => template.render(conversation, warnings),
+            #[cfg(feature = "text")]
+            Renderer::Workers(workers) => workers.render(conversation, warnings),
+        }
+    }
+
+    /// As [`ChatTemplate::prompt`]. Errors: also that the prompt ended its worker process.
+    pub fn prompt(&self, messages: &[Value]) -> Result<String> {
+        match self {
+            Renderer::InProcess(template) => template.prompt(messages),
+            #[cfg(feature = "text")]
+            Renderer::Workers(workers) => workers.prompt(messages),
+        }
+    }
+
+    /// True once every row is refused, since too many rows have ended their worker process.
+    pub fn has_stopped(&self) -> bool {
+        match self {
+            Renderer::InProcess(_) => false,
+            #[cfg(feature = "text")]
+            Renderer::Workers(workers) => workers.have_stopped(),
+        }
+    }
+}
