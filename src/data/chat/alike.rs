@@ -111,7 +111,7 @@ impl Alike<'_> {
             return;
         }
         let (Some(start), Some(end)) = (self.surroundings(*first), self.surroundings(*last)) else { return };
-        if start == end {
+        if start.are_like(&end) {
             let alike: Vec<_> = between.iter().map(|&at| (at, self.by_surroundings(at, &start))).collect();
             alike.into_iter().for_each(|(at, found)| self.found[at] = found);
         } else {
@@ -132,27 +132,61 @@ impl Alike<'_> {
         }
     }
 
-    /// Returns the text from the text before a turn to the turn, the text from the message's own
-    /// text to the end of the turn, and the header.
-    fn surroundings(&self, at: usize) -> Option<(&str, &str, Option<String>)> {
+    fn surroundings(&self, at: usize) -> Option<Surroundings<'_>> {
         let (turn, header) = self.found[at].as_ref()?;
-        let place = self.places[self.trained[at]].as_ref()?;
-        let whole = self.finder.whole;
-        Some((whole.get(place.before..turn.start)?, whole.get(place.end..turn.end)?, header.clone()))
+        let index = self.trained[at];
+        let place = self.places[index].as_ref()?;
+        Some(Surroundings {
+            before: self.finder.whole.get(place.before..turn.start)?,
+            behind: self.finder.whole.get(place.end..turn.end)?,
+            next: self.up_to_next(index),
+            header: header.clone(),
+        })
+    }
+
+    /// Returns the text between the texts of a message and of the next one, if that is seen.
+    fn up_to_next(&self, index: usize) -> Option<&str> {
+        let end = self.places[index].as_ref()?.end;
+        let next = self.places.get(index + 1)?.as_ref().filter(|next| next.message_before == Some(index))?;
+        let content = self.finder.values.conversation.messages[index + 1]["content"].as_str()?.trim();
+        let both = self.finder.whole.get(end..next.end)?;
+        both.rfind(content).map(|at| &both[..at])
     }
 
     /// Returns a turn with the surroundings of another one.
-    fn by_surroundings(
-        &self,
-        at: usize,
-        (before, behind, header): &(&str, &str, Option<String>),
-    ) -> Option<Found> {
-        let place = self.places[self.trained[at]].as_ref()?;
+    fn by_surroundings(&self, at: usize, of: &Surroundings) -> Option<Found> {
+        let index = self.trained[at];
+        let place = self.places[index].as_ref()?;
         let whole = self.finder.whole;
-        let has = whole[place.before..].starts_with(before) && whole[place.end..].starts_with(behind);
-        let turn = place.before + before.len()..place.end + behind.len();
-        (has && turn.start <= place.end).then(|| (turn, header.clone()))
+        let has = whole[place.before..].starts_with(of.before)
+            && whole[place.end..].starts_with(of.behind)
+            && may_be_equal(of.next, self.up_to_next(index));
+        let turn = place.before + of.before.len()..place.end + of.behind.len();
+        (has && turn.start <= place.end).then(|| (turn, of.header.clone()))
     }
+}
+
+/// The texts around a message's own text.
+struct Surroundings<'a> {
+    /// From the text before the turn to the turn.
+    before: &'a str,
+    /// From the message's own text to the end of the turn.
+    behind: &'a str,
+    /// From the message's own text to that of the next message.
+    next: Option<&'a str>,
+    header: Option<String>,
+}
+
+impl Surroundings<'_> {
+    fn are_like(&self, other: &Surroundings) -> bool {
+        (self.before, self.behind, &self.header) == (other.before, other.behind, &other.header)
+            && may_be_equal(self.next, other.next)
+    }
+}
+
+/// Returns false if two texts are known and differ.
+fn may_be_equal(a: Option<&str>, b: Option<&str>) -> bool {
+    a.is_none() || b.is_none() || a == b
 }
 
 /// Adds what may change how a template renders a message: its role, its fields, and the look of
@@ -264,14 +298,14 @@ mod tests {
             };
             let few = renderings(120);
             assert!(few < 40, "{name}: {few}");
-            assert_eq!(renderings(480), few, "{name}");
+            assert!(renderings(480) <= few, "{name}");
         }
     }
 
     /// A turn whose text differs from that of its kind is searched for.
     #[test]
     fn turns_that_are_unlike_others_are_found() {
-        let source = "{% for m in messages %}[{{ m.role }}{{ '!' if loop.index0 == 41 }}]{{ m.content }};\
+        let source = "{% for m in messages %}[{{ m.role }}]{{ m.content }};{{ '!' if loop.index0 == 41 }}\
                       {% endfor %}{% if add_generation_prompt %}[assistant]{% endif %}";
         let template = ChatTemplate::new(source, SpecialTokens::default(), None).unwrap();
         let conversation = talk(90);
@@ -280,7 +314,8 @@ mod tests {
         assert_eq!(turns.ranges.len(), 45);
         for (turn, message) in &turns.ranges {
             let content = conversation.messages[message.unwrap()]["content"].as_str().unwrap();
-            assert!(turns.text[turn.clone()].ends_with(&format!("{content};")));
+            let end = if *message == Some(41) { ";!" } else { ";" };
+            assert_eq!(turns.text[turn.clone()], format!("{content}{end}"));
         }
     }
 

@@ -18,7 +18,7 @@
 //!    templates that render the last question otherwise need this.
 //!
 //! The last three render the conversation again for every turn. Of more than 32 turns most are found
-//! by their likeness to others (see [`alike`]), so that the time is linear in the number of messages.
+//! by their likeness to others (`alike.rs`), so that the time is linear in the number of messages.
 //! If a template renders turns too differently for that, the search ends with an error after
 //! renderings of 8 million messages.
 //!

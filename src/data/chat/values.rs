@@ -13,7 +13,7 @@ use crate::base::Result;
 const RENDERED: usize = 1 << 23;
 const RENDERINGS: usize = 200;
 
-/// A conversation and its template. Messages are converted once, however often they are rendered.
+/// A conversation and its template. Each message is converted once for all renderings.
 pub struct Values<'a> {
     pub template: &'a ChatTemplate,
     pub conversation: &'a Conversation,

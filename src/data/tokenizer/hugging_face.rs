@@ -4,8 +4,8 @@ use std::ops::Range;
 
 use tokenizers::{AddedToken, NormalizedString, Normalizer, PostProcessorWrapper, Tokenizer as Inner};
 
-use super::Encoded;
 use super::special::FolderTokens;
+use super::{Encoded, overlaps};
 use crate::base::{Error, Result, Status, caught};
 
 /// A tokenizer. Its post-processor is replaced by the tokens that it adds before and after a text,
@@ -86,9 +86,8 @@ impl HuggingFace {
         let mut encoded = Encoded::default();
         for (&id, &(start, end)) in encoding.get_ids().iter().zip(encoding.get_offsets()) {
             self.check_vocabulary(id)?;
-            let overlaps = |span: &Range<usize>| start < span.end && end > span.start;
             encoded.tokens.push(id as i32);
-            encoded.supervised.push(spans.iter().any(overlaps));
+            encoded.supervised.push(overlaps(spans, start..end));
         }
         Ok(encoded)
     }
