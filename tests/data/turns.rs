@@ -241,6 +241,27 @@ fn messages_that_a_template_does_not_show_are_reported() {
     assert_eq!(kinds(&shouted, &row), []);
 }
 
+/// Many parts in doubt are looked for in one rendering.
+#[test]
+fn many_parts_that_a_template_does_not_show_are_counted() {
+    let tool = |at: usize| json!({"role": "tool", "content": format!("result {at}")});
+    let one = |at: usize| [q(), calling(a("Let me look."), &["f", "g"]), tool(at), a("b")];
+    let row = talk(&(0..40).flat_map(one).collect::<Vec<Value>>());
+    let ignores = CHATML.replace("messages %}", "messages if m.role != 'tool' %}");
+    let shouts =
+        CHATML.replace("{{ m.content }}", "{{ m.content | upper if m.role == 'tool' else m.content }}");
+    let shows = ignores
+        .replace("<|im_end|>", "{% for c in m.tool_calls %}{{ c.function.name }}{% endfor %}<|im_end|>");
+    let first = shows.replace("for c in m.tool_calls", "for c in (m.tool_calls or [])[:1]");
+    for (source, messages, calls) in
+        [(CHATML, 0, 40), (&ignores, 40, 40), (&shouts, 0, 40), (&shows, 40, 0), (&first, 40, 40)]
+    {
+        let (_, warnings) = render(source, &row);
+        assert_eq!(warnings.count(&Warning::MessageIgnored("tool".into())), messages, "{source}");
+        assert_eq!(warnings.count(&Warning::ToolCallsIgnored), calls, "{source}");
+    }
+}
+
 #[test]
 fn tools_that_a_template_does_not_show_are_reported() {
     let tool = |name: Value| json!([{"type": "function", "function": {"name": name, "description": "Finds the sum"}}]);

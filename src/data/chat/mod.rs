@@ -17,6 +17,11 @@
 //!    shows where the texts of a turn and of the message before it are. Turns with tool calls in
 //!    templates that render the last question otherwise need this.
 //!
+//! The last three render the conversation again for every turn. Of more than 32 turns most are found
+//! by their likeness to others (`alike.rs`), so that the time is linear in the number of messages.
+//! If a template renders turns too differently for that, the search ends with an error after
+//! renderings of 8 million messages.
+//!
 //! If all four fail, the conversation is refused. As many tagged ranges as turns of the assistant
 //! are these turns, in order; otherwise numbers tell their messages.
 //!
@@ -29,6 +34,8 @@
 //! Null content and lists of text parts reach templates whose source tests or loops over content;
 //! others get text.
 
+#[cfg(feature = "text")]
+mod alike;
 #[cfg(feature = "text")]
 mod check;
 #[cfg(feature = "text")]
@@ -48,6 +55,8 @@ mod tags;
 mod template;
 #[cfg(feature = "text")]
 mod time;
+#[cfg(feature = "text")]
+mod values;
 #[cfg(feature = "text")]
 mod worker;
 

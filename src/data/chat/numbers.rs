@@ -1,12 +1,13 @@
 //! Renders a conversation with the number of each message in its texts, to see which text of the
 //! rendering is whose.
 
+use std::collections::HashSet;
 use std::ops::Range;
 
 use serde_json::{Map, Value};
 
 use super::template::{MARK, TURN_BEGINS, TURN_ENDS};
-use super::{ChatTemplate, Conversation};
+use super::values::Values;
 use crate::base::json::{NUMBER, SURROGATE};
 
 /// Digits of a message's number between two [`MARK`]s.
@@ -17,7 +18,7 @@ const ONE: char = SURROGATE;
 pub struct Numbered {
     /// The rendering without numbers; tags are kept.
     pub text: String,
-    /// Offsets in the text without tags, each with its message.
+    /// Offsets in the text without tags, increasing, each with its message.
     pub ends: Vec<(usize, usize)>,
 }
 
@@ -25,31 +26,44 @@ impl Numbered {
     /// Renders the first `count` messages of a conversation, some with their numbers; `None` if the
     /// template fails.
     pub fn render(
-        template: &ChatTemplate,
-        conversation: &Conversation,
+        values: &Values,
         with_number: &[usize],
         count: usize,
         generation_prompt: bool,
     ) -> Option<Numbered> {
-        let mut messages = conversation.messages[..count].to_vec();
-        for &index in with_number.iter().filter(|&&index| index < count) {
-            messages[index] = numbered(&messages[index], index);
-        }
-        let text = template.text(&messages, generation_prompt, &conversation.variables).ok()?;
+        let messages = &values.conversation.messages;
+        let with_number = with_number.iter().filter(|&&index| index < count);
+        let numbered = with_number.map(|&index| (index, numbered(&messages[index], index)));
+        let text = values.text_with(count, generation_prompt, numbered).ok()?;
         let (text, ends) = without_numbers(&text);
         Some(Numbered { text, ends })
     }
 
     /// The messages with texts that end inside a range.
     pub fn inside(&self, range: &Range<usize>) -> impl Iterator<Item = usize> {
-        let is_inside = |(end, _): &&(usize, usize)| range.start < *end && *end <= range.end;
-        self.ends.iter().filter(is_inside).map(|(_, index)| *index)
+        let behind = |offset: usize| self.ends.partition_point(|(end, _)| *end <= offset);
+        let inside = behind(range.start)..behind(range.end).max(behind(range.start));
+        self.ends[inside].iter().map(|(_, index)| *index)
     }
 
     /// Returns the offset behind the last text of a message.
     pub fn end_of(&self, message: usize) -> Option<usize> {
         self.ends.iter().filter(|(_, of)| *of == message).map(|(end, _)| *end).max()
     }
+}
+
+/// Returns a number as text that no rendering has.
+pub fn mark(number: usize) -> String {
+    let digits = format!("{number:b}");
+    let bits: String = digits.chars().map(|bit| if bit == '0' { ZERO } else { ONE }).collect();
+    format!("{MARK}{bits}{MARK}")
+}
+
+/// Returns the numbers of a text's [`mark`]s; `None` if some of them are not whole.
+pub fn marks(text: &str) -> Option<HashSet<usize>> {
+    let (_, numbers) = without_numbers(text);
+    let are_whole = text.matches(MARK).count() == 2 * numbers.len();
+    are_whole.then(|| numbers.into_iter().map(|(_, number)| number).collect())
 }
 
 /// Returns a message with its number behind the last visible character of every text.
@@ -60,9 +74,7 @@ fn numbered(message: &Value, index: usize) -> Value {
             if end == 0 {
                 return message.clone();
             }
-            let digits = format!("{index:b}");
-            let bits: String = digits.chars().map(|bit| if bit == '0' { ZERO } else { ONE }).collect();
-            Value::String(format!("{}{MARK}{bits}{MARK}{}", &text[..end], &text[end..]))
+            Value::String(format!("{}{}{}", &text[..end], mark(index), &text[end..]))
         }
         Value::Array(items) => items.iter().map(|item| numbered(item, index)).collect(),
         Value::Object(fields) => {

@@ -1,6 +1,7 @@
 //! Finds the assistant's turns in a rendered conversation.
 
 use std::borrow::Cow;
+use std::mem;
 use std::ops::Range;
 
 use serde_json::{Map, Value, json};
@@ -8,7 +9,8 @@ use serde_json::{Map, Value, json};
 use super::numbers::Numbered;
 use super::tags::{Owners, without_tags};
 use super::template::{MARK, TURN_BEGINS, TURN_ENDS};
-use super::{ChatTemplate, Conversation};
+use super::values::Values;
+use super::{ChatTemplate, alike};
 use crate::base::json::SURROGATE;
 use crate::base::{Error, Result, Status};
 use crate::data::warning::{Warning, Warnings};
@@ -26,15 +28,15 @@ pub struct Turns {
 }
 
 impl Turns {
-    /// Returns the text of a message's turn, empty if it has none; `None` if it is not known.
-    pub fn text_of(&self, message: usize) -> Option<Cow<'_, str>> {
-        if self.ranges.iter().any(|(_, of)| of.is_none()) {
-            return None;
+    /// Returns the text of the turn of each of `count` messages, empty if it has none; `None` if it
+    /// is not known.
+    pub fn texts(&self, count: usize) -> Option<Vec<Cow<'_, str>>> {
+        let mut texts = vec![Cow::Borrowed(""); count];
+        for (range, message) in &self.ranges {
+            let (text, part) = (&mut texts[(*message)?], &self.text[range.clone()]);
+            *text = if text.is_empty() { Cow::Borrowed(part) } else { mem::take(text) + part };
         }
-        let of_message = self.ranges.iter().filter(|(_, of)| *of == Some(message));
-        let mut parts = of_message.map(|(range, _)| &self.text[range.clone()]);
-        let first = parts.next().unwrap_or_default();
-        Some(parts.fold(Cow::from(first), |text, part| text + part))
+        Some(texts)
     }
 
     /// Returns the ranges; those that touch are one.
@@ -56,33 +58,45 @@ pub fn joined<'a>(ranges: impl IntoIterator<Item = &'a Range<usize>>) -> Vec<Ran
 }
 
 /// Renders a conversation and finds the supervised turns.
-pub fn render(
-    template: &ChatTemplate,
-    conversation: &Conversation,
-    warnings: &mut Warnings,
-) -> Result<Turns> {
-    let Conversation { messages, variables, .. } = conversation;
-    let unread = refuse_marks(template, messages, variables)?;
-    let whole = template.text(messages, false, variables)?;
+pub fn render(values: &Values, warnings: &mut Warnings) -> Result<Turns> {
+    let Values { template, conversation, .. } = *values;
+    let unread = refuse_marks(template, &conversation.messages, &conversation.variables)?;
+    let count = conversation.messages.len();
+    let whole = values.text(count, false)?;
     if let Some(place) = unread.filter(|_| whole.contains([MARK, SURROGATE])) {
         return Err(has_marks(&place));
     }
     if template.has_tags {
         let (text, ranges) = without_tags(&whole);
-        let ranges = Owners { template, conversation, whole: &whole }.of(ranges, warnings)?;
+        let ranges = Owners { values, whole: &whole }.of(ranges, warnings)?;
         return Ok(Turns { text, ranges });
     }
-    let finder = Finder { template, conversation, whole: &whole };
+    let finder = Finder { values, whole: &whole };
     let mut ranges: Vec<(Range<usize>, Option<usize>)> = Vec::new();
-    for index in (0..messages.len()).filter(|&index| conversation.trains(index)) {
-        let turn = finder.turn(index).ok_or_else(|| not_found(index))?;
+    let trained: Vec<usize> = (0..count).filter(|&index| conversation.trains(index)).collect();
+    for (found, &index) in alike::found(&finder, &trained).into_iter().zip(&trained) {
+        let (turn, header) = match found {
+            Some((turn, header)) => (turn, Some(header)),
+            None if values.is_exhausted() => return Err(exhausted(index)),
+            None => (finder.turn(index).ok_or_else(|| not_found(index))?, None),
+        };
         if ranges.last().is_some_and(|(before, _)| before.end > turn.start) {
             return Err(not_found(index));
         }
-        let turn = finder.behind_header(index, turn, warnings);
+        let turn = finder.behind_header(index, turn, header, warnings);
         ranges.push((finder.without_closing(index, turn), Some(index)));
     }
     Ok(Turns { text: whole, ranges })
+}
+
+fn exhausted(index: usize) -> Error {
+    Error::new(
+        Status::BadFormat,
+        format!(
+            "message {index}: the chat template renders the turns of this long conversation too differently to find \
+             them all; split the conversation, or give a template with {{% generation %}} tags (--chat-template FILE)"
+        ),
+    )
 }
 
 fn not_found(index: usize) -> Error {
@@ -136,17 +150,23 @@ fn refuse_marks(
     Ok(unread)
 }
 
-struct Finder<'a> {
-    template: &'a ChatTemplate,
-    conversation: &'a Conversation,
-    whole: &'a str,
+/// Searches for one turn at a time.
+pub struct Finder<'a> {
+    pub values: &'a Values<'a>,
+    /// The rendered conversation.
+    pub whole: &'a str,
 }
 
 impl Finder<'_> {
+    /// Returns the number of messages.
+    fn count(&self) -> usize {
+        self.values.conversation.messages.len()
+    }
+
     /// Returns the byte range of message `index`, including the token that ends the turn.
-    fn turn(&self, index: usize) -> Option<Range<usize>> {
-        let before = self.begins(&self.conversation.messages[..index], true);
-        let upto = self.begins(&self.conversation.messages[..=index], false);
+    pub fn turn(&self, index: usize) -> Option<Range<usize>> {
+        let before = self.begins(index, true);
+        let upto = self.begins(index + 1, false);
         let (start, end) = match (before, upto) {
             (Some(start), Some(upto)) => (start, self.closed(start, upto)),
             (start, upto) => {
@@ -163,24 +183,20 @@ impl Finder<'_> {
         (start <= end).then_some(start..end)
     }
 
-    /// Returns the length of the rendered messages if they are a prefix of the whole text.
-    fn begins(&self, messages: &[Value], generation_prompt: bool) -> Option<usize> {
-        if messages.len() == self.conversation.messages.len() && !generation_prompt {
+    /// Returns the length of the first messages if their text is a prefix of the whole text.
+    fn begins(&self, count: usize, generation_prompt: bool) -> Option<usize> {
+        if count == self.count() && !generation_prompt {
             return Some(self.whole.len());
         }
-        let text = self.text(messages, generation_prompt)?;
+        let text = self.values.text(count, generation_prompt).ok()?;
         self.whole.starts_with(&text).then_some(text.len())
-    }
-
-    fn text(&self, messages: &[Value], generation_prompt: bool) -> Option<String> {
-        self.template.text(messages, generation_prompt, &self.conversation.variables).ok()
     }
 
     /// Returns the end of a turn rendered as `start..upto`. Whitespace after the token that ends
     /// the turn belongs to the template.
     fn closed(&self, start: usize, upto: usize) -> usize {
         let trimmed = self.whole[..upto].trim_end().len();
-        if trimmed > start && self.template.ends_special(&self.whole[start..trimmed]) {
+        if trimmed > start && self.values.template.ends_special(&self.whole[start..trimmed]) {
             trimmed
         } else {
             upto
@@ -189,7 +205,7 @@ impl Finder<'_> {
 
     /// Returns the start and end of the turn's text, found by rendering a mark as its content.
     fn around_mark(&self, index: usize) -> Option<(usize, usize)> {
-        let marked = self.text(&self.with_mark(&self.conversation.messages, index), false)?;
+        let marked = self.marked(self.count(), index)?;
         let (before, after) = marked.split_once(MARK)?;
         let fits = before.len() + after.len() <= self.whole.len()
             && self.whole.starts_with(before)
@@ -201,15 +217,14 @@ impl Finder<'_> {
     /// prompt. The model must generate what follows it: reasoning that the template adds, or
     /// whitespace.
     fn header(&self, index: usize, before: &str) -> usize {
-        let messages = &self.conversation.messages[..index];
-        let Some(prompt) = self.text(messages, true) else { return before.len() };
+        let Ok(prompt) = self.values.text(index, true) else { return before.len() };
         let pairs = prompt.bytes().rev().zip(before.bytes().rev());
         if pairs.take_while(|(a, b)| a == b).take(SURE).count() == SURE {
             return before.len();
         }
-        let ends = |text: &str| self.template.has_end(text);
+        let ends = |text: &str| self.values.template.has_end(text);
         if let Some(generation) =
-            self.text(messages, false).as_deref().and_then(|all| prompt.strip_prefix(all))
+            self.values.text(index, false).as_deref().ok().and_then(|all| prompt.strip_prefix(all))
             && !generation.trim().is_empty()
             && let Some(at) = before.rfind(generation).map(|at| at + generation.len())
             && !ends(&before[at..])
@@ -224,23 +239,36 @@ impl Finder<'_> {
         trimmed.len() + common(&before[trimmed.len()..], after)
     }
 
+    /// Returns the text from the start of a turn to the text of its message, `None` if it cannot be
+    /// found or the template has a generation prompt.
+    pub fn header_of(&self, index: usize, start: usize) -> Option<String> {
+        if self.values.template.reads.names("add_generation_prompt") {
+            return None;
+        }
+        let marked = self.marked(index + 1, index)?;
+        let header = marked.split_once(MARK)?.0.strip_prefix(&self.whole[..start])?;
+        Some(header.to_owned())
+    }
+
     /// Returns a turn without its header, which a template without a generation prompt begins it
-    /// with.
-    fn behind_header(&self, index: usize, turn: Range<usize>, warnings: &mut Warnings) -> Range<usize> {
-        let messages = &self.conversation.messages;
+    /// with. `header` is [`Finder::header_of`] the turn if that is known.
+    fn behind_header(
+        &self,
+        index: usize,
+        turn: Range<usize>,
+        header: Option<Option<String>>,
+        warnings: &mut Warnings,
+    ) -> Range<usize> {
         let text = &self.whole[turn.clone()];
-        let content = messages[index]["content"].as_str().unwrap_or_default().trim();
-        if self.template.reads.names("add_generation_prompt")
+        let content = self.message(index)["content"].as_str().unwrap_or_default().trim();
+        if self.values.template.reads.names("add_generation_prompt")
             || (!content.is_empty() && text.trim_start().starts_with(content))
         {
             return turn;
         }
-        let marked = self.text(&self.with_mark(&messages[..=index], index), false);
-        let before = marked.as_deref().and_then(|marked| Some(marked.split_once(MARK)?.0));
-        let header = before.and_then(|before| before.strip_prefix(&self.whole[..turn.start]));
-        match header {
+        match header.unwrap_or_else(|| self.header_of(index, turn.start)) {
             Some(header) if header.trim().is_empty() => turn,
-            Some(header) if text.starts_with(header) && !header.contains("think") => {
+            Some(header) if text.starts_with(&header) && !header.contains("think") => {
                 turn.start + header.len()..turn.end
             }
             _ => {
@@ -253,26 +281,25 @@ impl Finder<'_> {
     /// Returns a turn without the token that closes the conversation behind the token that ends the
     /// turn: other turns do not have it.
     fn without_closing(&self, index: usize, turn: Range<usize>) -> Range<usize> {
-        let messages = &self.conversation.messages;
         let text = &self.whole[turn.clone()];
-        let inside = self.template.without_special(text).map(str::trim_end);
+        let inside = self.values.template.without_special(text).map(str::trim_end);
         let Some(inside) =
-            inside.filter(|inside| index + 1 == messages.len() && self.template.ends_special(inside))
+            inside.filter(|inside| index + 1 == self.count() && self.values.template.ends_special(inside))
         else {
             return turn;
         };
         let question = json!({"role": "user", "content": MARK.to_string()});
         let end = turn.start + inside.len();
-        match self.text(&[&messages[..], &[question]].concat(), false) {
-            Some(longer) if longer.starts_with(&self.whole[..turn.end]) => turn,
-            Some(longer) if longer.starts_with(&self.whole[..end]) => turn.start..end,
+        match self.values.text_with(self.count(), false, [(self.count(), question)]) {
+            Ok(longer) if longer.starts_with(&self.whole[..turn.end]) => turn,
+            Ok(longer) if longer.starts_with(&self.whole[..end]) => turn.start..end,
             _ => turn,
         }
     }
 
     /// Returns the text after the turn's text if the turn is the last.
     fn after_mark(&self, index: usize) -> Option<String> {
-        let last = self.text(&self.with_mark(&self.conversation.messages[..=index], index), false)?;
+        let last = self.marked(index + 1, index)?;
         last.split_once(MARK).map(|(_, after)| after.to_owned())
     }
 
@@ -284,8 +311,8 @@ impl Finder<'_> {
         (1..=common(after, after_last))
             .rev()
             .filter_map(|end| after.get(..end))
-            .find(|ending| self.template.ends_special(ending))
-            .map_or_else(|| self.template.end_before(after), str::len)
+            .find(|ending| self.values.template.ends_special(ending))
+            .map_or_else(|| self.values.template.end_before(after), str::len)
     }
 
     /// Returns the turn from where the message before ends to where its own texts end, each with
@@ -294,9 +321,9 @@ impl Finder<'_> {
     fn around_numbers(&self, index: usize) -> Option<Range<usize>> {
         let before = index.checked_sub(1)?;
         let numbered = |count: usize, generation_prompt: bool| {
-            Numbered::render(self.template, self.conversation, &[before, index], count, generation_prompt)
+            Numbered::render(self.values, &[before, index], count, generation_prompt)
         };
-        let whole = numbered(self.conversation.messages.len(), false).filter(|all| all.text == self.whole)?;
+        let whole = numbered(self.count(), false).filter(|all| all.text == self.whole)?;
         let prompt = numbered(index, true)?;
         let header = &prompt.text[prompt.end_of(before)?..];
         let start = whole.end_of(before)?;
@@ -312,16 +339,19 @@ impl Finder<'_> {
         whole.ends.iter().all(is_own).then_some(start..end)
     }
 
-    /// Returns the messages with the content of one replaced by a mark.
-    fn with_mark(&self, messages: &[Value], index: usize) -> Vec<Value> {
-        let mut messages = messages.to_vec();
+    fn message(&self, index: usize) -> &Value {
+        &self.values.conversation.messages[index]
+    }
+
+    /// Renders the first messages with the content of one replaced by a mark.
+    fn marked(&self, count: usize, index: usize) -> Option<String> {
         let mark = MARK.to_string();
-        let content = match messages[index]["content"] {
+        let content = match self.message(index)["content"] {
             Value::Array(_) => json!([{"type": "text", "text": mark}]),
             _ => mark.into(),
         };
-        messages[index] = json!({"role": "assistant", "content": content});
-        messages
+        let message = json!({"role": "assistant", "content": content});
+        self.values.text_with(count, false, [(index, message)]).ok()
     }
 }
 

@@ -1,11 +1,12 @@
 //! Finds the turns that a template tags with `{% generation %}`, and their messages.
 
+use std::collections::HashSet;
 use std::ops::Range;
 
 use super::numbers::Numbered;
 use super::spans::joined;
 use super::template::{TURN_BEGINS, TURN_ENDS};
-use super::{ChatTemplate, Conversation};
+use super::values::Values;
 use crate::base::{Error, Result, Status};
 use crate::data::warning::{Warning, Warnings};
 
@@ -30,8 +31,7 @@ type Owned = (Range<usize>, Option<usize>);
 
 /// Finds the messages of tagged ranges.
 pub struct Owners<'a> {
-    pub template: &'a ChatTemplate,
-    pub conversation: &'a Conversation,
+    pub values: &'a Values<'a>,
     /// The rendering with tags.
     pub whole: &'a str,
 }
@@ -40,7 +40,7 @@ impl Owners<'_> {
     /// Returns the ranges that are trained on, each with its message: all of them if all of the
     /// assistant's messages are trained on.
     pub fn of(&self, ranges: Vec<Range<usize>>, warnings: &mut Warnings) -> Result<Vec<Owned>> {
-        let conversation = self.conversation;
+        let conversation = self.values.conversation;
         let assistant: Vec<usize> = conversation.assistant().collect();
         let all = assistant.iter().all(|&index| conversation.trains(index));
         let one_each = ranges.len() == assistant.len();
@@ -70,10 +70,10 @@ impl Owners<'_> {
     /// Renders once more, with the number of each message in its texts, or else of each of the
     /// assistant's; `None` if the template does not render texts as they are.
     fn numbered(&self) -> Option<Numbered> {
-        let Owners { template, conversation, .. } = self;
+        let conversation = self.values.conversation;
         let count = conversation.messages.len();
         [(0..count).collect(), conversation.assistant().collect::<Vec<usize>>()].iter().find_map(|messages| {
-            Numbered::render(template, conversation, messages, count, false)
+            Numbered::render(self.values, messages, count, false)
                 .filter(|numbered| numbered.text == self.whole)
         })
     }
@@ -101,8 +101,9 @@ impl Owners<'_> {
             owners.push(owner);
         }
         // A range without text of a message is that of an empty turn.
-        let mut empty: Vec<usize> = self.conversation.assistant().collect();
-        empty.retain(|index| !owners.contains(&Some(*index)));
+        let filled: HashSet<usize> = owners.iter().flatten().copied().collect();
+        let mut empty: Vec<usize> = self.values.conversation.assistant().collect();
+        empty.retain(|index| !filled.contains(index));
         let without = owners.iter().filter(|owner| owner.is_none()).count();
         if without > 0 && without != empty.len() {
             return Err(unclear("the numbers of ranges and turns differ"));

@@ -9,6 +9,7 @@ use serde_json::{Map, Value};
 use super::files::{Sources, Templates, source_of};
 use super::jinja::{Source, rewrite};
 use super::reads::Reads;
+use super::values::Values;
 use super::{Conversation, Rendered, check, jinja, spans, time};
 use crate::base::{Error, Result, Status, caught};
 use crate::data::tokenizer::SpecialTokens;
@@ -98,16 +99,17 @@ impl ChatTemplate {
     pub fn render(&self, conversation: &Conversation, warnings: &mut Warnings) -> Result<Rendered> {
         let template = self.for_variables(&conversation.variables);
         let conversation = &*template.adapted(conversation);
-        let turns = spans::render(template, conversation, warnings)?;
-        check::check(template, conversation, &turns, warnings);
+        let values = Values::new(template, conversation);
+        let turns = spans::render(&values, warnings)?;
+        check::check(&values, &turns, warnings);
         Ok(Rendered { turns: turns.joined(), text: turns.text })
     }
 
     /// Renders messages with the generation prompt.
     pub fn prompt(&self, messages: &[Value]) -> Result<String> {
-        let messages: Vec<Value> =
-            messages.iter().map(|message| self.other(message).unwrap_or_else(|| message.clone())).collect();
-        let text = self.text(&messages, true, &Map::new())?;
+        let conversation = Conversation { messages: messages.to_vec(), ..Conversation::default() };
+        let conversation = &*self.adapted(&conversation);
+        let text = Values::new(self, conversation).text(messages.len(), true)?;
         Ok(text.replace([TURN_BEGINS, TURN_ENDS], ""))
     }
 
@@ -176,27 +178,14 @@ impl ChatTemplate {
         self.special.0.iter().any(|token| text.ends_with(&token.text))
     }
 
-    /// Renders messages; the result still contains the marks of tagged turns.
-    pub(super) fn text(
-        &self,
-        messages: &[Value],
-        add_generation_prompt: bool,
-        variables: &Map<String, Value>,
-    ) -> Result<String> {
-        let pair = |key: &str, value: Jinja| (key.to_owned(), value);
+    /// The named special tokens, which are variables of the template.
+    pub(super) fn special_values(&self) -> impl Iterator<Item = (&str, Jinja)> {
         let special = self.special.0.iter();
-        let special =
-            special.filter_map(|token| Some(pair(token.name.as_ref()?, Jinja::from(token.text.as_str()))));
-        let given = variables.iter().map(|(key, value)| pair(key, jinja::value(value)));
-        let context: Jinja = [pair("tools", Jinja::from(())), pair("documents", Jinja::from(()))]
-            .into_iter()
-            .chain(special)
-            .chain(given)
-            .chain([
-                pair("messages", messages.iter().map(jinja::value).collect()),
-                pair("add_generation_prompt", Jinja::from(add_generation_prompt)),
-            ])
-            .collect();
+        special.filter_map(|token| Some((token.name.as_deref()?, Jinja::from(token.text.as_str()))))
+    }
+
+    /// Renders the template with all its variables.
+    pub(super) fn text(&self, context: Jinja) -> Result<String> {
         let render = || self.environment.get_template(NAME).and_then(|template| template.render(context));
         // Templates are untrusted input; a panic of the engine must not end the process.
         caught(render).unwrap_or_else(|| Err(engine_failed())).map_err(refused)

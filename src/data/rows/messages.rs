@@ -1,5 +1,7 @@
 //! Rows of messages: conversations, prompts with completions, and instructions.
 
+use std::collections::HashSet;
+
 use serde_json::{Map, Value, json};
 
 use super::Row;
@@ -176,15 +178,13 @@ impl Turns {
     fn begin_with_system(&mut self, fields: &mut Fields) -> Result<()> {
         let prompt = |message: &Value| joined(&message["content"]).trim().to_owned();
         let is_system = |message: &Value| message["role"] == "system";
-        let mut leading = self.messages.iter().take_while(|message| is_system(message)).count();
-        for at in (1..leading).rev() {
-            if self.messages[..at].iter().any(|before| prompt(before) == prompt(&self.messages[at])) {
-                self.messages.remove(at);
-                self.trained.remove(at);
-                leading -= 1;
-            }
-        }
-        let mut several = leading > 1;
+        let leading = self.messages.iter().take_while(|message| is_system(message)).count();
+        let mut prompts = HashSet::new();
+        let mut system = self.messages.drain(..leading).collect::<Vec<Value>>();
+        system.retain(|message| prompts.insert(prompt(message)));
+        self.trained.drain(..leading - system.len());
+        let mut several = system.len() > 1;
+        self.messages.splice(..0, system);
         if let Some(system) = fields.get(&SYSTEM)? {
             let message = json!({"role": "system", "content": content(system, fields.warnings)?});
             let text = prompt(&message);
@@ -219,13 +219,9 @@ impl Turns {
 
     /// Names the roles, for an error.
     fn roles(&self) -> String {
-        let mut roles: Vec<String> = Vec::new();
-        for message in &self.messages {
-            let role = shown(&message["role"]);
-            if !roles.contains(&role) {
-                roles.push(role);
-            }
-        }
+        let mut seen = HashSet::new();
+        let roles = self.messages.iter().map(|message| shown(&message["role"]));
+        let roles: Vec<String> = roles.filter(|role| seen.insert(role.clone())).collect();
         if roles.is_empty() {
             "it is empty".to_owned()
         } else {

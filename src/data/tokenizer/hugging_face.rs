@@ -7,7 +7,7 @@ use tokenizers::{
 };
 
 use super::special::FolderTokens;
-use super::{Encoded, limits};
+use super::{Encoded, limits, overlaps};
 use crate::base::{Error, Result, Status, caught};
 
 /// A tokenizer. Its post-processor is replaced by the tokens that it adds before and after a text,
@@ -96,9 +96,8 @@ impl HuggingFace {
         let mut encoded = Encoded::default();
         for (&id, &(start, end)) in encoding.get_ids().iter().zip(encoding.get_offsets()) {
             self.check_vocabulary(id)?;
-            let overlaps = |span: &Range<usize>| start < span.end && end > span.start;
             encoded.tokens.push(id as i32);
-            encoded.supervised.push(spans.iter().any(overlaps));
+            encoded.supervised.push(overlaps(spans, start..end));
         }
         Ok(encoded)
     }

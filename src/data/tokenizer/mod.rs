@@ -164,7 +164,7 @@ impl Tokenizer {
         match &self.kind {
             Kind::Bytes => Ok(Encoded {
                 tokens: text.iter().map(|&byte| i32::from(byte)).collect(),
-                supervised: (0..text.len()).map(|at| spans.iter().any(|span| span.contains(&at))).collect(),
+                supervised: (0..text.len()).map(|at| overlaps(spans, at..at + 1)).collect(),
             }),
             Kind::HuggingFace(tokenizer) => tokenizer.encode(utf8(text)?, spans),
         }
@@ -258,6 +258,12 @@ impl Tokenizer {
 /// Returns the first characters of a text, for a warning.
 fn beginning(text: &[u8]) -> String {
     String::from_utf8_lossy(&text[..text.len().min(160)]).chars().take(40).collect()
+}
+
+/// Returns true if bytes have one in common with one of the `spans`, which are increasing.
+fn overlaps(spans: &[Range<usize>], bytes: Range<usize>) -> bool {
+    let next = spans.partition_point(|span| span.end <= bytes.start);
+    spans.get(next).is_some_and(|span| span.start < bytes.end)
 }
 
 fn utf8(text: &[u8]) -> Result<&str> {
