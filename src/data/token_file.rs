@@ -35,11 +35,15 @@ use std::fs::File;
 use std::ops::{Deref, Range};
 use std::path::{Path, PathBuf};
 
+use xxhash_rust::xxh3::Xxh3;
+
 use crate::base::{Error, Result, Status};
 use crate::data::documents::bit;
+use crate::data::fingerprint::{Content, Hashing};
 use crate::data::read::kind::{HEAD_BYTES, read_head, refused_tokens};
 use crate::data::turn_ends::TurnEnds;
 use crate::host::files::MappedFile;
+use crate::host::input::InputFile;
 
 const LLMC_HEADER_BYTES: usize = 256 * 4;
 const GPT2: (i32, i32) = (20_240_520, 1);
@@ -126,6 +130,7 @@ pub struct TokenFile {
     bytes: Bytes,
     layout: Layout,
     vocabulary: usize,
+    hash: u64,
 }
 
 impl fmt::Debug for TokenFile {
@@ -135,10 +140,23 @@ impl fmt::Debug for TokenFile {
 }
 
 impl TokenFile {
-    /// Opens a file and checks its header, its length and, if the token width allows tokens outside
-    /// the vocabulary, every token, so that bad data fails at the start and not hours later.
+    /// Opens a file, checks its header, its length and every token, so that bad data fails at the
+    /// start and not hours later, and hashes its bytes.
     pub fn open(path: &Path, format: TokenFormat, vocabulary: usize) -> Result<TokenFile> {
-        TokenFile::of(path, format, vocabulary, Box::new(MappedFile::open(path)?))
+        TokenFile::open_with(path, format, vocabulary, &Hashing::PLAIN)
+    }
+
+    /// As [`TokenFile::open`], with a cache of hashes.
+    pub(super) fn open_with(
+        path: &Path,
+        format: TokenFormat,
+        vocabulary: usize,
+        hashing: &Hashing,
+    ) -> Result<TokenFile> {
+        let file = TokenFile::of(path, format, vocabulary, Box::new(MappedFile::open(path)?))?;
+        let input = InputFile::open(path)?;
+        let content = hashing.content(path, || input.metadata(), || file.scan(hashing))?;
+        file.with(content)
     }
 
     /// Opens a file from memory; errors use `name` as its path.
@@ -148,7 +166,9 @@ impl TokenFile {
         vocabulary: usize,
         bytes: Vec<u8>,
     ) -> Result<TokenFile> {
-        TokenFile::of(Path::new(name), format, vocabulary, Box::new(bytes))
+        let file = TokenFile::of(Path::new(name), format, vocabulary, Box::new(bytes))?;
+        let content = file.scan(&Hashing::PLAIN)?;
+        file.with(content)
     }
 
     fn of(path: &Path, format: TokenFormat, vocabulary: usize, bytes: Bytes) -> Result<TokenFile> {
@@ -175,12 +195,40 @@ impl TokenFile {
                 path.display()
             ));
         }
-        let file = TokenFile { path: path.to_owned(), bytes, layout, vocabulary };
-        let narrow = file.layout.width == Width::U16 && vocabulary > usize::from(u16::MAX);
-        if !narrow {
-            file.find_invalid(0..file.tokens()).map_or(Ok(()), Err)?;
+        Ok(TokenFile { path: path.to_owned(), bytes, layout, vocabulary, hash: 0 })
+    }
+
+    /// Hashes all bytes and finds the largest token, in one pass.
+    fn scan(&self, hashing: &Hashing) -> Result<Content> {
+        // Read from memory once: both passes over a block find it in the cache.
+        const BLOCK: usize = 1 << 18;
+        let body = self.layout.body..self.layout.body + self.layout.tokens as usize * self.layout.width.bytes();
+        let (mut hash, mut largest) = (Xxh3::new(), 0);
+        for (index, block) in self.bytes.chunks(BLOCK).enumerate() {
+            hash.update(block);
+            // Header and block are multiples of the token size, so no token is in two blocks.
+            let within = |at: usize| at.saturating_sub(index * BLOCK).min(block.len());
+            let tokens = &block[within(body.start)..within(body.end)];
+            largest = largest.max(match self.layout.width {
+                Width::U16 => largest_of(tokens, |pair: [u8; 2]| u32::from(u16::from_le_bytes(pair))),
+                Width::U32 => largest_of(tokens, u32::from_le_bytes),
+            });
+            (hashing.progress)(block.len() as u64)?;
         }
-        Ok(file)
+        Ok(Content { hash: hash.digest(), largest })
+    }
+
+    /// Checks the largest token, and keeps the hash.
+    fn with(self, content: Content) -> Result<TokenFile> {
+        if self.tokens() > 0 && content.largest as usize >= self.vocabulary {
+            return Err(self.find_invalid(0..self.tokens()).unwrap_or_else(|| self.rewritten()));
+        }
+        Ok(TokenFile { hash: content.hash, ..self })
+    }
+
+    /// Hash of all bytes of the file.
+    pub fn hash(&self) -> u64 {
+        self.hash
     }
 
     /// Number of tokens.
@@ -285,13 +333,16 @@ fn find<const W: usize>(
     const BLOCK: usize = 4096;
     let read = |element: &[u8]| token(element.try_into().expect("chunks are exact"));
     for (block, tokens) in bytes.chunks(BLOCK * W).enumerate() {
-        let largest = tokens.chunks_exact(W).map(read).fold(0, u32::max);
-        if largest as usize >= vocabulary {
+        if largest_of(tokens, &token) as usize >= vocabulary {
             let index = tokens.chunks_exact(W).position(|element| read(element) as usize >= vocabulary)?;
             return Some((block * BLOCK + index, read(&tokens[index * W..][..W])));
         }
     }
     None
+}
+
+fn largest_of<const W: usize>(bytes: &[u8], token: impl Fn([u8; W]) -> u32) -> u32 {
+    bytes.as_chunks().0.iter().map(|&bytes| token(bytes)).fold(0, u32::max)
 }
 
 fn bad<T>(message: String) -> Result<T> {

@@ -1,7 +1,10 @@
 //! The token stream of a source and its windows.
 
+use xxhash_rust::xxh3::Xxh3;
+
 use crate::base::{IGNORED_TARGET, Result};
 use crate::data::documents::{Documents, bit};
+use crate::data::fingerprint::hash_numbers;
 use crate::data::pack::Packed;
 use crate::data::token_file::TokenFile;
 use crate::data::turn_ends::TurnEnds;
@@ -29,6 +32,14 @@ impl Tokens {
         match self {
             Tokens::Memory(documents) => documents.starts(),
             Tokens::File(file) => file.starts(),
+        }
+    }
+
+    /// Hash of all that is trained on.
+    fn hash(&self) -> u64 {
+        match self {
+            Tokens::Memory(documents) => documents.hash(),
+            Tokens::File(file) => file.hash(),
         }
     }
 
@@ -122,6 +133,7 @@ pub struct TokenStream {
     tokens: Tokens,
     seq_len: usize,
     windows: Windows,
+    hash: u64,
 }
 
 #[derive(Debug)]
@@ -149,7 +161,8 @@ impl TokenStream {
                 (Windows::Kept(kept), targetless)
             }
         };
-        (TokenStream { tokens, seq_len, windows: kept }, LeftOut { targetless_windows, ..LeftOut::default() })
+        let left_out = LeftOut { targetless_windows, ..LeftOut::default() };
+        (TokenStream::new(tokens, seq_len, kept), left_out)
     }
 
     /// Packs whole documents into windows; a document longer than S + 1 tokens is truncated.
@@ -170,12 +183,24 @@ impl TokenStream {
             })
             .collect();
         let windows = Windows::Packed(Packed::new(&rows, seq_len));
-        (TokenStream { tokens, seq_len, windows }, left_out)
+        (TokenStream::new(tokens, seq_len, windows), left_out)
+    }
+
+    fn new(tokens: Tokens, seq_len: usize, windows: Windows) -> TokenStream {
+        let mut hash = Xxh3::new();
+        let is_packed = matches!(windows, Windows::Packed(_));
+        hash_numbers(&mut hash, &[tokens.hash(), seq_len as u64, is_packed.into()], u64::to_le_bytes);
+        TokenStream { tokens, seq_len, windows, hash: hash.digest() }
     }
 
     /// The tokens.
     pub fn tokens(&self) -> &Tokens {
         &self.tokens
+    }
+
+    /// Hash of all windows: tokens, loss mask, document starts, S, and how they are cut.
+    pub fn hash(&self) -> u64 {
+        self.hash
     }
 
     /// Number of rows in all windows that are not padding.

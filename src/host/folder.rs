@@ -5,10 +5,12 @@
 //! one step (`renameat2`, Linux) and then removed; on a file system without exchange it is renamed
 //! first. At any moment, also after a crash, the old folder or the new folder exists completely.
 
-use std::fs::{self, File};
+use std::fs::{self, DirBuilder, File};
 use std::io::{self, BufWriter, Write};
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
+
+use nix::unistd::geteuid;
 
 use crate::base::format::Size;
 use crate::base::{Error, Result, Status};
@@ -241,6 +243,21 @@ impl SizedFile {
     pub fn sync(&self) -> Result<()> {
         self.file.sync_all().map_err(|error| Error::writing(&self.path, &error))
     }
+}
+
+/// Checks that a folder is this user's alone, and not reached through a link; if `create`, it is
+/// created with its parents if it does not exist.
+pub fn private_folder(folder: &Path, create: bool) -> Result<()> {
+    let cannot = |error: io::Error| Error::io(format!("cannot use {}", folder.display()), &error);
+    if create {
+        DirBuilder::new().recursive(true).mode(0o700).create(folder).map_err(cannot)?;
+    }
+    let metadata = fs::symlink_metadata(folder).map_err(cannot)?;
+    let others = metadata.mode() & 0o077;
+    if metadata.is_dir() && metadata.uid() == geteuid().as_raw() && others == 0 {
+        return Ok(());
+    }
+    Err(Error::argument(format!("{} is not a folder of this user alone", folder.display())))
 }
 
 fn sync_folder(folder: &Path) -> io::Result<()> {

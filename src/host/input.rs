@@ -6,7 +6,7 @@
 //! never trusted: what is read whole has a limit, and a file that shrinks while it is read is an
 //! error that names it.
 
-use std::fs::File;
+use std::fs::{File, Metadata};
 use std::io::{self, Read};
 use std::os::unix::fs::{FileExt, FileTypeExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
@@ -41,6 +41,11 @@ impl InputFile {
     /// Size in bytes when it was opened.
     pub fn bytes(&self) -> u64 {
         self.bytes
+    }
+
+    /// Size, identity and times of the open file as they are now.
+    pub fn metadata(&self) -> Result<Metadata> {
+        self.file.metadata().map_err(|error| Error::reading(&self.path, &error))
     }
 
     /// Fills `out` with the bytes from `offset` on. Any threads may call it at the same time.

@@ -5,6 +5,7 @@ mod cases;
 mod data;
 mod help;
 mod install;
+mod numbers;
 mod plan;
 mod readme;
 mod resume;

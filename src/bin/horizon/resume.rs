@@ -80,9 +80,14 @@ pub fn effective(options: TrainOptions, matches: &ArgMatches) -> Result<Effectiv
     Ok(Effective { options: *options, given: given(matches)?, time, checkpoint: Some(checkpoint) })
 }
 
-/// The note of a checkpoint.
-pub fn note(given: &Given, time: i64) -> Value {
-    json!({ "options": given, "time": time })
+/// The note of a checkpoint; `validation` is the fingerprint of the validation data.
+pub fn note(given: &Given, time: i64, validation: Option<u64>) -> Value {
+    json!({ "options": given, "time": time, "validation": validation })
+}
+
+/// The fingerprint of the validation data in a note.
+pub fn validation(note: &Value) -> Option<u64> {
+    note["validation"].as_u64()
 }
 
 /// The options noted in a checkpoint.
