@@ -193,7 +193,8 @@ fn autotune_hint(options: &TrainOptions, seq_len: usize) -> String {
 const FAR_OFF: f64 = 0.25;
 
 fn names(paths: &[DataPath]) -> String {
-    paths.iter().map(|data| data.path.display().to_string()).collect::<Vec<_>>().join(", ")
+    let name = |data: &DataPath| escaped(&data.path.display().to_string(), "");
+    paths.iter().map(name).collect::<Vec<_>>().join(", ")
 }
 
 fn run_options(options: &TrainOptions, model: &ModelSource, seq_len: usize, builtin: bool) -> RunOptions {

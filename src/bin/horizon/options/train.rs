@@ -187,7 +187,7 @@ pub struct TrainOptions {
     ///
     /// Options, data and log are those of the checkpoint, unless given again; so are the chat
     /// template and the date that it prints. Paths, devices and placement may differ; an option
-    /// that would change the result is refused by name.
+    /// that would change the result is refused by name, and data that has changed by its hash.
     #[arg(long, help_heading = CHECKPOINTS, value_name = "DIR")]
     pub resume: Option<PathBuf>,
     /// Options allowed to differ from the checkpoint, e.g. mode,lr
