@@ -16,7 +16,11 @@ use crate::host::folder::{private_folder, replace_file};
 use crate::host::input::read_text;
 
 /// Adds numbers to a hash.
-pub fn hash_numbers<T: Copy, const BYTES: usize>(hash: &mut Xxh3, numbers: &[T], bytes: fn(T) -> [u8; BYTES]) {
+pub fn hash_numbers<T: Copy, const BYTES: usize>(
+    hash: &mut Xxh3,
+    numbers: &[T],
+    bytes: fn(T) -> [u8; BYTES],
+) {
     let mut block = [[0; BYTES]; 512];
     for numbers in numbers.chunks(block.len()) {
         let block = &mut block[..numbers.len()];
@@ -109,7 +113,8 @@ impl Cache {
     /// The cache of the user: `$XDG_CACHE_HOME/horizon`, or `~/.cache/horizon`.
     pub fn of_user() -> Option<Cache> {
         let variable = |name| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
-        let caches = variable("XDG_CACHE_HOME").or_else(|| variable("HOME").map(|home| home.join(".cache")))?;
+        let caches =
+            variable("XDG_CACHE_HOME").or_else(|| variable("HOME").map(|home| home.join(".cache")))?;
         // Hashed in a few milliseconds.
         let bytes_min = 64 << 20;
         Some(Cache { folder: caches.join("horizon"), bytes_min })

@@ -202,7 +202,8 @@ impl TokenFile {
     fn scan(&self, hashing: &Hashing) -> Result<Content> {
         // Read from memory once: both passes over a block find it in the cache.
         const BLOCK: usize = 1 << 18;
-        let body = self.layout.body..self.layout.body + self.layout.tokens as usize * self.layout.width.bytes();
+        let body =
+            self.layout.body..self.layout.body + self.layout.tokens as usize * self.layout.width.bytes();
         let (mut hash, mut largest) = (Xxh3::new(), 0);
         for (index, block) in self.bytes.chunks(BLOCK).enumerate() {
             hash.update(block);

@@ -105,7 +105,6 @@ impl Plan {
                 config.positions_max
             )));
         }
-        check_activations(config, shape, micros_max)?;
         let logits_chunk = policy.numeric.logits_chunk;
         let passes = Arc::new(Passes::new(config, layout, Sizes { shape, logits_chunk, activation_dtype }));
         Plan::of(config, layout, passes, policy, micros_max)
@@ -121,6 +120,7 @@ impl Plan {
     ) -> Result<Plan> {
         let geometry = Geometry::of(layout);
         policy.validate_counts(&geometry, micros_max)?;
+        check_activations(config, passes.sizes().shape, micros_max)?;
         Ok(Plan {
             device: DeviceMap::new(config, layout, &passes, &policy, &geometry, micros_max),
             host: HostMap::new(config, layout, &policy, micros_max, passes.sizes().activation_dtype),

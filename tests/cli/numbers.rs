@@ -75,7 +75,8 @@ fn extreme_values_of_options_end_in_an_error() {
         }
     }
     let too_long = ["train", "--model=tiny", "--data=t.txt", "--seq-len=9223372036854775808"];
-    horizon_in(dir.path(), &too_long).badly(1, &["--seq-len is 9223372036854775808; it must be 1 … 2147483647"]);
+    horizon_in(dir.path(), &too_long)
+        .badly(1, &["--seq-len is 9223372036854775808; it must be 1 … 2147483647"]);
     let heavy = ["train", "--model=tiny", "--data=t.txt:1e308", "--seq-len=8"];
     horizon_in(dir.path(), &heavy).badly(1, &["t.txt", "the data weight 1e308"]);
 }
@@ -91,8 +92,16 @@ fn extreme_sizes_of_models_are_refused() {
     let million = 1u64 << 20;
     let longest = ["--seq-len=2147483647", "--micro-batch=1", "--grad-accum=8192"];
     let cases: [(Value, &[&str], &str); 9] = [
-        (json!({"num_attention_heads": million, "head_dim": million}), &[], "num_attention_heads × head_dim is"),
-        (json!({"num_attention_heads": million, "num_key_value_heads": million, "head_dim": million}), &[], "head_dim"),
+        (
+            json!({"num_attention_heads": million, "head_dim": million}),
+            &[],
+            "num_attention_heads × head_dim is",
+        ),
+        (
+            json!({"num_attention_heads": million, "num_key_value_heads": million, "head_dim": million}),
+            &[],
+            "head_dim",
+        ),
         (json!({"head_dim": 1}), &[], "head_dim is 1"),
         (json!({"num_attention_heads": 7}), &[], "num_attention_heads (7)"),
         (json!({"vocab_size": 1u64 << 31}), &[], "vocab_size is 2147483648"),

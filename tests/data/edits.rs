@@ -5,7 +5,7 @@ use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 
 use flate2::Compression;
-use flate2::read::GzDecoder;
+use flate2::read::MultiGzDecoder;
 use flate2::write::GzEncoder;
 use horizon::data::{Data, DataOptions, DataPath, Encoder, Loader, Packing, TokenWriter, Warnings};
 use serde_json::json;
@@ -76,9 +76,7 @@ fn a_changed_byte_of_a_token_file_is_noticed() {
 
 #[test]
 fn a_changed_byte_of_text_and_rows_is_noticed() {
-    let chat = |user: &str, answer: &str| {
-        json!({"messages": [{"role": "user", "content": user}, {"role": "assistant", "content": answer}]})
-    };
+    let chat = |user: &str, answer: &str| json!({"messages": [{"role": "user", "content": user}, {"role": "assistant", "content": answer}]});
     let (one, two) = (chat("ask one", "tell one"), chat("ask two", "tell two"));
     let chats = format!("{one}\n{two}\n").into_bytes();
     let text = "a text of several words, ".repeat(9).into_bytes();
@@ -87,7 +85,9 @@ fn a_changed_byte_of_text_and_rows_is_noticed() {
     let rows: Vec<u8> = rows.collect::<String>().into_bytes();
     let parquet = fs::read(files().join("none.parquet")).unwrap();
     let mut unpacked = Vec::new();
-    GzDecoder::new(&*fs::read(files().join("rows.jsonl.gz")).unwrap()).read_to_end(&mut unpacked).unwrap();
+    MultiGzDecoder::new(&*fs::read(files().join("rows.jsonl.gz")).unwrap())
+        .read_to_end(&mut unpacked)
+        .unwrap();
     let cases: [(&str, Vec<u8>, Vec<u8>); 9] = [
         ("a.txt", edited(&text, b"words", b"swords"), text.clone()),
         ("b.txt", edited(&text, b"several", b"Several"), text),

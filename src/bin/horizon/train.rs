@@ -64,10 +64,11 @@ pub fn train(options: TrainOptions, matches: &ArgMatches) -> Result<ExitCode> {
     let open = |paths: &[_], validation: bool| {
         let reading = Bytes::new("reading", stderr().is_terminal() && !options.quiet);
         let data_options = DataOptions { validation, ..data_options };
-        let data = Data::open_with(paths, &encoder, &data_options, Cache::of_user().as_ref(), &|done, total| {
-            reading.moved(done, total);
-            Ok(())
-        })?;
+        let data =
+            Data::open_with(paths, &encoder, &data_options, Cache::of_user().as_ref(), &|done, total| {
+                reading.moved(done, total);
+                Ok(())
+            })?;
         warn_of_data(if validation { "validation data: " } else { "" }, data.report());
         Ok::<_, Error>(data)
     };
