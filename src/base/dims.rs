@@ -47,8 +47,8 @@ pub struct Shape {
 }
 
 impl Shape {
-    /// N = B·T: rows (tokens) per micro-batch.
+    /// N = B·T: rows (tokens) per micro-batch. Saturates: it is asked before B and T are checked.
     pub fn n(&self) -> usize {
-        self.b * self.t
+        self.b.saturating_mul(self.t)
     }
 }

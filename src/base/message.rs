@@ -3,6 +3,8 @@
 use std::borrow::Cow;
 use std::fmt;
 
+use crate::base::format::escaped;
+
 /// The front end whose user reads a message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Front {
@@ -72,8 +74,11 @@ impl Message {
     }
 }
 
+/// Escapes control and invisible characters: names of files and texts of others must neither move
+/// the cursor of a terminal nor look like another message.
 impl From<String> for Message {
     fn from(text: String) -> Self {
+        let text = escaped(&text, "");
         let rust = text.contains(MARKS).then(|| rendered(&text, Front::Rust).into_owned());
         Message { text, rust }
     }
@@ -112,6 +117,14 @@ mod tests {
         assert_eq!(format!("{message} {message:?}"), "use c or . \"use c or .\"");
         let nested = phrase(phrase(1, 2, 3), format!("<{}>", phrase(4, 5, 6)), "7");
         assert_eq!(forms(&nested.into()), ["1", "<5>", "7"]);
+    }
+
+    #[test]
+    fn control_characters_are_escaped() {
+        let message = Message::from(format!("{}: \x1b[2J\nerror: \u{202e}", phrase("a", "b\r", "c")));
+        let shown = |name: &str| format!("{name}: \\u{{1b}}[2J\\nerror: \\u{{202e}}");
+        assert_eq!(forms(&message), [shown("a"), shown("b\\r"), shown("c")]);
+        assert_eq!(message.clone().map(|text| text), message);
     }
 
     #[test]

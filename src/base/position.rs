@@ -14,6 +14,6 @@ pub struct Position {
     pub seed: Option<u64>,
     /// Windows per epoch.
     pub windows: u64,
-    /// Fingerprint of the data.
-    pub data: u64,
+    /// Hash of all data; `None` in checkpoints of earlier versions, which hashed samples of it.
+    pub fingerprint: Option<u64>,
 }

@@ -1,5 +1,8 @@
 //! Tokenized documents in memory.
 
+use xxhash_rust::xxh3::Xxh3;
+
+use crate::data::fingerprint::hash_numbers;
 use crate::data::tokenizer::Encoded;
 use crate::data::turn_ends::TurnEnds;
 
@@ -54,6 +57,17 @@ impl Documents {
     /// Notes a special token that ends a trained turn.
     pub fn ends_turn(&mut self, token: i32) {
         self.turn_ends.insert(token);
+    }
+
+    /// Hash of tokens, loss mask and document starts.
+    pub fn hash(&self) -> u64 {
+        let mut hash = Xxh3::new();
+        let counts = [self.tokens.len() as u64, self.starts.len() as u64];
+        hash_numbers(&mut hash, &counts, u64::to_le_bytes);
+        hash_numbers(&mut hash, &self.tokens, i32::to_le_bytes);
+        hash_numbers(&mut hash, &self.starts, u64::to_le_bytes);
+        hash.update(&self.supervised);
+        hash.digest()
     }
 
     /// Splits into training and validation documents; every `nth` document (the nth, the 2nth, …)

@@ -28,6 +28,9 @@ impl Micro {
     }
 }
 
+/// Positions at which a run may begin: no run counts from there to the largest number.
+const POSITION_MAX: u64 = 1 << 62;
+
 /// Takes B windows at a time, in order or shuffled. The position is its only state.
 #[derive(Clone, Copy, Debug)]
 pub struct Loader {
@@ -45,7 +48,8 @@ impl Loader {
 
     /// Resumes from a position. B may differ from the run that saved it; the data may not.
     ///
-    /// Errors: `InvalidArgument` if the position belongs to other data.
+    /// Errors: `InvalidArgument` if the position belongs to other data. A position without a
+    /// fingerprint fits all data with its number of windows.
     pub fn resume(data: &Data, micro_batch: usize, from: &Position) -> Result<Loader> {
         if from.windows != data.windows() {
             return Err(Error::argument(format!(
@@ -55,16 +59,16 @@ impl Loader {
                 data.windows()
             )));
         }
-        if from.data != data.fingerprint() {
+        if let Some(expected) = from.fingerprint.filter(|&expected| expected != data.fingerprint()) {
             return Err(Error::argument(format!(
-                "the data differs from the data of the run to resume: fingerprint {:016x}, expected {:016x}; \
+                "the data differs from the data of the run to resume: fingerprint {:016x}, expected {expected:016x}; \
                  give the same files in the same order",
-                data.fingerprint(),
-                from.data
+                data.fingerprint()
             )));
         }
         let position = from.epoch.checked_mul(from.windows).and_then(|done| done.checked_add(from.window));
-        let position = position.filter(|_| from.window < from.windows).ok_or_else(|| {
+        let is_valid = |position: &u64| from.window < from.windows && *position < POSITION_MAX;
+        let position = position.filter(is_valid).ok_or_else(|| {
             Error::argument(format!(
                 "window {} of epoch {} is outside the data, which has {} windows an epoch",
                 from.window, from.epoch, from.windows
@@ -81,7 +85,7 @@ impl Loader {
             window: self.position % windows,
             seed: self.shuffle,
             windows,
-            data: data.fingerprint(),
+            fingerprint: Some(data.fingerprint()),
         }
     }
 

@@ -26,6 +26,7 @@ pub mod chat;
 mod documents;
 mod encode;
 mod feeder;
+mod fingerprint;
 mod loader;
 mod order;
 mod pack;
@@ -43,12 +44,15 @@ mod warning;
 use std::fmt;
 use std::sync::Arc;
 
+use xxhash_rust::xxh3::Xxh3;
+
 use crate::base::format::several;
-use crate::base::{Error, Result};
+use crate::base::{Error, Meter, Name, Progress, Result, phrase, unwatched};
 
 pub use documents::Documents;
 pub use encode::{Encoder, EncoderSource};
 pub use feeder::{Feeder, StepData};
+pub use fingerprint::Cache;
 pub use loader::{Loader, Micro};
 pub use order::Order;
 pub use read::{BadLines, read_documents};
@@ -60,6 +64,7 @@ pub use token_writer::TokenWriter;
 pub use turn_ends::TurnEnds;
 pub use warning::{Warning, Warnings};
 
+use fingerprint::{Hashing, hash_numbers};
 use source::{Opened, open_sources};
 use split::Split;
 use token_stream::{TokenStream, Tokens};
@@ -192,8 +197,23 @@ impl Data {
     /// file not found, format not supported, line invalid, token outside the vocabulary, or too few
     /// tokens for one window.
     pub fn open(paths: &[DataPath], encoder: &EncoderSource, options: &DataOptions) -> Result<Data> {
+        Data::open_with(paths, encoder, options, None, &unwatched)
+    }
+
+    /// As [`Data::open`], with a cache for the hashes of token files; `progress` counts their bytes.
+    pub fn open_with(
+        paths: &[DataPath],
+        encoder: &EncoderSource,
+        options: &DataOptions,
+        cache: Option<&Cache>,
+        progress: Progress,
+    ) -> Result<Data> {
         let mut report = DataReport::default();
-        let sources = open_sources(paths, encoder, options, &mut report.warnings)?;
+        let bytes = |data: &DataPath| std::fs::metadata(&data.path).map_or(0, |metadata| metadata.len());
+        let is_tokens = |data: &&DataPath| TokenFormat::of(&data.path).is_some();
+        let meter = Meter::new(paths.iter().filter(is_tokens).map(bytes).sum(), progress);
+        let hashing = Hashing { cache, progress: &|bytes| meter.add(bytes) };
+        let sources = open_sources(paths, encoder, options, &hashing, &mut report.warnings)?;
         let names: Vec<String> = paths.iter().map(|data| data.path.display().to_string()).collect();
         Data::assemble(sources, options, report).map_err(|error| error.within(names.join(", ")))
     }
@@ -213,8 +233,12 @@ impl Data {
 
     fn assemble(sources: Vec<Opened>, options: &DataOptions, mut report: DataReport) -> Result<Data> {
         let seq_len = options.seq_len;
-        if seq_len == 0 {
-            return Err(Error::argument("the sequence length is 0; it must be at least 1"));
+        if !(1..=i32::MAX as usize).contains(&seq_len) {
+            return Err(Error::argument(format!(
+                "{} is {seq_len}; it must be 1 … {}",
+                Name::SequenceLength,
+                i32::MAX
+            )));
         }
         let mut streams = Vec::new();
         for Opened { tokens, keeps_documents, weight } in sources {
@@ -260,6 +284,8 @@ impl Data {
         seq_len: usize,
         report: DataReport,
     ) -> Result<Data> {
+        // Positions over many epochs still fit 64 bits.
+        const WINDOWS_MAX: u64 = 1 << 53;
         let mut windows = 0;
         let mut sources = Vec::new();
         for (stream, split, weight) in streams.into_iter().filter(|(_, split, _)| split.len() > 0) {
@@ -269,11 +295,19 @@ impl Data {
                 ((split.len() as f64 * weight).round() as u64).max(1)
             };
             sources.push(Source { stream, split, weight, draws, before: windows });
-            windows += draws;
+            windows = draws.saturating_add(windows);
+            if windows > WINDOWS_MAX {
+                return Err(Error::argument(format!(
+                    "the data weight {weight:?} gives more than {WINDOWS_MAX} windows an epoch; give a smaller one"
+                )));
+            }
         }
-        let mut data = Data { sources, windows, seq_len, report, fingerprint: 0 };
-        data.fingerprint = data.hash_samples()?;
-        Ok(data)
+        let mut hash = Xxh3::new();
+        for Source { stream, split, weight, .. } in &sources {
+            hash_numbers(&mut hash, &[stream.hash(), weight.to_bits()], u64::to_le_bytes);
+            hash_numbers(&mut hash, &split.numbers(), u64::to_le_bytes);
+        }
+        Ok(Data { sources, windows, seq_len, report, fingerprint: hash.digest() })
     }
 
     /// Splits the windows into training and validation data. `fraction` of every source's windows,
@@ -284,7 +318,8 @@ impl Data {
     pub fn hold_out(self, fraction: f64) -> Result<(Data, Data)> {
         if !(fraction > 0.0 && fraction < 1.0) {
             return Err(Error::argument(format!(
-                "the validation fraction is {fraction}; it must be between 0 and 1"
+                "{} is {fraction:?}; it must be between 0 and 1",
+                phrase("--val-fraction", "the fraction", "the fraction")
             )));
         }
         let (mut training, mut validation) = (Vec::new(), Vec::new());
@@ -326,8 +361,9 @@ impl Data {
         &self.report
     }
 
-    /// Hash of sizes, weights, S, and up to 64 sampled windows per source; a resumed run compares
-    /// it.
+    /// Hash of everything that determines the windows: tokens, loss masks and document starts of
+    /// all sources, their order, weights and split, S, and how windows are cut. A resumed run
+    /// compares it.
     pub fn fingerprint(&self) -> u64 {
         self.fingerprint
     }
@@ -346,28 +382,6 @@ impl Data {
             index = Order { windows: split.len(), shuffle }.window(taken);
         }
         stream.window(split.window(index), cells)
-    }
-
-    fn hash_samples(&self) -> Result<u64> {
-        const SAMPLES: u64 = 64;
-        let s = self.seq_len;
-        let mut bytes = (s as u64).to_le_bytes().to_vec();
-        let (mut tokens, mut targets, mut starts) = (vec![0; s], vec![0; s], vec![0; s]);
-        for Source { stream, split, weight, .. } in &self.sources {
-            for number in [stream.tokens().count(), stream.windows(), split.len(), weight.to_bits()] {
-                bytes.extend(number.to_le_bytes());
-            }
-            let samples = split.len().min(SAMPLES);
-            for sample in 0..samples {
-                let index = (u128::from(sample) * u128::from(split.len()) / u128::from(samples)) as u64;
-                let mut cells = Cells { tokens: &mut tokens, targets: &mut targets, starts: &mut starts };
-                stream.window(split.window(index), &mut cells)?;
-                for value in tokens.iter().chain(&targets).chain(&starts) {
-                    bytes.extend(value.to_le_bytes());
-                }
-            }
-        }
-        Ok(fingerprint(&bytes))
     }
 }
 

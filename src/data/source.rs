@@ -6,6 +6,7 @@ use crate::base::{Error, Result, Status};
 use crate::data::DataOptions;
 use crate::data::documents::Documents;
 use crate::data::encode::{Encoder, EncoderSource};
+use crate::data::fingerprint::Hashing;
 use crate::data::read::{Input, Kind, Reading};
 use crate::data::token_file::TokenFile;
 use crate::data::token_stream::Tokens;
@@ -80,6 +81,7 @@ pub fn open_sources(
     paths: &[DataPath],
     encoder: &EncoderSource,
     options: &DataOptions,
+    hashing: &Hashing,
     warnings: &mut Warnings,
 ) -> Result<Vec<Opened>> {
     let mut sources: Vec<(Kind, Opened)> = Vec::new();
@@ -88,7 +90,7 @@ pub fn open_sources(
         let input = Input::find(path, options.validation, warnings)?;
         let kind = input.kind();
         if let Kind::Tokens(format) = kind {
-            let file = TokenFile::open(path, format, encoder.tokenizer.vocabulary)?;
+            let file = TokenFile::open_with(path, format, encoder.tokenizer.vocabulary, hashing)?;
             check_fingerprint(&file, path, encoder)?;
             let keeps_documents = file.keeps_documents();
             sources.push((kind, Opened { tokens: Tokens::File(file), keeps_documents, weight: *weight }));

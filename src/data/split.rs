@@ -35,6 +35,15 @@ impl Split {
         }
     }
 
+    /// Numbers that identify the subset.
+    pub fn numbers(self) -> [u64; 3] {
+        match self {
+            Split::All { windows } => [0, windows, 0],
+            Split::Train { windows, held_out } => [1, windows, held_out],
+            Split::Validation { windows, held_out } => [2, windows, held_out],
+        }
+    }
+
     /// Returns window number `index` of the subset.
     pub fn window(self, index: u64) -> u64 {
         match self {

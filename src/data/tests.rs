@@ -274,6 +274,10 @@ fn a_share_is_held_out_of_every_source() {
     let one = || open(&paths[..1], 100).unwrap();
     assert!(one().hold_out(0.5).unwrap_err().message().contains("too few windows"));
     assert!(one().hold_out(1.0).is_err() && one().hold_out(f64::NAN).is_err());
+    let huge = [DataPath { path: paths[0].clone(), weight: 1e308 }];
+    let error = Data::open(&huge, &bytes(), &DataOptions::new(2)).unwrap_err();
+    assert!(error.message().contains("the data weight 1e308 gives more than"), "{error}");
+    assert!(open(&paths, 1 << 31).unwrap_err().message().contains("it must be 1 … 2147483647"));
 }
 
 /// A run that stops anywhere and resumes with another micro-batch gets the windows of an
@@ -304,6 +308,12 @@ fn a_position_is_resumed_exactly() {
     std::fs::write(&words, (0..100).map(|k| (b'!' + k % 90) as char).collect::<String>()).unwrap();
     let other = Data::open(&paths, &bytes(), &DataOptions::new(3)).unwrap();
     assert!(Loader::resume(&other, 1, &position).unwrap_err().message().contains("fingerprint"));
+    // Checkpoints of earlier versions have no hash of all data.
+    let json = format!(r#"{{"epoch":0,"window":1,"seed":9,"windows":{},"data":77}}"#, data.windows());
+    let older: Position = serde_json::from_str(&json).unwrap();
+    assert_eq!(older.fingerprint, None);
+    Loader::resume(&other, 1, &older).unwrap();
+    assert!(Loader::resume(&data, 1, &Position { epoch: 1 << 62, ..position }).is_err());
     assert!(Loader::resume(&data, 1, &Position { window: data.windows(), ..position }).is_err());
     assert!(Loader::resume(&data, 1, &Position { epoch: u64::MAX, ..position }).is_err());
 }

@@ -38,8 +38,11 @@ use std::fmt;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
+use xxhash_rust::xxh3::Xxh3;
+
 use crate::base::{Error, Result, Status};
 use crate::data::documents::bit;
+use crate::data::fingerprint::{Content, Hashing};
 use crate::data::read::kind::{HEAD_BYTES, read_head, refused_tokens};
 use crate::data::turn_ends::TurnEnds;
 use crate::host::input::{self, InputFile};
@@ -110,6 +113,7 @@ pub struct TokenFile {
     source: Source,
     layout: Layout,
     vocabulary: usize,
+    hash: u64,
 }
 
 impl fmt::Debug for TokenFile {
@@ -119,10 +123,20 @@ impl fmt::Debug for TokenFile {
 }
 
 impl TokenFile {
-    /// Opens a file and checks its header, its length and, if the token width allows tokens outside
-    /// the vocabulary, every token, so that bad data fails at the start and not hours later.
+    /// Opens a file, checks its header, its length and every token, so that bad data fails at the
+    /// start and not hours later, and hashes its bytes.
     pub fn open(path: &Path, format: TokenFormat, vocabulary: usize) -> Result<TokenFile> {
-        TokenFile::of(path, format, vocabulary, Source::File(InputFile::open(path)?))
+        TokenFile::open_with(path, format, vocabulary, &Hashing::PLAIN)
+    }
+
+    /// As [`TokenFile::open`], with a cache of hashes.
+    pub(super) fn open_with(
+        path: &Path,
+        format: TokenFormat,
+        vocabulary: usize,
+        hashing: &Hashing,
+    ) -> Result<TokenFile> {
+        TokenFile::of(path, format, vocabulary, Source::File(InputFile::open(path)?), hashing)
     }
 
     /// Opens a file from memory; errors use `name` as its path.
@@ -132,10 +146,16 @@ impl TokenFile {
         vocabulary: usize,
         bytes: Vec<u8>,
     ) -> Result<TokenFile> {
-        TokenFile::of(Path::new(name), format, vocabulary, Source::Memory(bytes))
+        TokenFile::of(Path::new(name), format, vocabulary, Source::Memory(bytes), &Hashing::PLAIN)
     }
 
-    fn of(path: &Path, format: TokenFormat, vocabulary: usize, source: Source) -> Result<TokenFile> {
+    fn of(
+        path: &Path,
+        format: TokenFormat,
+        vocabulary: usize,
+        source: Source,
+        hashing: &Hashing,
+    ) -> Result<TokenFile> {
         let bare = format != TokenFormat::Headed;
         let head = source.head()?;
         if let Some(what) = refused_tokens(path, &head[..head.len().min(HEAD_BYTES)], bare) {
@@ -155,12 +175,45 @@ impl TokenFile {
                 path.display()
             ));
         }
-        let file = TokenFile { path: path.to_owned(), source, layout, vocabulary };
-        let narrow = file.layout.width == Width::U16 && vocabulary > usize::from(u16::MAX);
-        if !narrow {
-            file.check(0..file.tokens())?;
+        let file = TokenFile { path: path.to_owned(), source, layout, vocabulary, hash: 0 };
+        let content = match &file.source {
+            Source::File(input) => hashing.content(path, || input.metadata(), || file.scan(hashing))?,
+            Source::Memory(_) => file.scan(hashing)?,
+        };
+        file.with(content)
+    }
+
+    /// Hashes all bytes and finds the largest token, in one pass.
+    fn scan(&self, hashing: &Hashing) -> Result<Content> {
+        let body = self.bytes(0..self.tokens());
+        let (mut hash, mut largest, mut at) = (Xxh3::new(), 0, 0);
+        let failed = self.source.scan(0..self.source.bytes(), |block| {
+            hash.update(block);
+            // Header and block are multiples of the token size, so no token is in two blocks.
+            let within = |end: u64| end.saturating_sub(at).min(block.len() as u64) as usize;
+            let tokens = &block[within(body.start)..within(body.end)];
+            largest = largest.max(match self.layout.width {
+                Width::U16 => largest_of(tokens, |pair: [u8; 2]| u32::from(u16::from_le_bytes(pair))),
+                Width::U32 => largest_of(tokens, u32::from_le_bytes),
+            });
+            at += block.len() as u64;
+            (hashing.progress)(block.len() as u64).err()
+        })?;
+        failed.map_or(Ok(Content { hash: hash.digest(), largest }), Err)
+    }
+
+    /// Checks the largest token, and keeps the hash.
+    fn with(self, content: Content) -> Result<TokenFile> {
+        if self.tokens() > 0 && content.largest as usize >= self.vocabulary {
+            self.check(0..self.tokens())?;
+            return Err(self.rewritten());
         }
-        Ok(file)
+        Ok(TokenFile { hash: content.hash, ..self })
+    }
+
+    /// Hash of all bytes of the file.
+    pub fn hash(&self) -> u64 {
+        self.hash
     }
 
     /// Number of tokens.
@@ -334,13 +387,16 @@ fn find<const W: usize>(
     const BLOCK: usize = 4096;
     let read = |element: &[u8]| token(element.try_into().expect("chunks are exact"));
     for (block, tokens) in bytes.chunks(BLOCK * W).enumerate() {
-        let largest = tokens.chunks_exact(W).map(read).fold(0, u32::max);
-        if largest as usize >= vocabulary {
+        if largest_of(tokens, &token) as usize >= vocabulary {
             let index = tokens.chunks_exact(W).position(|element| read(element) as usize >= vocabulary)?;
             return Some((block * BLOCK + index, read(&tokens[index * W..][..W])));
         }
     }
     None
+}
+
+fn largest_of<const W: usize>(bytes: &[u8], token: impl Fn([u8; W]) -> u32) -> u32 {
+    bytes.as_chunks().0.iter().map(|&bytes| token(bytes)).fold(0, u32::max)
 }
 
 fn bad<T>(message: String) -> Result<T> {

@@ -2,8 +2,11 @@
 
 use std::ops::Range;
 
+use xxhash_rust::xxh3::Xxh3;
+
 use crate::base::{IGNORED_TARGET, Result};
 use crate::data::documents::{Documents, bit};
+use crate::data::fingerprint::hash_numbers;
 use crate::data::pack::Packed;
 use crate::data::token_file::{Mask as FileMask, TokenFile};
 use crate::data::turn_ends::TurnEnds;
@@ -31,6 +34,14 @@ impl Tokens {
         match self {
             Tokens::Memory(documents) => documents.starts(),
             Tokens::File(file) => file.starts(),
+        }
+    }
+
+    /// Hash of all that is trained on.
+    fn hash(&self) -> u64 {
+        match self {
+            Tokens::Memory(documents) => documents.hash(),
+            Tokens::File(file) => file.hash(),
         }
     }
 
@@ -163,6 +174,7 @@ pub struct TokenStream {
     tokens: Tokens,
     seq_len: usize,
     windows: Windows,
+    hash: u64,
 }
 
 #[derive(Debug)]
@@ -195,7 +207,8 @@ impl TokenStream {
         let targetless_windows = kept.as_ref().map_or(0, |kept| windows - kept.len() as u64);
         let windows = kept.map_or(Windows::All(windows), Windows::Kept);
         drop(mask);
-        Ok((TokenStream { tokens, seq_len, windows }, LeftOut { targetless_windows, ..LeftOut::default() }))
+        let left_out = LeftOut { targetless_windows, ..LeftOut::default() };
+        Ok((TokenStream::new(tokens, seq_len, windows), left_out))
     }
 
     /// Packs whole documents into windows; a document longer than S + 1 tokens is truncated.
@@ -217,12 +230,24 @@ impl TokenStream {
         let rows: Vec<u32> = rows.collect::<Result<_>>()?;
         drop(mask);
         let windows = Windows::Packed(Packed::new(&rows, seq_len));
-        Ok((TokenStream { tokens, seq_len, windows }, left_out))
+        Ok((TokenStream::new(tokens, seq_len, windows), left_out))
+    }
+
+    fn new(tokens: Tokens, seq_len: usize, windows: Windows) -> TokenStream {
+        let mut hash = Xxh3::new();
+        let is_packed = matches!(windows, Windows::Packed(_));
+        hash_numbers(&mut hash, &[tokens.hash(), seq_len as u64, is_packed.into()], u64::to_le_bytes);
+        TokenStream { tokens, seq_len, windows, hash: hash.digest() }
     }
 
     /// The tokens.
     pub fn tokens(&self) -> &Tokens {
         &self.tokens
+    }
+
+    /// Hash of all windows: tokens, loss mask, document starts, S, and how they are cut.
+    pub fn hash(&self) -> u64 {
+        self.hash
     }
 
     /// Number of rows in all windows that are not padding.

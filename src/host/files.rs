@@ -22,19 +22,26 @@ pub fn allocate(file: &File, bytes: u64) -> io::Result<()> {
     if length == 0 {
         return Ok(());
     }
-    loop {
-        match fallocate(file, FallocateFlags::empty(), 0, length) {
-            Err(Errno::EINTR) => {}
-            Err(Errno::EOPNOTSUPP | Errno::ENOSYS) => return Ok(()),
-            outcome => return Ok(outcome?),
-        }
+    match retried(|| fallocate(file, FallocateFlags::empty(), 0, length)) {
+        Err(Errno::EOPNOTSUPP | Errno::ENOSYS) => Ok(()),
+        outcome => Ok(outcome?),
     }
 }
 
 /// The bytes that this user may still write to the file system of an existing path.
 pub fn free_bytes(path: &Path) -> io::Result<u64> {
-    let facts = statvfs(path)?;
+    let facts = retried(|| statvfs(path))?;
     Ok(facts.blocks_available().saturating_mul(facts.fragment_size()))
+}
+
+/// Repeats a system call as long as signals interrupt it, as the standard library does with its own.
+fn retried<T>(mut call: impl FnMut() -> nix::Result<T>) -> nix::Result<T> {
+    loop {
+        match call() {
+            Err(Errno::EINTR) => {}
+            outcome => return outcome,
+        }
+    }
 }
 
 #[cfg(test)]
@@ -53,6 +60,13 @@ mod tests {
             return;
         }
         assert!(other.join("a").exists() && !one.join("a").exists());
+    }
+
+    #[test]
+    fn interrupted_calls_are_repeated() {
+        let mut outcomes = [Err(Errno::EINTR), Err(Errno::EINTR), Ok(3), Ok(4)].into_iter();
+        assert_eq!(retried(|| outcomes.next().unwrap()), Ok(3));
+        assert_eq!(retried(|| Err::<(), _>(Errno::ENOSPC)), Err(Errno::ENOSPC));
     }
 
     #[test]

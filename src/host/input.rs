@@ -55,6 +55,11 @@ impl InputFile {
         self.bytes
     }
 
+    /// Size, identity and times of the open file as they are now.
+    pub fn metadata(&self) -> Result<Metadata> {
+        self.file.metadata().map_err(|error| Error::reading(&self.path, &error))
+    }
+
     /// Fills `out` with the bytes from `offset` on. Any threads may call it at the same time.
     ///
     /// Errors, which name the file: it ends before (`BadFormat`), or cannot be read.

@@ -53,11 +53,12 @@ pub struct Window {
 }
 
 /// The largest size, except of layers and positions. Far beyond any decoder, and small enough that
-/// multiplying three sizes cannot overflow.
+/// the bytes of a model's state fit 60 bits.
 pub const SIZE_MAX: usize = 1 << 20;
 
-/// Maximum number of layers, more than any decoder has. It bounds the memory of a layout.
-pub const LAYERS_MAX: usize = 1 << 16;
+/// Maximum number of layers, more than any decoder has. It bounds the memory of a layout, and the
+/// time that a search for a placement takes.
+pub const LAYERS_MAX: usize = 1 << 10;
 
 impl ModelConfig {
     /// A plain Llama with these sizes: untied, ε 1e-5, RoPE base 10000 without scaling, sequences
@@ -111,6 +112,11 @@ impl ModelConfig {
         if h % g != 0 {
             return Err(Error::argument(format!(
                 "num_attention_heads is {h}; it must be a multiple of num_key_value_heads, {g}"
+            )));
+        }
+        if h * d > SIZE_MAX {
+            return Err(Error::argument(format!(
+                "num_attention_heads × head_dim is {h} × {d}; it must be at most {SIZE_MAX}"
             )));
         }
         if d % 2 != 0 {

@@ -28,7 +28,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use crate::base::format::Size;
-use crate::base::{DType, Error, Name, Result};
+use crate::base::{DType, Error, Name, Result, Shape};
 use crate::host::Pinning;
 use crate::model::{Layout, ModelConfig, Passes, Sizes};
 use crate::schedule::{Geometry, Policy};
@@ -120,6 +120,7 @@ impl Plan {
     ) -> Result<Plan> {
         let geometry = Geometry::of(layout);
         policy.validate_counts(&geometry, micros_max)?;
+        check_activations(config, passes.sizes().shape, micros_max)?;
         Ok(Plan {
             device: DeviceMap::new(config, layout, &passes, &policy, &geometry, micros_max),
             host: HostMap::new(config, layout, &policy, micros_max, passes.sizes().activation_dtype),
@@ -156,6 +157,27 @@ impl Plan {
     pub fn shares_memory(&self) -> bool {
         self.pinning.is_none()
     }
+}
+
+/// Refuses a step whose activations cannot be counted in bytes: sizes of buffers are `usize`, and
+/// nothing near their maximum fits any machine.
+fn check_activations(config: &ModelConfig, shape: Shape, micros_max: usize) -> Result<()> {
+    const BYTES_MAX: u128 = 1 << 60;
+    let dims = &config.dims;
+    // An upper bound: every value of every layer, saved twice in f32.
+    let layer = 8 * (4 * dims.c + 2 * dims.qkv() + dims.attention_width() + 3 * dims.f) as u128;
+    let row = layer * (dims.l as u128 + 1) * micros_max as u128 + 8 * dims.logits_stride() as u128;
+    if row * shape.n() as u128 <= BYTES_MAX {
+        return Ok(());
+    }
+    Err(Error::argument(format!(
+        "{} × {} × {} is {} × {} × {micros_max}; the activations of such a step take more than 2^60 bytes",
+        Name::Sequences,
+        Name::SequenceLength,
+        Name::MicrosMax,
+        shape.b,
+        shape.t
+    )))
 }
 
 impl fmt::Display for Plan {

@@ -134,6 +134,8 @@ impl Run {
                 shape.b
             )));
         }
+        // Before anything is counted in tokens: refuses shapes that are too large.
+        Trainer::plan_for(&model.config.model, &options.trainer)?;
         let steps = options.steps.unwrap_or_else(|| data.windows().div_ceil((shape.b * micros) as u64));
         if steps == 0 {
             return Err(Error::argument("the run has 0 steps; it must have at least 1"));

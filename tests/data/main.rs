@@ -1,6 +1,7 @@
 //! Compares rendered text, tokens and loss masks of conversations with those of Hugging Face's
 //! `tokenizers` and `transformers`, written by `chat/generate.py`.
 
+mod edits;
 mod jinja;
 mod tokenizers;
 mod turns;

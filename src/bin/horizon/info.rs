@@ -1,7 +1,7 @@
 //! `horizon info`.
 
 use horizon::base::Result;
-use horizon::base::format::{Size, bandwidth, count, several};
+use horizon::base::format::{Size, bandwidth, count, escaped, several};
 use horizon::checkpoint::{Checkpoint, open};
 use horizon::engine::calibrate::measure_ram;
 use horizon::engine::{CudaReport, devices};
@@ -126,7 +126,7 @@ pub fn info(options: &InfoOptions) -> Result<()> {
             dims.f
         );
     }
-    print(text.as_bytes())
+    print(escaped(&text, "\n").as_bytes())
 }
 
 /// Describes the CUDA driver, libraries and devices, and missing requirements with their remedies.
@@ -186,5 +186,5 @@ fn show(checkpoint: &Checkpoint, options: &InfoOptions) -> Result<()> {
     text += &format!("model         {}\n", list(&manifest.model));
     text += &format!("options       {}\n", list(&manifest.numeric));
     text += &format!("written by    horizon {}\n", manifest.horizon);
-    print(text.as_bytes())
+    print(escaped(&text, "\n").as_bytes())
 }

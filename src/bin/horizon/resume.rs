@@ -151,7 +151,7 @@ fn leave_out_paths(noted: &mut Given, checkpoint: &Checkpoint, folder: Option<&P
         noted.remove("export-dtype");
     }
     if !left_out.is_empty() {
-        eprintln!(
+        message!(
             "warning: this run does not write to {}, which the checkpoint notes: {why}; to write, give other paths \
              with --log FILE and --out DIR",
             left_out.join(" and ")
@@ -193,9 +193,15 @@ fn quoted(value: &str) -> String {
     format!("'{}'", value.replace('\'', "'\\''"))
 }
 
-/// The note of a checkpoint.
-pub fn note(given: &Given, time: i64) -> Map<String, Value> {
-    [("options".to_owned(), json!(given)), ("time".to_owned(), json!(time))].into_iter().collect()
+/// The note of a checkpoint; `validation` is the fingerprint of the validation data.
+pub fn note(given: &Given, time: i64, validation: Option<u64>) -> Map<String, Value> {
+    let fields = [("options", json!(given)), ("time", json!(time)), ("validation", json!(validation))];
+    fields.into_iter().map(|(name, value)| (name.to_owned(), value)).collect()
+}
+
+/// The fingerprint of the validation data in a note.
+pub fn validation(note: &Value) -> Option<u64> {
+    note["validation"].as_u64()
 }
 
 /// The options noted in a checkpoint.

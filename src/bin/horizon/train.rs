@@ -8,14 +8,15 @@ use std::process::ExitCode;
 
 use clap::ArgMatches;
 use horizon::base::format::escaped;
-use horizon::base::{Error, Result, RunId, Shape, Status};
+use horizon::base::{Error, Position, Result, RunId, Shape, Status};
 use horizon::checkpoint::{Changes, Checkpoint, open};
-use horizon::data::{Data, DataOptions, DataPath, EncoderSource};
+use horizon::data::{Cache, Data, DataOptions, DataPath, EncoderSource};
 use horizon::engine::{AdamOptions, DeviceChoice, TrainerOptions};
 use horizon::model::preset;
 use horizon::ops::cuda::table::Table;
 use horizon::train::planning::{Planned, Why, here};
 use horizon::train::{ModelSource, Resume, Run, RunOptions, Sampler, SaveOptions, continue_text};
+use serde_json::{Map, Value};
 
 use crate::memory::with_uses;
 use crate::opening::Opening;
@@ -23,7 +24,7 @@ use crate::options::TrainOptions;
 use crate::paths::Paths;
 use crate::print::{print, warn_of_data, warn_of_memory};
 use crate::progress::{Bytes, Progress};
-use crate::resume::{Effective, Given, effective, is_given, note};
+use crate::resume::{Effective, Given, effective, is_given, note, validation};
 use crate::sample::printable;
 use crate::stop::Stop;
 use crate::{builtin, model};
@@ -65,7 +66,13 @@ pub fn train(options: TrainOptions, matches: &ArgMatches) -> Result<ExitCode> {
     };
     let encoder = EncoderSource { time: Some(time), ..options.encoding.encoder(model.tokenizer()) };
     let open = |paths: &[_], validation: bool| {
-        let data = Data::open(paths, &encoder, &DataOptions { validation, ..data_options })?;
+        let reading = Bytes::new("reading", stderr().is_terminal() && !options.quiet);
+        let data_options = DataOptions { validation, ..data_options };
+        let data =
+            Data::open_with(paths, &encoder, &data_options, Cache::of_user().as_ref(), &|done, total| {
+                reading.moved(done, total);
+                Ok(())
+            })?;
         warn_of_data(if validation { "validation data: " } else { "" }, data.report());
         Ok::<_, Error>(data)
     };
@@ -83,9 +90,11 @@ pub fn train(options: TrainOptions, matches: &ArgMatches) -> Result<ExitCode> {
     }
     if let Some(checkpoint) = &checkpoint {
         check_template(checkpoint, &data, other_template)?;
+        warn_of_other_data(checkpoint, val.as_ref());
     }
     let mut run_options = run_options(run, &options, &model, seq_len, builtin);
-    run_options.save = save_options(&options, given, time, &run_options, checkpoint.as_ref())?;
+    let note = |given: &Given| note(given, time, val.as_ref().map(Data::fingerprint));
+    run_options.save = save_options(&options, given, note, &run_options, checkpoint.as_ref())?;
     let checkpoints = run_options.save.as_ref().map(|save| save.folder.clone());
     let planned = place(&options, &model, &mut run_options.trainer)?;
     run_options.predicted = Some(planned.predicted());
@@ -188,7 +197,8 @@ fn autotune_hint(options: &TrainOptions, seq_len: usize) -> String {
 const FAR_OFF: f64 = 0.25;
 
 fn names(paths: &[DataPath]) -> String {
-    paths.iter().map(|data| data.path.display().to_string()).collect::<Vec<_>>().join(", ")
+    let name = |data: &DataPath| escaped(&data.path.display().to_string(), "");
+    paths.iter().map(name).collect::<Vec<_>>().join(", ")
 }
 
 fn run_options(
@@ -259,7 +269,8 @@ fn beside(machine: &str) -> Option<PathBuf> {
 /// Refuses a chat template that differs from that of the run to resume, if the data is other data
 /// with it. Token files are the same with any template.
 fn check_template(checkpoint: &Checkpoint, data: &Data, other: Option<&Path>) -> Result<()> {
-    let same_data = checkpoint.manifest().position.is_none_or(|from| from.data == data.fingerprint());
+    let same = |from: Position| from.fingerprint == Some(data.fingerprint());
+    let same_data = checkpoint.manifest().position.is_none_or(same);
     match other.filter(|_| !same_data) {
         None => Ok(()),
         Some(template) => Err(Error::argument(format!(
@@ -267,6 +278,23 @@ fn check_template(checkpoint: &Checkpoint, data: &Data, other: Option<&Path>) ->
              the option out, the checkpoint has the template",
             template.display()
         ))),
+    }
+}
+
+/// Warns if the validation data differs from that of the run to resume, or if the checkpoint cannot
+/// tell whether the training data does.
+fn warn_of_other_data(checkpoint: &Checkpoint, val: Option<&Data>) {
+    let manifest = checkpoint.manifest();
+    if manifest.position.is_some_and(|from| from.fingerprint.is_none()) {
+        message!(
+            "warning: an earlier version wrote this checkpoint, without the hash of all data: that the data is the \
+             same is not checked"
+        );
+    }
+    if let (Some(noted), Some(val)) = (validation(&manifest.note), val)
+        && noted != val.fingerprint()
+    {
+        message!("warning: the validation data differs from that of the run to resume: so do its losses");
     }
 }
 
@@ -317,7 +345,7 @@ fn with_advice(error: Error, checkpoints: Option<&Path>) -> Error {
 fn save_options(
     options: &TrainOptions,
     mut given: Given,
-    time: i64,
+    note: impl Fn(&Given) -> Map<String, Value>,
     run: &RunOptions,
     resumed: Option<&Checkpoint>,
 ) -> Result<Option<SaveOptions>> {
@@ -338,7 +366,7 @@ fn save_options(
         folder: folder.to_owned(),
         every: options.checkpoint_every.unwrap_or(0),
         keep: options.keep.and_then(NonZeroUsize::new),
-        note: note(&given, time),
+        note: note(&given),
     }))
 }
 

@@ -92,12 +92,20 @@ impl Trainer {
     /// `tokens`. [`TensorOptions`](crate::engine::TensorOptions) are unchanged. Before the
     /// first call of `fill`, waits for every unit like [`Trainer::write_tensor`].
     ///
-    /// Errors: micro-batches are staged (`InvalidState`; nothing changes); the error of the
-    /// earliest span whose `fill` fails. The latter leaves a mixed state and poisons the trainer:
-    /// every later call returns the same error.
+    /// Errors: micro-batches are staged (`InvalidState`; nothing changes); more than 2⁶² steps or
+    /// tokens (`InvalidArgument`; nothing changes); the error of the earliest span whose `fill`
+    /// fails. The latter leaves a mixed state and poisons the trainer: every later call returns the
+    /// same error.
     pub fn restore(&mut self, steps: u64, tokens: u64, fill: &StateJob) -> Result<()> {
+        // A run counts on from here, and never to the largest number.
+        const COUNT_MAX: u64 = 1 << 62;
         self.usable()?;
         self.nothing_staged()?;
+        if steps > COUNT_MAX || tokens > COUNT_MAX {
+            return Err(Error::argument(format!(
+                "the state is of step {steps} and {tokens} tokens; both must be at most {COUNT_MAX}"
+            )));
+        }
         let runner = self.runner.clone();
         let units: Vec<_> = runner.store.layout().indices().collect();
         for &unit in &units {

@@ -19,12 +19,15 @@ mod file;
 mod hidden;
 mod new;
 
-use std::fs::{self, File, Metadata, Permissions};
+use std::fs::{self, DirBuilder, File, Metadata, Permissions};
 use std::io;
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt, fchown};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt, fchown};
 use std::path::Path;
 
 use nix::fcntl::OFlag;
+use nix::unistd::geteuid;
+
+use crate::base::{Error, Result};
 
 pub use file::{
     NewFile, check_output, check_replaceable, is_stream, replace_file, replace_link, replaced_path,
@@ -45,6 +48,21 @@ pub fn create_folder(folder: &Path) -> io::Result<()> {
         Err(error) => Err(error),
         Ok(()) => sync_parent(folder),
     }
+}
+
+/// Checks that a folder is this user's alone, and not reached through a link; if `create`, it is
+/// created with its parents if it does not exist.
+pub fn private_folder(folder: &Path, create: bool) -> Result<()> {
+    let cannot = |error: io::Error| Error::io(format!("cannot use {}", folder.display()), &error);
+    if create {
+        DirBuilder::new().recursive(true).mode(0o700).create(folder).map_err(cannot)?;
+    }
+    let metadata = fs::symlink_metadata(folder).map_err(cannot)?;
+    let others = metadata.mode() & 0o077;
+    if metadata.is_dir() && metadata.uid() == geteuid().as_raw() && others == 0 {
+        return Ok(());
+    }
+    Err(Error::argument(format!("{} is not a folder of this user alone", folder.display())))
 }
 
 /// Opens a folder. `links`: also through a link.

@@ -195,7 +195,7 @@ pub struct TrainOptions {
     ///
     /// Options, data and log are those of the checkpoint, unless given again; so are the chat
     /// template and the date that it prints. Paths, devices and placement may differ; an option
-    /// that would change the result is refused by name.
+    /// that would change the result is refused by name, and data that has changed by its hash.
     ///
     /// --log and --out of the checkpoint are used only if what is there has the run's id, or nothing
     /// is there; a warning names those that are not used. A branch (see --checkpoint-dir) uses
