@@ -8,7 +8,7 @@ use std::sync::OnceLock;
 
 use nix::errno::Errno;
 
-/// What happens at a call.
+/// The effect of a fault on its call.
 #[derive(Clone, Copy, Debug)]
 pub enum Action {
     /// It fails.
@@ -35,7 +35,7 @@ pub struct Fault {
     pub lasts: bool,
 }
 
-/// What the library reported.
+/// The lines that the library has written.
 #[derive(Debug, Default)]
 pub struct Report {
     /// Calls by kind; empty if the process was killed.

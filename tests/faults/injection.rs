@@ -1,4 +1,7 @@
 //! One fault in each run, at every I/O call.
+//!
+//! Calls of all threads are counted together, so that the n-th call of two runs may differ. Every n
+//! is tried, and what must hold does not depend on the call.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -50,13 +53,15 @@ fn scenarios() -> [Scenario; 4] {
         Scenario {
             name: "tokenize",
             before: String::new(),
-            command: "tokenize --quiet --threads 1 --model base --data rows.jsonl rows.jsonl --out tokens.bin".into(),
+            command:
+                "tokenize --quiet --threads 1 --model base --data rows.jsonl rows.jsonl --out tokens.bin"
+                    .into(),
             resume: None,
         },
     ]
 }
 
-/// What a fault may lead to.
+/// The outcomes that a fault may have.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Promise {
     /// The command does what it does without the fault.
@@ -204,7 +209,11 @@ impl Case<'_> {
             return Err(format!("panic: {}", ran.err));
         }
         let Some((_, path)) = &report.hit else {
-            return if status.success() { Ok(()) } else { Err(format!("failed without a fault: {}", ran.err)) };
+            return if status.success() {
+                Ok(())
+            } else {
+                Err(format!("failed without a fault: {}", ran.err))
+            };
         };
         let is_silent = !ran.err.contains("error:") && !ran.err.contains("warning:");
         match (self.promise, status.code()) {
@@ -222,15 +231,13 @@ impl Case<'_> {
 
 /// True if a message has a component of a path, hidden names without what makes them temporary.
 fn names_a_part(message: &str, path: &str) -> bool {
-    let is_word = |c: char| c.is_alphanumeric() || "._-".contains(c);
-    let mut words = message.split(|c| !is_word(c)).map(|word| word.trim_end_matches('.'));
-    let components = || path.split('/').map(|part| part.trim_start_matches('.')).filter(|part| !part.is_empty());
-    let mut named = words.by_ref().filter(|word| !word.is_empty());
-    components().next().is_none()
-        || named.any(|word| {
-            let rest = |part: &str| part.strip_prefix(word).map(str::to_owned);
-            components().filter_map(rest).any(|rest| rest.is_empty() || rest.starts_with('.'))
-        })
+    let words = message.split(|c: char| !c.is_alphanumeric() && !"._-".contains(c));
+    let words: Vec<_> = words.map(|word| word.trim_matches('.')).filter(|word| !word.is_empty()).collect();
+    let is_name = |part: &str| {
+        let rest = |word: &&str| part.trim_start_matches('.').strip_prefix(word);
+        words.iter().filter_map(rest).any(|rest| rest.is_empty() || rest.starts_with('.'))
+    };
+    path.is_empty() || path.split('/').any(is_name)
 }
 
 #[test]
@@ -253,8 +260,10 @@ fn a_fault_at_any_call_loses_nothing() {
     let (next, hits, findings) = (AtomicUsize::new(0), AtomicUsize::new(0), Mutex::new(Vec::new()));
     thread::scope(|scope| {
         for worker in 0..thread::available_parallelism().map_or(1, |cores| cores.get()) {
-            let (folder, report) =
-                (scratch.path().join(format!("case {worker}")), scratch.path().join(format!("report {worker}")));
+            let (folder, report) = (
+                scratch.path().join(format!("case {worker}")),
+                scratch.path().join(format!("report {worker}")),
+            );
             let (cases, next, hits, findings) = (&cases, &next, &hits, &findings);
             scope.spawn(move || {
                 while let Some(case) = cases.get(next.fetch_add(1, Ordering::Relaxed)) {
@@ -279,5 +288,10 @@ fn a_fault_at_any_call_loses_nothing() {
     let (pending, failed): (Vec<_>, Vec<_>) = findings.iter().partition(is_pending);
     pending.iter().for_each(|finding| println!("pending: {finding}"));
     println!("injection: {} faults, {} lost", hits.into_inner(), failed.len());
-    assert!(failed.is_empty(), "{} findings:\n{}", failed.len(), failed.iter().map(|it| it.as_str()).collect::<Vec<_>>().join("\n"));
+    assert!(
+        failed.is_empty(),
+        "{} findings:\n{}",
+        failed.len(),
+        failed.iter().map(|it| it.as_str()).collect::<Vec<_>>().join("\n")
+    );
 }

@@ -1,4 +1,4 @@
-//! What must hold in a folder of runs at any time. A finding is a message that begins with its
+//! Rules that hold in a folder of runs at any time. A finding is a message that begins with its
 //! class.
 
 use std::collections::BTreeMap;
@@ -16,7 +16,7 @@ pub const EXPORT: &str = "hf";
 pub const LOG: &str = "log.jsonl";
 pub const TOKENS: &str = "tokens.bin";
 
-/// The results in a folder, which are equal however often the runs were interrupted.
+/// The results in a folder. They are those of uninterrupted runs.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Results {
     /// Name and states of the last checkpoint.

@@ -1,1 +1,137 @@
-//! x
+//! Several processes on one folder, also in containers in which their ids are equal.
+
+use std::fs;
+use std::path::Path;
+use std::process::{Child, Command};
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use tempfile::TempDir;
+
+use crate::invariants::{clean, complete, files, steps};
+use crate::work::{PATIENCE, Ran, TRAIN, horizon, run, start, wait, workplace};
+
+/// A container: the process is the first of its own, with the id 1.
+const CONTAINER: [&str; 5] = ["--map-root-user", "--pid", "--fork", "--mount-proc", "--kill-child"];
+
+/// The command in a container.
+fn contained(folder: &Path, words: &str) -> Command {
+    let inner = horizon(folder, words);
+    let mut command = Command::new("unshare");
+    command.args(CONTAINER).arg(inner.get_program()).args(inner.get_args()).current_dir(folder);
+    command
+}
+
+fn has_containers() -> bool {
+    let tried = Command::new("unshare").args(CONTAINER).arg("true").output();
+    let has = tried.is_ok_and(|output| output.status.success());
+    if !has {
+        println!("skipped: no containers here");
+    }
+    has
+}
+
+/// Starts a run that ends only when it is stopped, and waits for its first checkpoint.
+fn endless(folder: &Path, more: &str) -> Child {
+    let run = format!("{TRAIN} --steps 1000000 --checkpoint-dir ckpts --checkpoint-every 1 {more}");
+    let child = start(horizon(folder, &run));
+    let begun = Instant::now();
+    while !folder.join("ckpts/latest").exists() {
+        assert!(begun.elapsed() < PATIENCE, "the run did not start");
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    child
+}
+
+fn stop(child: Child) -> Ran {
+    // The child has not been waited for, so its id is still its own.
+    kill(Pid::from_raw(child.id().try_into().unwrap()), Signal::SIGINT).unwrap();
+    wait(child)
+}
+
+#[test]
+fn one_run_at_a_time_writes_to_a_folder_of_checkpoints() {
+    let dir = workplace();
+    let folder = dir.path();
+    let child = endless(folder, "--keep 2");
+    let fresh = format!("{TRAIN} --steps 2 --checkpoint-dir ckpts");
+    let mut commands = vec![horizon(folder, &fresh), horizon(folder, "train --quiet --resume ckpts")];
+    if has_containers() {
+        commands.push(contained(folder, &fresh));
+    }
+    for command in commands {
+        run(command).failed(&["another run writes", "ckpts"]);
+    }
+    let stopped = stop(child);
+    assert_eq!((stopped.code(), &stopped.err[..]), (Some(130), ""), "the others have not disturbed it");
+    complete(folder).unwrap();
+    clean(folder).unwrap();
+}
+
+#[test]
+fn a_checkpoint_can_be_checked_while_later_ones_are_written() {
+    let dir = workplace();
+    let child = endless(dir.path(), "");
+    for _ in 0..5 {
+        let step = steps(dir.path()).pop().unwrap();
+        run(horizon(dir.path(), &format!("info ckpts/{step} --check"))).succeeded();
+        run(horizon(dir.path(), "info ckpts --check")).succeeded();
+    }
+    assert_eq!(stop(child).code(), Some(130));
+}
+
+#[test]
+fn an_export_never_replaces_a_file_that_appears_at_its_path() {
+    let dir = workplace();
+    let folder = dir.path();
+    let child = endless(folder, "--keep 2 --out hf.bin");
+    run(horizon(folder, "tokenize --quiet --model base --data rows.jsonl --out hf.bin")).succeeded();
+    stop(child).failed(&["hf.bin"]);
+    assert!(fs::read(folder.join("hf.bin")).unwrap() == fs::read(folder.join("tokens.bin")).unwrap());
+    complete(folder).unwrap();
+    clean(folder).unwrap();
+    run(horizon(folder, &format!("{TRAIN} --steps 1 --out hf.bin"))).failed(&["hf.bin"]);
+}
+
+/// Starts two runs and two tokenizations at the same time, each pair with one output.
+fn at_once(dir: &TempDir, command: fn(&Path, &str) -> Command) {
+    let folder = dir.path();
+    let exported = |name: &str| {
+        let mut files = files(&folder.join(name));
+        files.remove("horizon.json");
+        files
+    };
+    let train = |seed: u64, out: &str| format!("{TRAIN} --seed {seed} --steps 3 --out {out}");
+    let tokenize = "tokenize --quiet --threads 1 --model base --data rows.jsonl --out twice.bin";
+    for seed in 1..3 {
+        run(horizon(folder, &train(seed, &format!("alone-{seed}")))).succeeded();
+    }
+    assert!(exported("alone-1") != exported("alone-2"));
+    for _ in 0..5 {
+        let trained = [1, 2].map(|seed| start(command(folder, &train(seed, "hf"))));
+        let tokenized = [tokenize; 2].map(|words| start(command(folder, words)));
+        let trained = trained.map(wait);
+        assert!(trained.iter().any(|ran| ran.code() == Some(0)), "{trained:?}");
+        // The second may be refused, and says so.
+        trained.into_iter().filter(|ran| ran.code() != Some(0)).for_each(|ran| ran.failed(&["hf"]));
+        tokenized.into_iter().for_each(|child| drop(wait(child).succeeded()));
+        assert!([1, 2].iter().any(|seed| exported(&format!("alone-{seed}")) == exported("hf")));
+        assert!(fs::read(folder.join("twice.bin")).unwrap() == fs::read(folder.join("tokens.bin")).unwrap());
+        clean(folder).unwrap();
+        fs::remove_dir_all(folder.join("hf")).unwrap();
+        fs::remove_file(folder.join("twice.bin")).unwrap();
+    }
+}
+
+#[test]
+fn two_processes_may_write_one_output() {
+    at_once(&workplace(), horizon);
+}
+
+#[test]
+fn two_processes_with_the_same_id_may_write_one_output() {
+    if has_containers() {
+        at_once(&workplace(), contained);
+    }
+}
