@@ -29,7 +29,7 @@ pub struct Results {
 }
 
 impl Results {
-    /// Reads the results. `Err`: the log has a record that is incomplete or out of order.
+    /// Reads the results. `Err`: a record of the log is incomplete, doubled or missing.
     pub fn of(folder: &Path) -> Result<Results, String> {
         let state = steps(folder).pop().map(|last| {
             let states = states(&folder.join(CHECKPOINTS).join(&last));
@@ -63,7 +63,7 @@ pub fn files(folder: &Path) -> BTreeMap<String, Vec<u8>> {
     found.into_iter().filter_map(with_content).collect()
 }
 
-/// Steps and losses in the log, which must be the steps from 1 on.
+/// Steps and losses in the log: whole records, one for every step from 1 on.
 fn log(folder: &Path) -> Result<Vec<(u64, f64)>, String> {
     let text = fs::read_to_string(folder.join(LOG)).unwrap_or_default();
     let record = |line: &str| {
@@ -71,10 +71,16 @@ fn log(folder: &Path) -> Result<Vec<(u64, f64)>, String> {
         Some((record["step"].as_u64()?, record["loss"].as_f64()?))
     };
     let records: Option<Vec<_>> = text.lines().map(record).collect();
-    match records.filter(|_| text.is_empty() || text.ends_with('\n')) {
-        Some(records) if records.iter().map(|record| record.0).eq(1..=records.len() as u64) => Ok(records),
-        _ => Err(format!("torn log: {text}")),
+    let records = records.filter(|_| text.is_empty() || text.ends_with('\n'));
+    let records = records.ok_or_else(|| format!("torn log: {text}"))?;
+    let steps: Vec<u64> = records.iter().map(|record| record.0).collect();
+    if !steps.is_sorted_by(|one, next| one < next) {
+        return Err(format!("doubled records: steps {steps:?}"));
     }
+    if !steps.iter().copied().eq(1..=steps.len() as u64) {
+        return Err(format!("lost records: steps {steps:?}"));
+    }
+    Ok(records)
 }
 
 /// Checks that every checkpoint is complete, and `latest` names one.
@@ -112,7 +118,9 @@ pub fn equal(found: &Results, expected: &Results) -> Result<(), String> {
         return Err(format!("lost checkpoint: the last is {:?}, not {:?}", step(found), step(expected)));
     }
     if found.log != expected.log {
-        return Err(format!("other log: steps {:?}, not {:?}", steps(found), steps(expected)));
+        let is_short = expected.log.starts_with(&found.log);
+        let class = if is_short { "lost records" } else { "other log" };
+        return Err(format!("{class}: steps {:?}, not {:?}", steps(found), steps(expected)));
     }
     for (what, same) in [
         ("weights", found.state == expected.state),
