@@ -285,6 +285,7 @@ fn a_fault_at_any_call_loses_nothing() {
     let mut findings = findings.into_inner().unwrap();
     findings.sort();
     let failing = failing(&findings);
-    println!("injection: {} faults, {} lost", hits.into_inner(), failing.len());
+    let pending = findings.len() - failing.len();
+    println!("injection: {} faults, {} lost, {pending} pending", hits.into_inner(), failing.len());
     assert!(failing.is_empty(), "{} findings: {failing:#?}", failing.len());
 }
