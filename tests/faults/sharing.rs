@@ -9,11 +9,13 @@ use std::time::{Duration, Instant};
 
 use horizon::Status;
 use horizon::checkpoint::Checkpoints;
+use nix::errno::Errno;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use tempfile::TempDir;
 
 use crate::PENDING;
+use crate::inject::{self, Action, Fault};
 use crate::invariants::{clean, complete, files, steps};
 use crate::work::{PATIENCE, Ran, TRAIN, horizon, run, start, wait, workplace};
 
@@ -37,29 +39,44 @@ fn has_containers() -> bool {
     has
 }
 
-/// Starts a run that ends only when it is stopped, and waits for its first checkpoint.
-fn endless(folder: &Path, more: &str) -> Child {
-    let run = format!("{TRAIN} --steps 1000000 --checkpoint-dir ckpts --checkpoint-every 1 {more}");
-    let child = start(horizon(folder, &run));
-    let begun = Instant::now();
-    while !folder.join("ckpts/latest").exists() {
-        assert!(begun.elapsed() < PATIENCE, "the run did not start");
-        thread::sleep(Duration::from_millis(1));
+/// A run that ends only when it is stopped.
+struct Endless(Option<Child>);
+
+impl Endless {
+    /// Starts the run and waits for its first checkpoint.
+    fn start(folder: &Path, more: &str) -> Endless {
+        let run = format!("{TRAIN} --steps 1000000 --checkpoint-dir ckpts --checkpoint-every 5 {more}");
+        let endless = Endless(Some(start(horizon(folder, &run))));
+        let begun = Instant::now();
+        while !folder.join("ckpts/latest").exists() {
+            assert!(begun.elapsed() < PATIENCE, "the run did not start");
+            thread::sleep(Duration::from_millis(1));
+        }
+        endless
     }
-    child
+
+    fn stop(mut self) -> Ran {
+        let child = self.0.take().expect("it runs until here");
+        // The child has not been waited for, so its id is still its own.
+        kill(Pid::from_raw(child.id().try_into().unwrap()), Signal::SIGINT).unwrap();
+        wait(child)
+    }
 }
 
-fn stop(child: Child) -> Ran {
-    // The child has not been waited for, so its id is still its own.
-    kill(Pid::from_raw(child.id().try_into().unwrap()), Signal::SIGINT).unwrap();
-    wait(child)
+impl Drop for Endless {
+    fn drop(&mut self) {
+        // After a failed test.
+        if let Some(child) = &mut self.0 {
+            child.kill().and_then(|()| child.wait()).unwrap();
+        }
+    }
 }
 
 #[test]
 fn one_run_at_a_time_writes_to_a_folder_of_checkpoints() {
     let dir = workplace();
     let folder = dir.path();
-    let child = endless(folder, "--keep 2");
+    let endless = Endless::start(folder, "");
     let fresh = format!("{TRAIN} --steps 2 --checkpoint-dir ckpts");
     let mut commands = vec![horizon(folder, &fresh), horizon(folder, "train --quiet --resume ckpts")];
     if has_containers() {
@@ -68,31 +85,45 @@ fn one_run_at_a_time_writes_to_a_folder_of_checkpoints() {
     for command in commands {
         run(command).failed(&["another run writes", "ckpts"]);
     }
-    let stopped = stop(child);
+    let stopped = endless.stop();
     assert_eq!((stopped.code(), &stopped.err[..]), (Some(130), ""), "the others have not disturbed it");
     complete(folder).unwrap();
     clean(folder).unwrap();
 }
 
 #[test]
+fn an_interrupted_call_for_the_lock_is_repeated() {
+    if PENDING.contains(&"unlocked") {
+        return println!("pending: unlocked");
+    }
+    let dir = workplace();
+    let endless = Endless::start(dir.path(), "");
+    let mut second = horizon(dir.path(), "train --quiet --resume ckpts");
+    let fault = Fault { action: Action::Fail(Errno::EINTR), calls: "lock", at: 1, lasts: false };
+    inject::load(&mut second, dir.path(), Some(fault), Path::new("/dev/null"));
+    run(second).failed(&["another run writes", "ckpts"]);
+    assert_eq!(endless.stop().code(), Some(130));
+}
+
+#[test]
 fn a_checkpoint_can_be_checked_while_later_ones_are_written() {
     let dir = workplace();
-    let child = endless(dir.path(), "");
+    let endless = Endless::start(dir.path(), "");
     for _ in 0..5 {
         let step = steps(dir.path()).pop().unwrap();
         run(horizon(dir.path(), &format!("info ckpts/{step} --check"))).succeeded();
         run(horizon(dir.path(), "info ckpts --check")).succeeded();
     }
-    assert_eq!(stop(child).code(), Some(130));
+    assert_eq!(endless.stop().code(), Some(130));
 }
 
 #[test]
 fn an_export_never_replaces_a_file_that_appears_at_its_path() {
     let dir = workplace();
     let folder = dir.path();
-    let child = endless(folder, "--keep 2 --out hf.bin");
+    let endless = Endless::start(folder, "--keep 2 --out hf.bin");
     run(horizon(folder, "tokenize --quiet --model base --data rows.jsonl --out hf.bin")).succeeded();
-    stop(child).failed(&["hf.bin"]);
+    endless.stop().failed(&["hf.bin"]);
     assert!(fs::read(folder.join("hf.bin")).unwrap() == fs::read(folder.join("tokens.bin")).unwrap());
     complete(folder).unwrap();
     clean(folder).unwrap();
