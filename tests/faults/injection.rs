@@ -28,7 +28,6 @@ struct Scenario {
 
 fn scenarios() -> [Scenario; 4] {
     let save = "--checkpoint-dir ckpts --checkpoint-every 1 --log log.jsonl --out hf";
-    let resumed = "train --quiet --threads 1 --data tokens.bin --log log.jsonl --out hf --resume ckpts";
     let begun = format!("{TRAIN} --steps 2 {save}");
     [
         Scenario {
@@ -40,14 +39,14 @@ fn scenarios() -> [Scenario; 4] {
         Scenario {
             name: "resume",
             before: begun.clone(),
-            command: format!("{resumed} --steps 4 --resume-change steps --keep 2"),
+            command: "train --quiet --resume ckpts --steps 4 --resume-change steps --keep 2".into(),
             resume: None,
         },
         // No step is left, and the export becomes another.
         Scenario {
             name: "export",
             before: begun,
-            command: format!("{resumed} --export-dtype f32"),
+            command: "train --quiet --resume ckpts --export-dtype f32 --out hf".into(),
             resume: None,
         },
         Scenario {
@@ -112,11 +111,21 @@ const KINDS: [Kind; 17] = [
     kind(Action::Torn, "write", Promise::Killed),
 ];
 
-/// A scenario with its state before and its results.
+impl Scenario {
+    /// Makes the state before in a new folder: a copy would not belong to the same run.
+    fn begin(&self, origin: &Path, folder: &Path) {
+        copy(origin, folder);
+        if !self.before.is_empty() {
+            run(horizon(folder, &self.before)).succeeded();
+        }
+    }
+}
+
+/// A scenario with its results.
 struct Prepared<'a> {
     scenario: &'a Scenario,
-    /// The folder before the command.
-    start: &'a Path,
+    /// A folder with the files that the scenario needs.
+    origin: &'a Path,
     old: Results,
     new: Results,
     /// Calls of the uninterrupted command by kind.
@@ -129,19 +138,16 @@ struct Case<'a> {
     promise: Promise,
 }
 
-fn prepare<'a>(scenario: &'a Scenario, start: &'a Path, scratch: &Path) -> Prepared<'a> {
-    if !scenario.before.is_empty() {
-        run(horizon(start, &scenario.before)).succeeded();
-    }
+fn prepare<'a>(scenario: &'a Scenario, origin: &'a Path, scratch: &Path) -> Prepared<'a> {
     let (folder, report) = (scratch.join(scenario.name), scratch.join("counts"));
-    copy(start, &folder);
+    scenario.begin(origin, &folder);
+    let old = Results::of(&folder).unwrap();
     let mut command = horizon(&folder, &scenario.command);
     inject::load(&mut command, &folder, None, &report);
     run(command).succeeded();
     let counts = inject::report(&report).counts;
     fs::remove_file(report).unwrap();
-    let results = |folder| Results::of(folder).unwrap();
-    Prepared { scenario, start, old: results(start), new: results(&folder), counts }
+    Prepared { scenario, origin, old, new: Results::of(&folder).unwrap(), counts }
 }
 
 /// Every call of every kind, or a sample of `sample` calls spread over each kind.
@@ -164,8 +170,8 @@ impl Case<'_> {
     fn holds(&self, folder: &Path, report: &Path) -> Result<bool, String> {
         let _ = fs::remove_dir_all(folder);
         let _ = fs::remove_file(report);
-        let Prepared { scenario, start, old, new, .. } = self.of;
-        copy(start, folder);
+        let Prepared { scenario, origin, old, new, .. } = self.of;
+        scenario.begin(origin, folder);
         let inputs = |folder: &Path| (files(&folder.join("base")), fs::read(folder.join("rows.jsonl")).ok());
         let inputs_before = inputs(folder);
         let mut command = horizon(folder, &scenario.command);
@@ -245,14 +251,7 @@ fn a_fault_at_any_call_loses_nothing() {
     let scenarios = scenarios();
     let origin = workplace();
     let scratch = tempfile::tempdir_in(origin.path().parent().unwrap()).unwrap();
-    let starts = scenarios.each_ref().map(|scenario| {
-        let start = scratch.path().join(format!("before {}", scenario.name));
-        copy(origin.path(), &start);
-        start
-    });
-    let prepared: Vec<_> = std::iter::zip(&scenarios, &starts)
-        .map(|(scenario, start)| prepare(scenario, start, scratch.path()))
-        .collect();
+    let prepared = scenarios.each_ref().map(|scenario| prepare(scenario, origin.path(), scratch.path()));
     assert_eq!(prepared[0].new, prepared[1].new, "a run in one piece and a run in two");
     let sample = (!is_long()).then_some(1);
     let cases: Vec<_> = prepared.iter().flat_map(|prepared| cases(prepared, sample)).collect();
