@@ -25,11 +25,9 @@ const STEPS: u64 = 60;
 const TOKENIZE: &str = "tokenize --quiet --threads 1 --model base --data rows.jsonl --out again.bin";
 
 /// Program that makes a file system, its bytes, and its mount options.
-const FILE_SYSTEMS: [(&[&str], u64, &str); 4] = [
+const FILE_SYSTEMS: [(&[&str], u64, &str); 2] = [
     (&["mkfs.ext4", "-q", "-F"], 24 << 20, "commit=300,data=writeback"),
     (&["mkfs.ext4", "-q", "-F"], 24 << 20, "commit=300"),
-    (&["mkfs.xfs", "-q", "-f"], 300 << 20, "defaults"),
-    (&["mkfs.btrfs", "-q", "-f"], 128 << 20, "commit=300"),
 ];
 
 /// A disk in a file, and the folder at which it is mounted.
