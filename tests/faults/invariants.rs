@@ -88,7 +88,10 @@ pub fn complete(folder: &Path) -> Result<(), String> {
     let checkpoints = folder.join(CHECKPOINTS);
     for step in steps(folder) {
         let checked = checkpoint::open(&checkpoints.join(&step)).and_then(|checkpoint| checkpoint.verify());
-        checked.map_err(|error| format!("damaged checkpoint: {step}: {error}"))?;
+        checked.map_err(|error| {
+            let latest = fs::read_to_string(checkpoints.join("latest")).unwrap_or_default();
+            format!("damaged checkpoint: {step}, the latest is {latest:?}: {error}")
+        })?;
     }
     if checkpoints.join("latest").exists() {
         checkpoint::open(&checkpoints).map_err(|error| format!("damaged latest: {error}"))?;
