@@ -1,7 +1,7 @@
 //! Files of every kind, read with the byte tokenizer.
 
 use std::fs;
-use std::io::{Read, Write};
+use std::io::Write;
 use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
 
@@ -312,18 +312,18 @@ fn a_pipe_is_read_once() {
 #[cfg(feature = "text")]
 #[test]
 fn bombs_are_refused_before_they_fill_the_memory() {
+    use std::io::Read;
     let folder = Folder::new();
-    let text = |start: &'static str| start.as_bytes().chain(std::io::repeat(b'a').take(1 << 26));
-    for start in ["", "{\"text\": \"", "[\"", "text\n"] {
-        let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
-        std::io::copy(&mut text(start), &mut gzip).unwrap();
-        let zstd = zstd::encode_all(text(start), 1).unwrap();
-        for bytes in [gzip.finish().unwrap(), zstd] {
-            for name in ["a.txt", "a.jsonl", "a.csv"] {
-                let error = folder.texts(name, &bytes).unwrap_err().to_string();
-                let of_row = name == "a.csv" && error.contains("a row is longer than 16 MiB");
-                assert!(of_row || error.contains("expands to more than 200 times its size"), "{error}");
-            }
+    let text = || std::io::repeat(b'a').take(1 << 26);
+    let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::best());
+    std::io::copy(&mut text(), &mut gzip).unwrap();
+    for bytes in [gzip.finish().unwrap(), zstd::encode_all(text(), 1).unwrap()] {
+        for (name, words) in [
+            ("a.txt", "a.txt: it expands to more than 200 times its size"),
+            ("a.jsonl", "a.jsonl: it expands to more than 200 times its size"),
+            ("a.csv", "a row is longer than 16 MiB"),
+        ] {
+            refused(folder.texts(name, &bytes).map(|_| Vec::new()), &[words]);
         }
     }
     let endless = |start: &'static str| {
