@@ -321,7 +321,7 @@ fn bombs_are_refused_before_they_fill_the_memory() {
         for (name, words) in [
             ("a.txt", "a.txt: it expands to more than 200 times its size"),
             ("a.jsonl", "a.jsonl: it expands to more than 200 times its size"),
-            ("a.csv", "a row is longer than 16 MiB"),
+            ("a.csv", "a row is longer than 16.0 MiB"),
         ] {
             refused(folder.texts(name, &bytes).map(|_| Vec::new()), &[words]);
         }
@@ -330,11 +330,11 @@ fn bombs_are_refused_before_they_fill_the_memory() {
         Box::new(std::io::BufReader::new(start.as_bytes().chain(std::io::repeat(b'a'))))
     };
     let words = |error: Option<std::io::Error>| error.unwrap().to_string();
-    assert_eq!(words(JsonRows::open(endless("")).err()), "a line is longer than 128 MiB, the most for a row");
+    assert_eq!(words(JsonRows::open(endless("")).err()), "a line is longer than 128.0 MiB, the most for a row");
     let error = JsonRows::open(endless("[1, \"")).unwrap().find_map(Result::err);
-    assert_eq!(words(error), "an element is longer than 128 MiB, the most for a row");
+    assert_eq!(words(error), "an element is longer than 128.0 MiB, the most for a row");
     let error = csv::open(endless("text\n"), false).unwrap().find_map(Result::err);
-    assert_eq!(words(error), "a row is longer than 16 MiB, the most for a table");
+    assert_eq!(words(error), "a row is longer than 16.0 MiB, the most for a table");
     let columns = std::io::Cursor::new("a,".repeat(20_000));
     let error = csv::open(Box::new(columns), false).err().unwrap();
     assert!(error.message().contains("the header has 20001 columns; the most are 16384"), "{error}");
