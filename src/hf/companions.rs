@@ -48,8 +48,8 @@ impl Companions {
         let (mut files, mut bytes) = (Vec::new(), 0);
         for (name, bytes_max) in NAMES {
             let path = folder.join(name);
-            check_link(folder, name)?;
             let Some(content) = input::read_if_there(&path, bytes_max)? else { continue };
+            check_link(folder, name)?;
             contents::refuse_placeholder(&path, &content)?;
             bytes += content.len();
             if bytes as u64 > BYTES_MAX {
@@ -98,7 +98,7 @@ impl Companions {
 /// - of the same name, as between folders of models that share a tokenizer.
 fn check_link(folder: &Path, name: &str) -> Result<()> {
     let path = folder.join(name);
-    // Opening the file names all other errors.
+    // Opening the file has named all other errors.
     let (Ok(folder), Ok(target)) = (fs::canonicalize(folder), fs::canonicalize(&path)) else { return Ok(()) };
     let snapshots =
         folder.parent().filter(|parent| parent.file_name().is_some_and(|name| name == "snapshots"));

@@ -31,6 +31,7 @@ fn unreadable(path: &Path) {
 
 /// Replaces a path by each odd file and runs the command. Root may read a file without permissions.
 fn each_odd(path: &Path, run: impl Fn() -> Ran) {
+    let _ = fs::remove_file(path);
     for (kind, make, words) in ODD {
         make(path);
         if kind == "unreadable" && fs::read(path).is_ok() {

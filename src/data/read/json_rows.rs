@@ -202,7 +202,7 @@ impl Splitter {
     /// Reads a line, or a part of one that `ended` with it or not; appends the values that end in it
     /// to `found`.
     fn split(&mut self, line: &[u8], ended: bool, found: &mut VecDeque<Vec<u8>>) -> Result<(), &'static str> {
-        if !self.in_text && ended && line.trim_ascii().is_empty() {
+        if self.value.is_empty() && line.trim_ascii().is_empty() {
             return Ok(());
         }
         let (mut start, mut at) = (0, usize::from(std::mem::take(&mut self.escaped)));

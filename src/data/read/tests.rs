@@ -1,7 +1,7 @@
 //! Files of every kind, read with the byte tokenizer.
 
 use std::fs;
-use std::io::{Read, Write};
+use std::io::Write;
 use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
 
@@ -312,29 +312,30 @@ fn a_pipe_is_read_once() {
 #[cfg(feature = "text")]
 #[test]
 fn bombs_are_refused_before_they_fill_the_memory() {
+    use std::io::Read;
     let folder = Folder::new();
-    let text = |start: &'static str| start.as_bytes().chain(std::io::repeat(b'a').take(1 << 26));
-    for start in ["", "{\"text\": \"", "[\"", "text\n"] {
-        let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
-        std::io::copy(&mut text(start), &mut gzip).unwrap();
-        let zstd = zstd::encode_all(text(start), 1).unwrap();
-        for bytes in [gzip.finish().unwrap(), zstd] {
-            for name in ["a.txt", "a.jsonl", "a.csv"] {
-                let error = folder.texts(name, &bytes).unwrap_err().to_string();
-                let of_row = name == "a.csv" && error.contains("a row is longer than 16 MiB");
-                assert!(of_row || error.contains("expands to more than 200 times its size"), "{error}");
-            }
+    let text = || std::io::repeat(b'a').take(1 << 26);
+    let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::best());
+    std::io::copy(&mut text(), &mut gzip).unwrap();
+    for bytes in [gzip.finish().unwrap(), zstd::encode_all(text(), 1).unwrap()] {
+        for (name, words) in [
+            ("a.txt", "a.txt: it expands to more than 200 times its size"),
+            ("a.jsonl", "a.jsonl: it expands to more than 200 times its size"),
+            ("a.csv", "a row is longer than 16.0 MiB"),
+        ] {
+            refused(folder.texts(name, &bytes).map(|_| Vec::new()), &[words]);
         }
     }
     let endless = |start: &'static str| {
         Box::new(std::io::BufReader::new(start.as_bytes().chain(std::io::repeat(b'a'))))
     };
     let words = |error: Option<std::io::Error>| error.unwrap().to_string();
-    assert_eq!(words(JsonRows::open(endless("")).err()), "a line is longer than 128 MiB, the most for a row");
+    let error = JsonRows::open(endless("")).unwrap().find_map(Result::err);
+    assert_eq!(words(error), "a line is longer than 128.0 MiB, the most for a row");
     let error = JsonRows::open(endless("[1, \"")).unwrap().find_map(Result::err);
-    assert_eq!(words(error), "an element is longer than 128 MiB, the most for a row");
+    assert_eq!(words(error), "an element is longer than 128.0 MiB, the most for a row");
     let error = csv::open(endless("text\n"), false).unwrap().find_map(Result::err);
-    assert_eq!(words(error), "a row is longer than 16 MiB, the most for a table");
+    assert_eq!(words(error), "a row is longer than 16.0 MiB, the most for a table");
     let columns = std::io::Cursor::new("a,".repeat(20_000));
     let error = csv::open(Box::new(columns), false).err().unwrap();
     assert!(error.message().contains("the header has 20001 columns; the most are 16384"), "{error}");
