@@ -227,7 +227,7 @@ fn a_checkpoint_that_cannot_be_written_is_a_warning() {
     )
     .well();
     let before = states(&dir.path().join("one/step-00000002"));
-    let ran = limited(200, &["--resume", "one/step-00000002"]).well();
+    let ran = limited(200, &["--resume", "one/step-00000002", "--log", "one.jsonl"]).well();
     assert!(ran.err.contains("the checkpoint of step 2 is kept"), "{}", ran.err);
     assert!(states(&dir.path().join("one/step-00000002")) == before);
     assert_eq!(open(&dir.path().join("one")).unwrap().manifest().step, 2);
