@@ -156,15 +156,12 @@ fn a_copied_checkpoint_uses_only_paths_of_the_command_line() {
 #[test]
 fn a_strangers_checkpoint_is_refused_at_worst() {
     let dir = furnished();
-    let here = |name: &str| dir.path().join(name);
-    fs::write(here("secret.txt"), "a secret").unwrap();
-    copy(&here("run"), &here("gift"));
-    let gift = here("gift/step-00000004");
-    for name in ["horizon.json", "victim"] {
-        fs::write(here(name), "years of work").unwrap();
-    }
+    copy(&dir.path().join("run"), &dir.path().join("gift"));
+    let gift = dir.path().join("gift/step-00000004");
     let before = (outputs(dir.path()), names(dir.path()));
+    let given = fs::read(gift.join("manifest.json")).unwrap();
     let attempt = |change: &dyn Fn(&mut Value), words: &[&str]| {
+        fs::write(gift.join("manifest.json"), &given).unwrap();
         rewrite(&gift, |note| change(note));
         resume(dir.path(), &["gift/step-00000004", "--checkpoint-dir", "new"]).badly(1, words);
         assert!((outputs(dir.path()), names(dir.path())) == before);

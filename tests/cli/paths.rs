@@ -140,7 +140,7 @@ fn outputs_may_lie_among_the_checkpoints() {
         ["--resume", "run", "--steps", "3", "--resume-change", "steps,warmup", "--checkpoint-dir", "run/b"];
     horizon_in(dir.path(), &short(&[&on[..], &["--out", "run/other"]].concat())).well();
     for (out, word) in
-        [("run", "is the same as"), ("run/step-00000002/x", "lies inside"), ("run/latest", "lies inside")]
+        [("run", "contains --log"), ("run/step-00000002/x", "lies inside"), ("run/latest", "lies inside")]
     {
         refused(dir.path(), &short(&["--resume", "run", "--out", out]), &["--out", word]);
     }

@@ -232,7 +232,7 @@ fn a_checkpoint_that_cannot_be_written_is_a_warning_before_the_end() {
     )
     .well();
     let before = states(&dir.path().join("one/step-00000002"));
-    let ran = limited(200, &["--resume", "one/step-00000002"]);
+    let ran = limited(200, &["--resume", "one/step-00000002", "--log", "one.jsonl"]);
     ran.badly(1, &["the checkpoint of step 4 failed", "the checkpoint of step 2 is in", "--resume "]);
     assert!(states(&dir.path().join("one/step-00000002")) == before);
     assert_eq!(open(&dir.path().join("one")).unwrap().manifest().step, 2);

@@ -100,13 +100,13 @@ impl Paths {
             paths = paths.with("--checkpoint-dir", folder, Use::Checkpoints)?;
         }
         let Some(resumed) = resumed else { return Ok(paths) };
-        paths = paths.with("--resume", resumed, Use::Resumed)?;
         let folder = resumed.parent().unwrap_or(resumed);
         match given.map(|given| is_same(given, folder)).transpose()? {
             None => paths.with("--resume", folder, Use::Checkpoints),
             Some(false) => paths.with("--resume", folder, Use::EarlierCheckpoints),
             Some(true) => Ok(paths),
-        }
+        }?
+        .with("--resume", resumed, Use::Resumed)
     }
 
     fn with(mut self, option: &'static str, path: &Path, use_: Use) -> Result<Paths> {

@@ -163,14 +163,15 @@ fn leave_out_paths(noted: &mut Given, checkpoint: &Checkpoint, folder: Option<&P
 /// Removes the options that `is_taken` selects by name and path. Returns them as on a command line.
 fn take(noted: &mut Given, is_taken: impl Fn(&str, &Path) -> bool) -> Vec<String> {
     let is_taken =
-        |name: &String, values: &mut Vec<String>| values.iter().any(|value| is_taken(name, Path::new(value)));
-    let taken = noted.extract_if(.., is_taken);
-    taken
-        .map(|(name, values)| {
-            let values: Vec<String> = values.iter().map(|value| quoted(value)).collect();
-            format!("--{name} {}", values.join(" "))
-        })
-        .collect()
+        |name: &str, values: &[String]| values.iter().any(|value| is_taken(name, Path::new(value)));
+    let (taken, left): (Given, Given) =
+        std::mem::take(noted).into_iter().partition(|(name, values)| is_taken(name, values));
+    *noted = left;
+    let spelled = |(name, values): (String, Vec<String>)| {
+        let values: Vec<String> = values.iter().map(|value| quoted(value)).collect();
+        format!("--{name} {}", values.join(" "))
+    };
+    taken.into_iter().map(spelled).collect()
 }
 
 /// Returns true if a path of `--log` or `--out` has nothing, or the output of this run.
