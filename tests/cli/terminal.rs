@@ -21,7 +21,7 @@ fn furnished() -> tempfile::TempDir {
 }
 
 /// Arguments of a run that prints its steps and saves into `run`.
-fn loud<'a>(steps: &'a str) -> Vec<&'a str> {
+fn loud(steps: &str) -> Vec<&str> {
     let all = short(&["--data", "text.txt", "--warmup", "0", "--checkpoint-dir", "run", "--steps", steps]);
     all.into_iter().filter(|&argument| argument != "--quiet").collect()
 }
