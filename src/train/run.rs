@@ -233,8 +233,11 @@ impl Run {
         let (mut steps, mut times) = (start, MeanTimes::default());
         let ended = self.steps(&mut steps, &mut times, &mut log, observer, stop);
         drop(log);
+        // Notices a device that has failed since the last step.
+        let synced = self.trainer.sync();
         let is_whole =
             !matches!(&ended, Err(error) if error.status() == Status::StepPartial) && self.trainer.is_whole();
+        let ended = if is_whole { ended } else { ended.and_then(|stopped| synced.map(|()| stopped)) };
         let worth = is_whole && (ended.is_ok() || steps > start);
         let saved = self.save_last(worth, ended.is_ok(), observer);
         self.write_trace(observer);
@@ -252,18 +255,14 @@ impl Run {
             (ended, saved, exported) => {
                 let mut notes = Vec::new();
                 if !is_whole && (self.saving.is_some() || self.target.is_some()) {
-                    notes.push(format!(
-                        "a part of step {} was applied, so this state was not saved",
-                        steps + 1
-                    ));
+                    notes.push("AdamW had updated a part of the weights, so they were not saved".to_owned());
                 }
-                match complete {
+                notes.extend(self.saving.as_ref().map(|_| match complete {
                     Some((step, folder)) => {
-                        notes.push(format!("the checkpoint of step {step} is in {}", folder.display()));
+                        format!("the checkpoint of step {step} is in {}", folder.display())
                     }
-                    None if self.saving.is_some() => notes.push("there is no checkpoint".to_owned()),
-                    None => {}
-                }
+                    None => "there is no checkpoint".to_owned(),
+                }));
                 if let Ok(Some(folder)) = &exported {
                     notes.push(format!("the weights after step {steps} are in {}", folder.display()));
                 }
@@ -274,7 +273,7 @@ impl Run {
 
     /// Writes the checkpoint of the last step if it is `worth` one; otherwise only waits for the
     /// current one.
-    fn save_last(&mut self, succeeded: bool, worth: bool, observer: &mut dyn Observer) -> Result<()> {
+    fn save_last(&mut self, worth: bool, succeeded: bool, observer: &mut dyn Observer) -> Result<()> {
         let Some(saving) = &mut self.saving else { return Ok(()) };
         match (worth, succeeded) {
             (true, true) => saving.finish(&mut self.trainer, self.position, observer),

@@ -21,7 +21,7 @@ fn furnished() -> tempfile::TempDir {
 }
 
 /// Arguments of a run that prints its steps and saves into `run`.
-fn loud<'a>(steps: &'a str) -> Vec<&'a str> {
+fn loud(steps: &str) -> Vec<&str> {
     let all = short(&["--data", "text.txt", "--warmup", "0", "--checkpoint-dir", "run", "--steps", steps]);
     all.into_iter().filter(|&argument| argument != "--quiet").collect()
 }
@@ -140,7 +140,7 @@ fn a_signal_that_is_ignored_at_the_start_stays_ignored() {
 #[test]
 fn a_signal_before_the_first_step_ends_at_once() {
     let dir = tempfile::tempdir().unwrap();
-    fs::write(dir.path().join("text.txt"), "so much text that reading it takes a while\n".repeat(1 << 20))
+    fs::write(dir.path().join("text.txt"), "a long text, which is read for a while\n".repeat(1 << 20))
         .unwrap();
     let mut child = in_shell(dir.path(), "", &loud("9")).stderr(Stdio::null()).spawn().unwrap();
     std::thread::sleep(Duration::from_millis(100));
@@ -155,7 +155,7 @@ fn a_signal_before_the_first_step_ends_at_once() {
 fn tokenize_removes_its_partial_file_when_it_is_stopped() {
     let dir = tempfile::tempdir().unwrap();
     fs::write(dir.path().join("rows.jsonl"), "{\"text\": \"a row of many\"}\n".repeat(1 << 20)).unwrap();
-    let arguments = ["tokenize", "--data", "rows.jsonl", "--out", "rows.bin", "--threads", "1"];
+    let arguments = ["tokenize", "--model", "tiny", "--data", "rows.jsonl", "--out", "rows.bin"];
     let mut child = in_shell(dir.path(), "", &arguments).stderr(Stdio::null()).spawn().unwrap();
     while names(dir.path()).len() < 2 && child.try_wait().unwrap().is_none() {
         std::thread::sleep(Duration::from_millis(1));

@@ -1,8 +1,8 @@
 //! Standard output and standard error, either of which may go away before the command ends.
 //!
 //! A message on standard error that cannot be written is dropped: the terminal may be closed, and
-//! the reader of a pipe may be dead. A command whose product is standard output ends quietly if its
-//! reader has closed the pipe; any other failure is an error.
+//! the reader of a pipe may be dead. A command that prints a result ends quietly if the reader of
+//! its standard output has closed the pipe; any other failure is an error.
 
 use std::fmt::{Arguments, Display};
 use std::io::{self, Write};

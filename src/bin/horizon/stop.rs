@@ -79,6 +79,8 @@ impl Stop {
             std::process::exit(status(signal).into());
         }
         state.first = Some(signal);
+        // Printing may block.
+        drop(state);
         self.asked.store(true, Ordering::Relaxed);
         if let Some(note) = note {
             message!("\n{signal}: {note}");
