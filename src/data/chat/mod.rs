@@ -17,10 +17,10 @@
 //!    shows where the texts of a turn and of the message before it are. Turns with tool calls in
 //!    templates that render the last question otherwise need this.
 //!
-//! The last three render the conversation again for every turn. Of more than 32 turns most are found
-//! by their likeness to others (`alike.rs`), so that the time is linear in the number of messages.
-//! If a template renders turns too differently for that, the search ends with an error after
-//! renderings of 8 million messages.
+//! The last three render the conversation again for every turn. Of more than 32 turns, most are
+//! found by their likeness to others (`alike.rs`), so that the time is linear in the number of
+//! messages. If a template renders turns too differently for that, the search ends with an error
+//! after renderings of at least 8 million messages.
 //!
 //! If all four fail, the conversation is refused. As many tagged ranges as turns of the assistant
 //! are these turns, in order; otherwise numbers tell their messages.
