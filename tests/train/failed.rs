@@ -11,7 +11,7 @@ use horizon::data::tokenizer::TokenizerSource;
 use horizon::data::{Data, DataOptions, DataPath, EncoderSource};
 use horizon::train::metrics::StepRecord;
 use horizon::train::{ModelSource, Observer, Outcome, Run, RunOptions, SaveOptions};
-use serde_json::json;
+use serde_json::Map;
 use support::folder::{names, states};
 
 use crate::{SEQ_LEN, options};
@@ -24,6 +24,7 @@ fn data(folder: &Path) -> Data {
     let encoder = EncoderSource {
         tokenizer: TokenizerSource { folder: None, vocabulary: 256 },
         chat_template: None,
+        chat_worker: None,
         time: None,
     };
     let paths = [DataPath::parse(path.to_str().unwrap()).unwrap()];
@@ -59,7 +60,7 @@ fn trained(
     options.trace = Some(folder.join("trace.json"));
     if saves {
         let keep = std::num::NonZeroUsize::new(1);
-        options.save = Some(SaveOptions { folder: folder.join("run"), every: 1, keep, note: json!({}) });
+        options.save = Some(SaveOptions { folder: folder.join("run"), every: 1, keep, note: Map::new() });
     }
     change(&mut options);
     let model = ModelSource::open("tiny", false).unwrap();
