@@ -64,10 +64,11 @@ fn extreme_values_of_options_end_in_an_error() {
     let values = if std::env::var_os("HZ_LONG").is_some() { &EXTREMES[..] } else { &FEW[..] };
     for (command, options) in OPTIONS {
         for option in options.split_whitespace() {
-            let rest = command.iter().filter(|given| !given.starts_with(&format!("--{option}=")));
+            let own = format!("--{option}=");
             for value in values {
-                let given = format!("--{option}={value}");
-                let arguments: Vec<&str> = rest.clone().copied().chain([&given[..]]).collect();
+                let given = format!("{own}{value}");
+                let mut arguments = vec![&given[..]];
+                arguments.splice(0..0, command.iter().copied().filter(|other| !other.starts_with(&own)));
                 let ran = ran(dir.path(), &arguments);
                 // Refused while the command line is read.
                 assert!(ran.code != Some(2) || ran.err.contains(option), "{given}: {}", ran.err);

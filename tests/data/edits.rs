@@ -13,8 +13,7 @@ use serde_json::json;
 use crate::{folder, source};
 
 fn open(path: &Path, packing: Packing) -> horizon::Result<Data> {
-    // The model's own template prints conversations.
-    let encoder = source(&folder().join("byte_level"), 1 << 16, None);
+    let encoder = source(&folder().join("byte_level"), 1 << 16, Some("turns"));
     let paths = [DataPath { path: path.to_owned(), weight: 1.0 }];
     Data::open(&paths, &encoder, &DataOptions { packing, ..DataOptions::new(4) })
 }

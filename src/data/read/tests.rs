@@ -432,7 +432,7 @@ mod formats {
         }
         // Compressed lines in many rounds and buffers, with a truncated end.
         let lines: String =
-            (0..50_000).map(|k| format!("{{\"text\": \"{k}\", \"x\": \"{}\"}}\n", k * k)).collect();
+            (0..50_000u64).map(|k| format!("{{\"text\": \"{k}\", \"x\": \"{}\"}}\n", k * k)).collect();
         for (name, bytes) in
             [("b.jsonl.gz", gzip(&lines)), ("b.jsonl.zst", zstd::encode_all(lines.as_bytes(), 1).unwrap())]
         {
