@@ -98,6 +98,12 @@ impl Log {
             .map_err(|error| Error::io(format!("cannot write the log {}", self.path.display()), &error))
     }
 
+    /// Syncs the records to disk.
+    pub fn sync(&self) -> Result<()> {
+        let synced = self.complete.map_or(Ok(()), |_| self.file.sync_all());
+        synced.map_err(|error| Error::io(format!("cannot write the log {}", self.path.display()), &error))
+    }
+
     fn append(&mut self, line: &[u8]) -> io::Result<()> {
         let Some(complete) = &mut self.complete else { return self.file.write_all(line) };
         if !self.is_cut {

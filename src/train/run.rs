@@ -232,7 +232,9 @@ impl Run {
         let mut log = self.log.take();
         let (mut steps, mut times) = (start, MeanTimes::default());
         let ended = self.steps(&mut steps, &mut times, &mut log, observer, stop);
-        drop(log);
+        if let Some(Err(error)) = log.take().map(|log| log.sync()) {
+            observer.warned(&error.into_message());
+        }
         // Notices a device that has failed since the last step.
         let synced = self.trainer.sync();
         let is_whole =
@@ -361,7 +363,13 @@ impl Run {
                 val_loss: validated.as_ref().ok().copied().flatten(),
             };
             clock = Instant::now();
-            if let Some(Err(error)) = log.as_mut().map(|log| log.write(&record)) {
+            let is_saved = self.saving.as_ref().is_some_and(|saving| saving.is_due(*done));
+            let logged = log.as_mut().map(|log| {
+                log.write(&record)?;
+                // No power cut leaves a checkpoint whose steps are missing in the log.
+                if is_saved { log.sync() } else { Ok(()) }
+            });
+            if let Some(Err(error)) = logged {
                 let warning = error.map(|message| format!("{message}; training continues without a log"));
                 observer.warned(&warning.into_message());
                 *log = None;

@@ -142,13 +142,18 @@ impl Saving {
         {
             self.ended_early(outcome, ", and training continues", observer);
         }
-        if trainer.stats().steps.is_multiple_of(self.every) {
+        if self.is_due(trainer.stats().steps) {
             self.wait(trainer, observer);
             let begun = self.begin(trainer, at);
             if begun.is_err() {
                 self.ended_early(begun, ", and training continues", observer);
             }
         }
+    }
+
+    /// True if a checkpoint of a step is due before the end of the run.
+    pub fn is_due(&self, step: u64) -> bool {
+        step.is_multiple_of(self.every)
     }
 
     /// To be called after the last step: writes its checkpoint, unless that exists.
