@@ -9,6 +9,7 @@ use nix::fcntl::OFlag;
 use serde::{Deserialize, Serialize};
 
 use crate::base::{Error, Result, RunId, Status};
+use crate::host::folder::sync_parent;
 use crate::host::input;
 use crate::train::metrics::StepRecord;
 
@@ -98,9 +99,12 @@ impl Log {
             .map_err(|error| Error::io(format!("cannot write the log {}", self.path.display()), &error))
     }
 
-    /// Syncs the records to disk.
+    /// Syncs the records and the name of the file to disk.
     pub fn sync(&self) -> Result<()> {
-        let synced = self.complete.map_or(Ok(()), |_| self.file.sync_all());
+        if self.complete.is_none() {
+            return Ok(());
+        }
+        let synced = self.file.sync_all().and_then(|()| sync_parent(&self.path));
         synced.map_err(|error| Error::io(format!("cannot write the log {}", self.path.display()), &error))
     }
 

@@ -1,20 +1,12 @@
-//! `horizon plot`: logs and traces as SVG.
+//! Pictures of logs and traces.
 
 use std::collections::BTreeMap;
-use std::fmt::Display;
 use std::ops::Range;
-use std::path::{Path, PathBuf};
 
-use horizon::base::{Error, Result, Status};
-use horizon::host::folder::replace_file;
-use horizon::host::input;
 use plotters::coord::Shift;
 use plotters::prelude::*;
-use serde::Deserialize;
-use serde_json::Value;
 
-use crate::options::PlotOptions;
-use crate::paths::Paths;
+use super::read::{Run, Span};
 
 /// Pixels.
 const WIDTH: u32 = 900;
@@ -37,101 +29,6 @@ fn colour(at: usize) -> RGBColor {
     COLOURS[at % COLOURS.len()]
 }
 
-/// Draws logs or traces.
-///
-/// Errors: a file that cannot be read or is neither a log nor a trace; both kinds at once; a
-/// picture that would replace one of the files.
-pub fn plot(options: &PlotOptions) -> Result<()> {
-    check_out(options)?;
-    let names = names(&options.files);
-    let is_trace = |path: &PathBuf| path.extension().is_some_and(|ending| ending == "json");
-    let traces = options.files.iter().filter(|path| is_trace(path)).count();
-    let mut svg = String::new();
-    let drawn = if traces == 0 {
-        let runs = options
-            .files
-            .iter()
-            .zip(names)
-            .map(|(path, name)| Run::read(path, name))
-            .collect::<Result<Vec<_>>>()?;
-        draw_runs(&runs, &mut svg)
-    } else if traces == options.files.len() {
-        let mut spans = Vec::new();
-        for (path, name) in options.files.iter().zip(&names) {
-            let mut read = read_trace(path)?;
-            if traces > 1 {
-                read.iter_mut().for_each(|span| span.process = format!("{name} {}", span.process));
-            }
-            spans.append(&mut read);
-        }
-        draw_lanes(&spans, &mut svg)
-    } else {
-        return Err(Error::argument(
-            "logs (.jsonl) and traces (.json) cannot share a picture: give one kind",
-        ));
-    };
-    let out = &options.out;
-    let cannot =
-        |error: &dyn Display| Error::new(Status::Io, format!("cannot write {}: {error}", out.display()));
-    drawn.map_err(|error| cannot(&error))?;
-    replace_file(out, |file| file.write_all(svg.as_bytes()).map_err(|error| cannot(&error)))?;
-    message!("wrote {}", out.display());
-    Ok(())
-}
-
-/// Largest log or trace that is drawn.
-const FILE_BYTES_MAX: u64 = 1 << 32;
-
-fn read(path: &Path) -> Result<String> {
-    input::read_text(path, FILE_BYTES_MAX)
-}
-
-/// Refuses a path for the picture that cannot be written or is one of the files.
-fn check_out(PlotOptions { files, out }: &PlotOptions) -> Result<()> {
-    if !out.extension().is_some_and(|ending| ending.eq_ignore_ascii_case("svg")) {
-        return Err(Error::argument(format!(
-            "pictures are SVG, and --out {} does not end in .svg: name it FILE.svg",
-            out.display()
-        )));
-    }
-    let folder = out.parent().filter(|folder| !folder.as_os_str().is_empty());
-    if let Some(folder) = folder.filter(|folder| !folder.is_dir()) {
-        return Err(Error::new(
-            Status::NotFound,
-            format!("cannot write {}: there is no folder {}", out.display(), folder.display()),
-        ));
-    }
-    if out.is_dir() {
-        return Err(Error::argument(format!("cannot write {}: it is a folder; name a file", out.display())));
-    }
-    let paths = Paths::default().writes_file("--out", Some(out))?;
-    files.iter().try_fold(paths, |paths, file| paths.reads("the file", file))?.check()
-}
-
-/// Names of files: each is as much of the end of its path as distinguishes it from the others.
-fn names(files: &[PathBuf]) -> Vec<String> {
-    let parts: Vec<Vec<String>> = files
-        .iter()
-        .map(|file| {
-            let whole = file.with_extension("");
-            whole.components().map(|part| part.as_os_str().to_string_lossy().into_owned()).collect()
-        })
-        .collect();
-    let end = |parts: &[String], count: usize| parts[parts.len().saturating_sub(count)..].join("/");
-    let name = |one: &Vec<String>| {
-        let is_alone = |count: &usize| {
-            let alike = parts.iter().filter(|other| end(other, *count) == end(one, *count));
-            alike.filter(|other| *other != one).count() == 0
-        };
-        end(one, (1..one.len()).find(is_alone).unwrap_or(one.len()))
-    };
-    parts.iter().map(name).collect()
-}
-
-fn bad(path: &Path, what: impl std::fmt::Display) -> Error {
-    Error::new(Status::BadFormat, format!("{}: {what}", path.display()))
-}
-
 /// The panels of a log: field, title, scale.
 const PANELS: [(&str, &str, f64); 3] = [
     ("loss", "loss (nats per token)", 1.0),
@@ -139,68 +36,17 @@ const PANELS: [(&str, &str, f64); 3] = [
     ("rss_bytes", "memory (GiB)", 1.0 / (1u64 << 30) as f64),
 ];
 
-/// A log: (step, value) by field; a null value is NaN.
-struct Run {
-    name: String,
-    series: BTreeMap<String, Vec<(f64, f64)>>,
-}
-
-impl Run {
-    fn read(path: &Path, name: String) -> Result<Run> {
-        let series = read_series(&read(path)?).map_err(|error| bad(path, error))?;
-        let has_loss = series.get("loss").is_some_and(|losses| losses.iter().any(|loss| loss.1.is_finite()));
-        if !has_loss {
-            return Err(bad(
-                path,
-                "no line has a step and a loss; it must be a log of `horizon train --log`",
-            ));
-        }
-        Ok(Run { name, series })
-    }
-
-    fn series(&self, field: &str) -> &[(f64, f64)] {
-        self.series.get(field).map_or(&[], Vec::as_slice)
-    }
-}
-
-/// Reads a log. A last line that was not written completely is skipped.
-fn read_series(text: &str) -> std::result::Result<BTreeMap<String, Vec<(f64, f64)>>, String> {
-    let mut series: BTreeMap<String, Vec<(f64, f64)>> = BTreeMap::new();
-    let lines: Vec<(usize, &str)> =
-        text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty()).collect();
-    for (at, (number, line)) in lines.iter().enumerate() {
-        // Python's json module writes NaN and infinities like this; JSON has neither.
-        let line = [":-Infinity", ":Infinity", ":NaN"].iter().fold(line.to_string(), |line, word| {
-            line.replace(&word.replace(':', ": "), ": null").replace(word, ": null")
-        });
-        let record: Value = match serde_json::from_str(&line) {
-            Ok(record) => record,
-            Err(_) if at + 1 == lines.len() && !text.ends_with('\n') => break,
-            Err(error) => {
-                let error = error.to_string();
-                // serde_json counts each line as line 1: only the column is of use.
-                let (what, column) = error.rsplit_once(" at line 1 ").unwrap_or((&error, ""));
-                return Err(format!("line {} {column}: {what}", number + 1));
-            }
-        };
-        let Some(step) = record["step"].as_f64() else { continue };
-        for (field, value) in record.as_object().into_iter().flatten() {
-            let value = if value.is_null() { Some(f64::NAN) } else { value.as_f64() };
-            series.entry(field.clone()).or_default().extend(value.map(|value| (step, value)));
-        }
-    }
-    Ok(series)
-}
-
 /// Runs of points without a gap.
 fn pieces(points: &[(f64, f64)]) -> impl Iterator<Item = &[(f64, f64)]> {
     points.split(|point| !point.1.is_finite()).filter(|piece| !piece.is_empty())
 }
 
-type Drawn = std::result::Result<(), Box<dyn std::error::Error>>;
+/// The result of drawing.
+pub type Drawn = std::result::Result<(), Box<dyn std::error::Error>>;
 type Area<'a> = DrawingArea<SVGBackend<'a>, Shift>;
 
-fn draw_runs(runs: &[Run], svg: &mut String) -> Drawn {
+/// Draws logs as panels, one per field.
+pub fn draw_runs(runs: &[Run], svg: &mut String) -> Drawn {
     let panels: Vec<_> =
         PANELS.iter().filter(|(field, ..)| runs.iter().any(|run| !run.series(field).is_empty())).collect();
     let root = SVGBackend::with_string(svg, (WIDTH, PANEL * panels.len() as u32)).into_drawing_area();
@@ -311,64 +157,6 @@ fn trimmed(text: String) -> String {
     text.trim_end_matches('0').trim_end_matches('.').to_owned()
 }
 
-/// A task of a trace, milliseconds.
-#[derive(Clone, Debug)]
-struct Span {
-    process: String,
-    lane: String,
-    kind: String,
-    from: f64,
-    to: f64,
-}
-
-fn read_trace(path: &Path) -> Result<Vec<Span>> {
-    /// The two forms of a Chrome trace.
-    #[derive(Deserialize)]
-    #[serde(untagged)]
-    enum Trace {
-        Array(Vec<Value>),
-        Object {
-            #[serde(rename = "traceEvents")]
-            events: Vec<Value>,
-        },
-    }
-    let (Trace::Array(events) | Trace::Object { events }) = serde_json::from_str(&read(path)?)
-        .map_err(|error| bad(path, format!("it is not a Chrome trace: {error}")))?;
-    let mut names: BTreeMap<(u64, Option<u64>), String> = BTreeMap::new();
-    let id = |event: &Value, field: &str| event[field].as_u64().unwrap_or(0);
-    for event in events.iter().filter(|event| event["ph"] == "M") {
-        let name = event["args"]["name"].as_str().unwrap_or("").to_owned();
-        match event["name"].as_str() {
-            Some("process_name") => names.insert((id(event, "pid"), None), name),
-            Some("thread_name") => names.insert((id(event, "pid"), Some(id(event, "tid"))), name),
-            _ => None,
-        };
-    }
-    let name = |pid, tid| names.get(&(pid, tid)).cloned().unwrap_or_default();
-    let spans: Vec<Span> = events
-        .iter()
-        .filter(|event| event["ph"] == "X" && event["cat"] != "wait")
-        .filter_map(|event| {
-            let (pid, tid) = (id(event, "pid"), id(event, "tid"));
-            let from = event["ts"].as_f64()? / 1e3;
-            Some(Span {
-                process: name(pid, None),
-                lane: name(pid, Some(tid)),
-                kind: event["cat"].as_str().unwrap_or("task").to_owned(),
-                from,
-                to: from + event["dur"].as_f64()? / 1e3,
-            })
-        })
-        .collect();
-    if spans.is_empty() {
-        return Err(bad(
-            path,
-            "has no tasks; it must be a trace of `horizon train --trace` or `horizon plan --trace`",
-        ));
-    }
-    Ok(spans)
-}
-
 /// The last training step of a trace: the time between two clip decisions with a backward pass
 /// between them; the whole trace if there is none.
 fn last_step(spans: &[Span]) -> Range<f64> {
@@ -433,7 +221,7 @@ impl Shown {
     }
 }
 
-fn draw_lanes(spans: &[Span], svg: &mut String) -> Drawn {
+pub fn draw_lanes(spans: &[Span], svg: &mut String) -> Drawn {
     let Shown { rows, kinds, tasks, length } = Shown::of(spans);
     let labels: Vec<String> = rows.into_iter().map(|(process, lane)| format!("{process} {lane}")).collect();
     let label_width = labels.iter().map(|label| label.chars().count()).max().unwrap_or(0) as u32 * 8 + 14;
@@ -490,24 +278,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn files_are_named_by_what_distinguishes_them() {
-        let of = |files: &[&str]| names(&files.iter().map(PathBuf::from).collect::<Vec<_>>());
-        assert_eq!(of(&["a/run.json", "b/other.json"]), ["run", "other"]);
-        assert_eq!(of(&["da/run.json", "db/run.json", "c/two.json"]), ["da/run", "db/run", "two"]);
-        assert_eq!(of(&["x/a/run.json", "y/a/run.json", "run.json"]), ["x/a/run", "y/a/run", "run"]);
-        assert_eq!(of(&["run.json", "run.json"]), ["run", "run"]);
-    }
-
-    #[test]
-    fn a_log_may_have_gaps_and_an_unfinished_end() {
-        let whole =
-            "{\"step\": 1, \"loss\": 2.5}\n{\"step\": 2, \"loss\": null}\n{\"step\": 3, \"loss\":NaN}\n";
-        let series = read_series(&format!("{whole}{{\"step\": 4, \"lo")).unwrap();
-        let points = &series["loss"];
-        assert_eq!(points.len(), 3);
-        assert_eq!(pieces(points).collect::<Vec<_>>(), [&[(1.0, 2.5)][..]]);
-        let error = read_series(&format!("{{\"step\"\n{whole}")).unwrap_err();
-        assert!(error.starts_with("line 1 column") && error.matches("line").count() == 1, "{error}");
+    fn a_point_that_is_not_finite_is_a_gap() {
+        let points = [(1.0, 2.5), (2.0, f64::NAN), (3.0, f64::INFINITY)];
+        assert_eq!(pieces(&points).collect::<Vec<_>>(), [&[(1.0, 2.5)][..]]);
     }
 
     #[test]
