@@ -200,7 +200,7 @@ impl TokenFile {
 
     /// Hashes all bytes and finds the largest token, in one pass.
     fn scan(&self, hashing: &Hashing) -> Result<Content> {
-        // Read from memory once: both passes over a block find it in the cache.
+        // Small enough to be in the processor's cache when it is read again for the largest token.
         const BLOCK: usize = 1 << 18;
         let body =
             self.layout.body..self.layout.body + self.layout.tokens as usize * self.layout.width.bytes();
