@@ -114,9 +114,11 @@ impl ModelConfig {
                 "num_attention_heads is {h}; it must be a multiple of num_key_value_heads, {g}"
             )));
         }
-        if h * d > SIZE_MAX {
+        // The most heads may have the fewest values.
+        let width_max = 2 * SIZE_MAX;
+        if h * d > width_max {
             return Err(Error::argument(format!(
-                "num_attention_heads × head_dim is {h} × {d}; it must be at most {SIZE_MAX}"
+                "num_attention_heads × head_dim is {h} × {d}; it must be at most {width_max}"
             )));
         }
         if d % 2 != 0 {

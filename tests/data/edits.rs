@@ -18,9 +18,9 @@ fn open(path: &Path, packing: Packing) -> horizon::Result<Data> {
     Data::open(&paths, &encoder, &DataOptions { packing, ..DataOptions::new(16) })
 }
 
-/// Replaces the last place of `old`.
+/// Replaces the first place of `old`.
 fn edited(bytes: &[u8], old: &[u8], new: &[u8]) -> Vec<u8> {
-    let at = bytes.windows(old.len()).rposition(|window| window == old).unwrap();
+    let at = bytes.windows(old.len()).position(|window| window == old).unwrap();
     [&bytes[..at], new, &bytes[at + old.len()..]].concat()
 }
 
