@@ -29,7 +29,7 @@ pub fn hash_numbers<T: Copy, const BYTES: usize>(
     }
 }
 
-/// The findings of one pass over a token file.
+/// Hash and largest token of a token file.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Content {
     /// Hash of all bytes.
@@ -38,7 +38,7 @@ pub struct Content {
     pub largest: u32,
 }
 
-/// How the bytes of token files are hashed.
+/// Settings for hashing token files.
 #[derive(Clone, Copy)]
 pub struct Hashing<'a> {
     /// Results of earlier passes.
@@ -75,7 +75,7 @@ impl Hashing<'_> {
     }
 }
 
-/// Identifies path and state of a file. Every write changes mtime and ctime, and nobody can set
+/// Identifies path and state of a file. Every write changes mtime and ctime, and no program can set
 /// ctime back.
 fn key(path: &Path, metadata: &Metadata) -> u64 {
     let path = fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());

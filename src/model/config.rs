@@ -114,6 +114,7 @@ impl ModelConfig {
                 "num_attention_heads is {h}; it must be a multiple of num_key_value_heads, {g}"
             )));
         }
+        // The most heads may have the fewest values.
         let width_max = 2 * SIZE_MAX;
         if h * d > width_max {
             return Err(Error::argument(format!(

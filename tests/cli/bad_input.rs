@@ -39,7 +39,7 @@ fn data_that_is_not_data() {
     fs::write(here.join("table.parquet"), "PAR1").unwrap();
     train(here, &["--data", "table.parquet"]).badly(1, &["table.parquet", "damaged or truncated Parquet"]);
     train(here, &["--data", "text.txt:0"]).badly(2, &["--data", "weight is 0"]);
-    train(here, &["--data", "text.txt", "--val-fraction", "1"]).badly(1, &["validation fraction is 1"]);
+    train(here, &["--data", "text.txt", "--val-fraction", "1"]).badly(1, &["--val-fraction is 1"]);
     train(here, &["--data", "text.txt", "--val-fraction", "0.1", "--val", "text.txt"])
         .badly(2, &["--val-fraction", "cannot be used with"]);
     fs::write(here.join("short.txt"), "too short").unwrap();

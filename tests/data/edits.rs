@@ -15,12 +15,12 @@ use crate::{folder, source};
 fn open(path: &Path, packing: Packing) -> horizon::Result<Data> {
     let encoder = source(&folder().join("byte_level"), 1 << 16, Some("turns"));
     let paths = [DataPath { path: path.to_owned(), weight: 1.0 }];
-    Data::open(&paths, &encoder, &DataOptions { packing, ..DataOptions::new(4) })
+    Data::open(&paths, &encoder, &DataOptions { packing, ..DataOptions::new(16) })
 }
 
-/// Replaces the last place of `old`.
+/// Replaces the first place of `old`.
 fn edited(bytes: &[u8], old: &[u8], new: &[u8]) -> Vec<u8> {
-    let at = bytes.windows(old.len()).rposition(|window| window == old).unwrap();
+    let at = bytes.windows(old.len()).position(|window| window == old).unwrap();
     [&bytes[..at], new, &bytes[at + old.len()..]].concat()
 }
 
@@ -92,7 +92,7 @@ fn a_changed_byte_of_text_and_rows_is_noticed() {
         ("b.txt", edited(&text, b"several", b"Several"), text),
         ("a.jsonl", edited(&chats, b"ask two", b"ask twp"), chats.clone()),
         ("b.jsonl", edited(&chats, b"tell two", b"tell twp"), chats),
-        ("c.jsonl", edited(&rows, b"[1,2,3,8]", b"[1,2,4,8]"), rows.clone()),
+        ("c.jsonl", edited(&rows, b"[1,2,3,8]", b"[7,2,3,8]"), rows.clone()),
         ("d.jsonl", edited(&rows, b"[-100,2,3,8]", b"[-100,2,-100,8]"), rows),
         ("a.csv", edited(&csv, b"three", b"thref"), csv),
         ("e.jsonl.gz", gzip(&edited(&unpacked, b"row 3", b"row 4")), gzip(&unpacked)),
