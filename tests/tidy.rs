@@ -50,7 +50,7 @@ const READ_ELSEWHERE: [(&str, &str); 5] = [
     ("src/host/", "files of the kernel; folders, to sync them"),
     ("src/sys/", "files of the kernel"),
     ("src/data/token_writer.rs", "a folder, to sync it"),
-    ("src/train/metrics.rs", "a log that a run continues"),
+    ("src/train/log.rs", "a log that a run continues"),
     ("src/bin/horizon/install/folders.rs", "a folder, to lock it"),
 ];
 

@@ -1,14 +1,15 @@
 //! Misuse of host memory: arenas, spans, pools, files, optimizers.
 
 use std::hint::black_box;
+use std::path::Path;
 use std::ptr::NonNull;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 use std::thread;
 
-use horizon::base::DType;
+use horizon::base::{DType, Error};
 use horizon::host::files;
-use horizon::host::folder::{Filling, NewFolder, SizedFile};
+use horizon::host::folder::{Filling, Kind, MayReplace, NewFile, NewFolder, SizedFile, Sweep};
 use horizon::host::input::InputFile;
 use horizon::host::{
     Arena, Doorbell, HostSpan, HugePages, Isa, Limit, Limits, MemoryKind, Node, Others, Pages, Pin, Pinning,
@@ -203,6 +204,12 @@ fn files_check_their_bounds() {
     survives(|| filling.whole("../outside", b"").map(drop));
     drop(filling);
     survives(|| sized.write_at(0, &[1; 10]));
+    let file: NewFile = NewFile::create(&dir.path().join("new file")).unwrap();
+    survives(|| file.finish_as(u32::MAX));
+    let refuse: MayReplace = |_| Err(Error::internal("an expected error"));
+    assert!(NewFolder::plan(&dir.path().join("kept"), 0, refuse).is_err());
+    assert!(Kind::Partial.path(Path::new("..")).is_err() && Kind::parse("..partial-1").is_none());
+    Sweep { sole: true, may_replace: Some(refuse) }.next_to(&dir.path().join(".."));
     survives(|| files::allocate(&std::fs::File::create(&path).unwrap(), u64::MAX));
     survives(|| files::exchange(&path, dir.path()));
 }

@@ -99,10 +99,9 @@ fn a_step_that_fails_leaves_the_state_before_it() {
     };
     let diverges = |options: &mut RunOptions| (options.lr, options.warmup) = (1e30, Some(0));
     type Change<'a> = &'a dyn Fn(&mut RunOptions);
-    let cases: [(bool, Change, u64, &str); 2] =
-        [(true, &every_two, 7, "tokens"), (false, &diverges, 1, "step 2")];
-    for (spoils, change, step, word) in cases {
-        let (state, exported) = stopped_after(step, change);
+    let cases: [(bool, Change, &str); 2] =
+        [(true, &every_two, "tokens.u16 was written to"), (false, &diverges, "step 2")];
+    for (spoils, change, word) in cases {
         for saves in [true, false] {
             let dir = tempfile::tempdir().unwrap();
             let mut stepped = |at| {
@@ -114,7 +113,11 @@ fn a_step_that_fails_leaves_the_state_before_it() {
             let (ended, warnings) = trained(dir.path(), saves, change, &never, &mut stepped);
             let error = ended.unwrap_err();
             assert!(error.message().contains(word) && warnings.is_empty(), "{error}, {warnings:?}");
-            assert!(error.message().contains(&format!("the weights after step {step} are in")), "{error}");
+            // The windows of some steps have been read when the data becomes invalid.
+            let (_, step) = error.message().split_once("the weights after step ").unwrap();
+            let step = step.split(' ').next().unwrap().parse().unwrap();
+            assert!(if spoils { (1..8).contains(&step) } else { step == 1 }, "{error}");
+            let (state, exported) = stopped_after(step, change);
             assert!(fs::read(dir.path().join("out/model.safetensors")).unwrap() == exported, "{error}");
             let log = fs::read_to_string(dir.path().join("log.jsonl")).unwrap();
             assert_eq!(log.lines().count() as u64, step);
@@ -127,7 +130,7 @@ fn a_step_that_fails_leaves_the_state_before_it() {
                 assert!(states(checkpoint.folder()) == state, "{error}");
                 assert!(error.message().contains(&format!("the checkpoint of step {step} is in")), "{error}");
                 let kept = names(&run).iter().filter(|name| name.starts_with("step-")).count();
-                assert_eq!(kept, if spoils { 2 } else { 1 });
+                assert_eq!(kept, if spoils && step > 2 && step % 2 == 1 { 2 } else { 1 });
             } else {
                 assert!(!error.message().contains("checkpoint of"), "{error}");
             }

@@ -11,7 +11,7 @@ use libfuzzer_sys::fuzz_target;
 fn plan() -> &'static (Layout, Plan) {
     static PLAN: OnceLock<(Layout, Plan)> = OnceLock::new();
     PLAN.get_or_init(|| {
-        let model = preset("nano").expect("it is a preset");
+        let model = preset("tiny").expect("it is a preset");
         let options =
             TrainerOptions { shape: Shape { b: 1, t: 16 }, micros_max: 1, ..TrainerOptions::default() };
         let plan = Trainer::plan_for(&model, &options).expect("the model fits");
