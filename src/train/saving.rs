@@ -141,7 +141,9 @@ impl Saving {
     pub fn begun(&self, observer: &mut dyn Observer) {
         let (Some(from), Some(last)) = (self.complete, self.obsolete.last()) else { return };
         let warning = format!(
-            "{} has {} of steps after step {from}, from which the run resumes, up to step {last}; the run replaces              them and the log's records of these steps, and old checkpoints are removed beginning with them; to              keep them, branch off into another folder (--checkpoint-dir)",
+            "{} has {} of steps after step {from}, from which the run resumes, up to step {last}; the run \
+             replaces them and the log's records of these steps, and old checkpoints are removed beginning with \
+             them; to keep them, branch off into another folder (--checkpoint-dir)",
             self.checkpoints.folder().display(),
             several(self.obsolete.len(), "checkpoint"),
         );
