@@ -131,7 +131,7 @@ struct Lock {
     state: Mutex<State>,
 }
 
-/// What this process has written to a folder of checkpoints.
+/// The part of this process in a folder of checkpoints.
 #[derive(Debug, Default)]
 struct State {
     /// Steps of checkpoints that the run has left behind: it resumed before them.

@@ -174,7 +174,7 @@ fn remains_of_killed_exports_are_swept_or_restored() {
         fs::create_dir(at(name)).unwrap();
         fs::write(at(name).join(file), "").unwrap();
     };
-    // What was planted is not restored.
+    // A planted folder is not restored.
     make(".a.replaced-6-0123456789abcdef", "thesis");
     plan(&at("a")).write(|filling| filling.whole("one", b"")).unwrap();
     assert_eq!(names(dir.path()), [".a.replaced-6-0123456789abcdef", "a"]);
