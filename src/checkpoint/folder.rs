@@ -1,9 +1,10 @@
 //! A folder of checkpoints: lists them, records the latest, removes old ones.
 
 use std::collections::BTreeSet;
-use std::fs::{self, File, TryLockError};
+use std::fs::{self, File, Metadata};
 use std::io;
 use std::num::NonZeroUsize;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -12,6 +13,7 @@ use parking_lot::Mutex;
 use crate::base::{Error, Name, Result, Status};
 use crate::checkpoint::manifest::Checksum;
 use crate::checkpoint::read::Checkpoint;
+use crate::host::files::{entries, remove_folder, retried, try_lock};
 use crate::host::folder::{Kind, NewFile, Sweep, create_folder, open_folder, open_lock, sync_parent};
 use crate::host::input;
 
@@ -21,6 +23,8 @@ pub const LATEST: &str = "latest";
 const LATEST_BYTES_MAX: u64 = 1 << 10;
 const LOCK: &str = ".lock";
 const PREFIX: &str = "step-";
+/// Errors of a path that leads to no folder.
+const GONE: [io::ErrorKind; 2] = [io::ErrorKind::NotFound, io::ErrorKind::NotADirectory];
 
 /// Returns the name of a step's folder. Names sort like steps up to 10⁸ steps.
 pub fn step_name(step: u64) -> String {
@@ -43,8 +47,7 @@ pub fn is_step(path: &Path) -> bool {
 pub fn steps(folder: &Path) -> Result<Vec<(u64, PathBuf)>> {
     let cannot = |error| Error::reading(folder, &error);
     let mut steps = Vec::new();
-    for entry in fs::read_dir(folder).map_err(cannot)? {
-        let entry = entry.map_err(cannot)?;
+    for entry in entries(folder).map_err(cannot)? {
         if let Some(step) = entry.file_name().to_str().and_then(step_of) {
             steps.push((step, entry.path()));
         }
@@ -88,7 +91,7 @@ fn is_target(name: &str) -> bool {
 /// Returns true if a step's path has a folder, which is replaced, and false if nothing is there.
 /// Errors: it has something else, such as a link.
 pub(super) fn may_replace_step(path: &Path) -> Result<bool> {
-    match fs::symlink_metadata(path) {
+    match retried(|| fs::symlink_metadata(path)) {
         Ok(data) if data.is_dir() => Ok(true),
         Ok(_) => Err(Error::argument(format!(
             "cannot write to {}: it is a link or a file, not a folder; move it away",
@@ -102,13 +105,13 @@ pub(super) fn may_replace_step(path: &Path) -> Result<bool> {
 /// Returns a file that keeps a folder from becoming a folder of checkpoints. A folder that already
 /// is one may contain other files, such as an export.
 fn foreign_file(folder: &Path) -> io::Result<Option<String>> {
-    let entries = match fs::read_dir(folder) {
+    let entries = match entries(folder) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         entries => entries?,
     };
     let mut foreign = Vec::new();
     for entry in entries {
-        let name = entry?.file_name().to_string_lossy().into_owned();
+        let name = entry.file_name().to_string_lossy().into_owned();
         if is_ours(&name) {
             return Ok(None);
         }
@@ -120,11 +123,23 @@ fn foreign_file(folder: &Path) -> io::Result<Option<String>> {
 /// The lock of a folder of checkpoints.
 #[derive(Debug)]
 struct Lock {
-    /// The folder itself and [`LOCK`], as far as the file system can lock them. NFS cannot lock
-    /// folders; a file may be removed by the user while it is locked.
+    /// The folder itself. Its path may lead to another one later.
+    folder: File,
+    /// The folder and [`LOCK`], as far as the file system can lock them. NFS cannot lock folders; a
+    /// file may be removed by the user while it is locked.
     files: Vec<File>,
+    state: Mutex<State>,
+}
+
+/// The part of this process in a folder of checkpoints.
+#[derive(Debug, Default)]
+struct State {
     /// Steps of checkpoints that the run has left behind: it resumed before them.
-    obsolete: Mutex<BTreeSet<u64>>,
+    obsolete: BTreeSet<u64>,
+    /// The last step whose checkpoint was written.
+    written: Option<u64>,
+    /// The last step that `latest` was made to name.
+    latest: Option<u64>,
 }
 
 impl Drop for Lock {
@@ -138,14 +153,38 @@ impl Drop for Lock {
 impl Lock {
     /// Locks a folder; `None` if another process, or another lock of this process, has locked it.
     fn take(folder: &Path) -> io::Result<Option<Lock>> {
-        let mut files = vec![open_folder(folder, true)?, open_lock(&folder.join(LOCK))?];
-        let locked: Vec<_> = files.iter().map(File::try_lock).collect();
-        if locked.iter().any(|locked| matches!(locked, Err(TryLockError::WouldBlock))) {
+        let opened = open_folder(folder, true)?;
+        let mut files = vec![opened.try_clone()?, open_lock(&folder.join(LOCK))?];
+        let locked: Vec<_> = files.iter().map(try_lock).collect();
+        if locked.iter().any(|locked| matches!(locked, Ok(false))) {
             return Ok(None);
         }
         let mut locked = locked.iter().map(Result::is_ok);
         files.retain(|_| locked.next() == Some(true));
-        Ok(Some(Lock { files, obsolete: Mutex::default() }))
+        Ok(Some(Lock { folder: opened, files, state: Mutex::default() }))
+    }
+}
+
+/// The error for a folder that is locked.
+fn is_written(folder: &Path) -> Error {
+    Error::new(
+        Status::InvalidState,
+        format!(
+            "another run writes its checkpoints to {}; wait until it has ended, or give another folder",
+            folder.display()
+        ),
+    )
+}
+
+/// Returns an error in reading from a folder of checkpoints. If something is missing and the folder
+/// is locked, a run may just have removed it.
+pub fn cause(error: Error, folder: &Path) -> Error {
+    let is_locked = error.status() == Status::NotFound
+        && open_folder(folder, true).is_ok_and(|folder| matches!(try_lock(&folder), Ok(false)));
+    if is_locked {
+        is_written(folder).map(|message| format!("{message} ({})", error.message()))
+    } else {
+        error
     }
 }
 
@@ -184,17 +223,14 @@ impl Checkpoints {
         }
         create_folder(&folder).map_err(cannot)?;
         let Some(lock) = Lock::take(&folder).map_err(cannot)? else {
-            return Err(Error::new(
-                Status::InvalidState,
-                format!(
-                    "another run writes its checkpoints to {}; wait until it has ended, or give another folder",
-                    folder.display()
-                ),
-            ));
+            return Err(is_written(&folder));
         };
         // Without a lock, another process may be writing: what it holds is not removed.
         Sweep { sole: !lock.files.is_empty(), may_replace: Some(may_replace_step) }.all(&folder, is_target);
-        Ok(Checkpoints { folder, keep, companions, lock: Arc::new(lock) })
+        NewFile::create_in(&folder, LATEST)?;
+        let checkpoints = Checkpoints { folder, keep, companions, lock: Arc::new(lock) };
+        checkpoints.check_place()?;
+        Ok(checkpoints)
     }
 
     /// Returns the same folder, under the same lock, with other `companions` and another `keep`.
@@ -212,25 +248,65 @@ impl Checkpoints {
         &self.folder
     }
 
+    /// Checks that the path still leads to the folder that is locked. Called before anything is
+    /// written or removed.
+    ///
+    /// Errors: the folder was moved or removed (`InvalidState`).
+    pub fn check_place(&self) -> Result<()> {
+        let cannot = |error| Error::reading(&self.folder, &error);
+        let id = |facts: &Metadata| (facts.dev(), facts.ino());
+        let locked = retried(|| self.lock.folder.metadata()).map_err(cannot)?;
+        let is_in_place = match retried(|| fs::metadata(&self.folder)) {
+            Ok(found) => id(&found) == id(&locked),
+            Err(error) if GONE.contains(&error.kind()) => false,
+            Err(error) => return Err(cannot(error)),
+        };
+        if is_in_place {
+            return Ok(());
+        }
+        Err(Error::new(
+            Status::InvalidState,
+            format!(
+                "{} was moved or removed while a run wrote its checkpoints there; nothing more is written to it",
+                self.folder.display()
+            ),
+        ))
+    }
+
+    /// Returns an error in writing, or that of [`Checkpoints::check_place`], which explains it.
+    pub(super) fn explained(&self, error: Error) -> Error {
+        self.check_place().err().unwrap_or(error)
+    }
+
+    /// Most permissions of a new checkpoint: those of the folder.
+    pub(super) fn mode(&self) -> Result<u32> {
+        let facts = retried(|| self.lock.folder.metadata());
+        Ok(facts.map_err(|error| Error::reading(&self.folder, &error))?.mode())
+    }
+
     /// The folder's path without links.
     pub fn real_folder(&self) -> Result<PathBuf> {
-        fs::canonicalize(&self.folder).map_err(|error| Error::reading(&self.folder, &error))
+        retried(|| fs::canonicalize(&self.folder)).map_err(|error| Error::reading(&self.folder, &error))
     }
 
     /// Checks, before the run writes to the folder, that it has no checkpoints of another run.
     /// `last` is the step of the run's last checkpoint here: the one that it wrote, or from which
     /// it resumed; checkpoints of later steps become obsolete. `None`: the run has none here.
+    /// Returns the steps of those that became obsolete.
     ///
-    /// Errors: there are checkpoints, and `last` is `None` (`InvalidState`).
-    pub fn continue_run(&self, last: Option<u64>) -> Result<()> {
-        let found = steps(&self.folder)?;
+    /// Errors: there are checkpoints, and `last` is `None` (`InvalidState`); a link or a file has
+    /// the name of a later step.
+    pub fn continue_run(&self, last: Option<u64>) -> Result<Vec<u64>> {
+        let mut found = steps(&self.folder)?;
         if let Some(last) = last {
-            let later = found.into_iter().map(|(step, _)| step).filter(|&step| step > last);
-            self.lock.obsolete.lock().extend(later);
-            return Ok(());
+            found.retain(|&(step, _)| step > last);
+            found.iter().try_for_each(|(_, folder)| may_replace_step(folder).map(drop))?;
+            let later: Vec<u64> = found.into_iter().map(|(step, _)| step).collect();
+            self.lock.state.lock().obsolete.extend(&later);
+            return Ok(later);
         }
         if found.is_empty() {
-            return Ok(());
+            return Ok(Vec::new());
         }
         Err(Error::new(
             Status::InvalidState,
@@ -244,22 +320,43 @@ impl Checkpoints {
 
     /// Points `latest` at a step's folder, which must exist.
     pub fn set_latest(&self, step: u64) -> Result<()> {
+        self.check_place()?;
         let mut file = NewFile::create_in(&self.folder, LATEST)?;
         file.put(latest_text(&step_name(step)).as_bytes())?;
-        file.finish()
+        file.finish()?;
+        self.lock.state.lock().latest = Some(step);
+        Ok(())
+    }
+
+    /// Notes that the checkpoint of a step has its name.
+    pub(super) fn set_written(&self, step: u64) {
+        let mut state = self.lock.state.lock();
+        state.obsolete.remove(&step);
+        state.written = Some(step);
+    }
+
+    /// The last step whose checkpoint was written here.
+    pub fn written(&self) -> Option<u64> {
+        self.lock.state.lock().written
+    }
+
+    /// Returns true unless a checkpoint was written here and `latest` could not be made to name it.
+    pub fn is_latest(&self) -> bool {
+        let state = self.lock.state.lock();
+        state.written.is_none() || state.written == state.latest
     }
 
     /// Removes all but the newest `keep` checkpoints, after `step` has become the latest.
     /// Checkpoints of later steps, and others that the run left behind when it resumed before
     /// them, count as the oldest. Incomplete checkpoints and links are neither counted nor removed.
-    pub(super) fn remove_old(&self, step: u64) -> Result<()> {
-        self.lock.obsolete.lock().remove(&step);
+    pub fn remove_old(&self, step: u64) -> Result<()> {
         let Some(keep) = self.keep else { return Ok(()) };
         let mut complete = steps(&self.folder)?;
         complete.retain(|(_, folder)| !folder.is_symlink() && Checkpoint::open_step(folder).is_ok());
-        let obsolete = self.lock.obsolete.lock().clone();
+        let obsolete = self.lock.state.lock().obsolete.clone();
         complete.sort_by_key(|&(one, _)| (one <= step && !obsolete.contains(&one), one));
         for (_, folder) in complete.iter().take(complete.len().saturating_sub(keep.get())) {
+            self.check_place()?;
             remove(folder).map_err(|error| {
                 let latest = step_name(step);
                 Error::io(
@@ -276,7 +373,7 @@ impl Checkpoints {
 /// a power cut, does not look like a checkpoint.
 fn remove(folder: &Path) -> io::Result<()> {
     let hidden = Kind::Removed.path(folder)?;
-    fs::rename(folder, &hidden)?;
+    retried(|| fs::rename(folder, &hidden))?;
     sync_parent(folder)?;
-    fs::remove_dir_all(&hidden)
+    remove_folder(&hidden)
 }

@@ -19,7 +19,8 @@
 //! - **One writer**: the folder and its file `.lock` are locked (`flock`) while a run writes, against
 //!   threads, processes and containers alike. A run is still kept out after `.lock` was removed,
 //!   except on NFS, which cannot lock folders. Without locks in the file system, other writers are
-//!   not noticed. DIR may be a link; nothing in it is written through one.
+//!   not noticed. DIR may be a link; nothing in it is written through one. Once DIR leads to another
+//!   folder than the one that is locked, nothing more is written or removed there.
 //! - **Reading**: [`open`] checks the manifest's checksum and every file's kind and length.
 //!   [`Checkpoint::restore_into`] reads the states into a trainer, with the trainer's threads, and
 //!   checks each span's checksum. Any flipped bit is detected; the error names the file.

@@ -9,9 +9,10 @@ use xxhash_rust::xxh3::Xxh3;
 
 use crate::base::{DType, Error, Meter, Progress, Result, Status};
 use crate::checkpoint::agree::{Changes, model_fields, numeric, same_model};
-use crate::checkpoint::folder::{is_step, read_latest, steps};
+use crate::checkpoint::folder::{cause, is_step, read_latest, steps};
 use crate::checkpoint::manifest::{Checksum, MANIFEST, Manifest, StoredFile};
 use crate::engine::{Fill, StateSpan, Trainer};
+use crate::host::files::retried;
 use crate::host::input::{self, InputFile};
 use crate::model::ModelConfig;
 
@@ -39,7 +40,8 @@ pub struct Checkpoint {
 /// `latest` is opened or, if there is no such file, the newest complete one.
 ///
 /// Errors: there is no checkpoint (`NotFound`); a file is damaged (`BadFormat`), missing or cannot
-/// be read. Errors name the file and the newest complete checkpoint in the same folder of
+/// be read; another run writes to the folder of checkpoints, and may just have removed it
+/// (`InvalidState`). Errors name the file and the newest complete checkpoint in the same folder of
 /// checkpoints.
 pub fn open(path: &Path) -> Result<Checkpoint> {
     let (opened, folder) = if is_step(path) || input::is_there(&path.join(MANIFEST)) {
@@ -47,7 +49,10 @@ pub fn open(path: &Path) -> Result<Checkpoint> {
     } else {
         (latest(path), Some(path))
     };
-    opened.map_err(|error| with_alternative(error, folder.and_then(|folder| newest(folder, None))))
+    opened.map_err(|error| match folder {
+        Some(folder) => with_alternative(cause(error, folder), newest(folder, None)),
+        None => error,
+    })
 }
 
 fn latest(folder: &Path) -> Result<Checkpoint> {
@@ -106,9 +111,11 @@ impl Checkpoint {
 
     /// The folder of checkpoints that has this one, without links.
     ///
-    /// Errors: the checkpoint was removed (`NotFound`).
+    /// Errors: the checkpoint was removed (`NotFound`, or as [`open`]).
     pub fn parent(&self) -> Result<PathBuf> {
-        let real = fs::canonicalize(&self.folder).map_err(|error| Error::reading(&self.folder, &error))?;
+        let beside = self.folder.parent().unwrap_or(&self.folder);
+        let cannot = |error| cause(Error::reading(&self.folder, &error), beside);
+        let real = retried(|| fs::canonicalize(&self.folder)).map_err(cannot)?;
         Ok(real.parent().unwrap_or(&real).to_owned())
     }
 

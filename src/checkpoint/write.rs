@@ -127,7 +127,9 @@ impl Checkpoints {
     fn step_folder(&self, step: u64, layout: &Layout, mode: Mode) -> Result<NewFolder> {
         let companions: usize = self.companions.iter().map(|(_, content)| content.len()).sum();
         let bytes = state_bytes(layout, mode) + companions as u64;
-        NewFolder::plan(&self.folder().join(step_name(step)), bytes, may_replace_step)
+        self.check_place()?;
+        let new = NewFolder::plan(&self.folder().join(step_name(step)), bytes, may_replace_step)?;
+        Ok(new.limited(self.mode()?))
     }
 }
 
@@ -137,8 +139,8 @@ fn state_bytes(layout: &Layout, mode: Mode) -> u64 {
     (elements * mode.optimizer().parameter_bytes()) as u64
 }
 
-impl Sink for Writer {
-    fn unit(&mut self, state: &UnitState) -> Result<()> {
+impl Writer {
+    fn write_unit(&mut self, state: &UnitState) -> Result<()> {
         let name = format!("unit-{:05}.state", state.unit.at());
         let bytes = StateSpan::all(state.optimizer).map(|span| state.span(span).len() as u64).sum();
         let file = self.filling.sized(&name, bytes)?;
@@ -159,7 +161,8 @@ impl Sink for Writer {
         Ok(())
     }
 
-    fn finish(mut self: Box<Self>) -> Result<()> {
+    /// Writes and syncs all files, and publishes the folder. Returns its step.
+    fn complete(mut self) -> Result<u64> {
         for (name, content) in &self.checkpoints.companions {
             self.filling.whole(name, content)?;
             self.manifest.files.push(StoredFile {
@@ -168,11 +171,24 @@ impl Sink for Writer {
                 checksum: Checksum::of(content),
             });
         }
-        let Writer { checkpoints, manifest, filling, mut syncing, .. } = *self;
+        let Writer { checkpoints, manifest, filling, mut syncing, .. } = self;
         syncing.finish()?;
         filling.whole(MANIFEST, &manifest.seal()?)?;
-        let step = manifest.step;
+        checkpoints.check_place()?;
         filling.publish()?;
+        checkpoints.set_written(manifest.step);
+        Ok(manifest.step)
+    }
+}
+
+impl Sink for Writer {
+    fn unit(&mut self, state: &UnitState) -> Result<()> {
+        self.write_unit(state).map_err(|error| self.checkpoints.explained(error))
+    }
+
+    fn finish(self: Box<Self>) -> Result<()> {
+        let checkpoints = self.checkpoints.clone();
+        let step = self.complete().map_err(|error| checkpoints.explained(error))?;
         checkpoints.set_latest(step).map_err(|error: Error| {
             error.within(format_args!("{} is complete, but `latest` does not name it", step_name(step)))
         })?;

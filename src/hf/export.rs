@@ -16,6 +16,7 @@ use crate::base::{DType, Error, Meter, Progress, Result, RunId, Status, find_non
 use crate::engine::{TensorSlice, Trainer};
 use crate::hf::shards::{self, Shard};
 use crate::hf::{FolderConfig, INDEX, file_text};
+use crate::host::files::{entries, retried};
 use crate::host::folder::{Filling, NewFolder, SizedFile, open_folder};
 use crate::host::input::read_whole;
 use crate::model::Layout;
@@ -71,7 +72,8 @@ impl ExportTarget {
         // Without a slash at the end, which would hide a link.
         let folder = folder.components().as_path();
         let cannot = |error| Error::io(format!("cannot export to {}", folder.display()), &error);
-        let real = if folder.is_symlink() { &fs::canonicalize(folder).map_err(cannot)? } else { folder };
+        let real =
+            if folder.is_symlink() { &retried(|| fs::canonicalize(folder)).map_err(cannot)? } else { folder };
         let new = NewFolder::plan(real, bytes, ExportTarget::may_replace)?;
         Ok(ExportTarget { new, run: None })
     }
@@ -92,7 +94,7 @@ impl ExportTarget {
     fn may_replace(folder: &Path) -> Result<bool> {
         let cannot = |error: &io::Error| Error::io(format!("cannot export to {}", folder.display()), error);
         // Not through a link: the folder is removed when it is replaced.
-        let entries = match open_folder(folder, false).and_then(|_| fs::read_dir(folder)) {
+        let entries = match open_folder(folder, false).and_then(|_| entries(folder)) {
             Ok(entries) => entries,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
             Err(error) => return Err(cannot(&error)),
@@ -101,7 +103,7 @@ impl ExportTarget {
         let mut has_entries = false;
         for entry in entries {
             has_entries = true;
-            let name = entry.map_err(|error| cannot(&error))?.file_name().to_string_lossy().into_owned();
+            let name = entry.file_name().to_string_lossy().into_owned();
             let ours = marker.as_ref().is_some_and(|marker| name == MARKER || marker.files.contains(&name));
             if !ours {
                 return Err(Error::new(

@@ -1,44 +1,64 @@
-//! File system calls that the standard library does not have.
+//! File system calls that the standard library does not have, or does not repeat after a signal.
 
-use std::fs::File;
-use std::io;
+use std::fs::{self, DirEntry, File, TryLockError};
+use std::io::{self, ErrorKind};
 use std::path::Path;
 
-use nix::errno::Errno;
 use nix::fcntl::{AT_FDCWD, FallocateFlags, RenameFlags, fallocate, renameat2};
 use nix::sys::statvfs::statvfs;
 
 /// Atomically exchanges two paths of one file system.
 /// Errors: `Unsupported` or `InvalidInput` if the file system cannot.
 pub fn exchange(one: &Path, other: &Path) -> io::Result<()> {
-    Ok(renameat2(AT_FDCWD, one, AT_FDCWD, other, RenameFlags::RENAME_EXCHANGE)?)
+    retried(|| Ok(renameat2(AT_FDCWD, one, AT_FDCWD, other, RenameFlags::RENAME_EXCHANGE)?))
 }
 
 /// Sets a file's length and, if the file system can, allocates its disk space, so that no later
 /// write finds the disk full.
 pub fn allocate(file: &File, bytes: u64) -> io::Result<()> {
     file.set_len(bytes)?;
-    let length = i64::try_from(bytes).map_err(|_| io::Error::from(io::ErrorKind::FileTooLarge))?;
+    let length = i64::try_from(bytes).map_err(|_| io::Error::from(ErrorKind::FileTooLarge))?;
     if length == 0 {
         return Ok(());
     }
-    match retried(|| fallocate(file, FallocateFlags::empty(), 0, length)) {
-        Err(Errno::EOPNOTSUPP | Errno::ENOSYS) => Ok(()),
-        outcome => Ok(outcome?),
+    match retried(|| Ok(fallocate(file, FallocateFlags::empty(), 0, length)?)) {
+        Err(error) if error.kind() == ErrorKind::Unsupported => Ok(()),
+        outcome => outcome,
     }
 }
 
 /// The bytes that this user may still write to the file system of an existing path.
 pub fn free_bytes(path: &Path) -> io::Result<u64> {
-    let facts = retried(|| statvfs(path))?;
+    let facts = retried(|| Ok(statvfs(path)?))?;
     Ok(facts.blocks_available().saturating_mul(facts.fragment_size()))
 }
 
-/// Repeats a system call as long as signals interrupt it, as the standard library does with its own.
-fn retried<T>(mut call: impl FnMut() -> nix::Result<T>) -> nix::Result<T> {
+/// Returns the entries of a folder.
+pub fn entries(folder: &Path) -> io::Result<Vec<DirEntry>> {
+    retried(|| fs::read_dir(folder)?.collect())
+}
+
+/// Removes a folder with everything in it. Links are not followed.
+pub fn remove_folder(folder: &Path) -> io::Result<()> {
+    retried(|| fs::remove_dir_all(folder))
+}
+
+/// Locks a file or folder; false if it is locked already.
+/// Errors: among others, the file system has no locks.
+pub fn try_lock(file: &File) -> io::Result<bool> {
+    retried(|| match file.try_lock() {
+        Ok(()) => Ok(true),
+        Err(TryLockError::WouldBlock) => Ok(false),
+        Err(TryLockError::Error(error)) => Err(error),
+    })
+}
+
+/// Repeats a call as long as signals interrupt it. The standard library does so only with some:
+/// to open, read, write, sync and resize files.
+pub fn retried<T>(mut call: impl FnMut() -> io::Result<T>) -> io::Result<T> {
     loop {
         match call() {
-            Err(Errno::EINTR) => {}
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
             outcome => return outcome,
         }
     }
@@ -64,9 +84,10 @@ mod tests {
 
     #[test]
     fn interrupted_calls_are_repeated() {
-        let mut outcomes = [Err(Errno::EINTR), Err(Errno::EINTR), Ok(3), Ok(4)].into_iter();
-        assert_eq!(retried(|| outcomes.next().unwrap()), Ok(3));
-        assert_eq!(retried(|| Err::<(), _>(Errno::ENOSPC)), Err(Errno::ENOSPC));
+        let (interrupted, full) = (ErrorKind::Interrupted, ErrorKind::StorageFull);
+        let mut outcomes = [Err(interrupted.into()), Err(interrupted.into()), Ok(3), Ok(4)].into_iter();
+        assert_eq!(retried(|| outcomes.next().unwrap()).unwrap(), 3);
+        assert_eq!(retried(|| Err::<(), _>(full.into())).unwrap_err().kind(), full);
     }
 
     #[test]

@@ -229,6 +229,7 @@ impl Run {
     /// checkpoint nor export is written. The error says what was.
     pub fn train(&mut self, observer: &mut dyn Observer, stop: &AtomicBool) -> Result<Outcome> {
         let start = self.trainer.stats().steps;
+        self.saving.iter().for_each(|saving| saving.begun(observer));
         let mut log = self.log.take();
         let (mut steps, mut times) = (start, MeanTimes::default());
         let ended = self.steps(&mut steps, &mut times, &mut log, observer, stop);

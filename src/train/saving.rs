@@ -50,6 +50,8 @@ pub struct Saving {
     pending: Option<u64>,
     /// Step of the last complete checkpoint.
     complete: Option<u64>,
+    /// Steps of checkpoints that became obsolete: the run resumed before them.
+    obsolete: Vec<u64>,
 }
 
 /// Returns the values of a run that change bits and are not the trainer's, under the names of the
@@ -120,18 +122,32 @@ impl Saving {
             }
             _ => None,
         };
-        checkpoints.continue_run(complete)?;
+        let obsolete = checkpoints.continue_run(complete)?;
         checkpoints.check_space(&model.layout, run.trainer.mode)?;
         let mut note = options.note.clone();
         Origin::new(run.run, checkpoints.folder())?.put(&mut note);
         let note = Note { numeric, position: None, note: note.into() };
-        Ok(Saving { checkpoints: Arc::new(checkpoints), every: options.every, note, pending: None, complete })
+        let (checkpoints, every) = (Arc::new(checkpoints), options.every);
+        Ok(Saving { checkpoints, every, note, pending: None, complete, obsolete })
     }
 
     /// If the run resumes from a checkpoint in this folder, points `latest` at it, since later
     /// checkpoints are now obsolete.
     pub fn start(&self) -> Result<()> {
         self.complete.map_or(Ok(()), |step| self.checkpoints.set_latest(step))
+    }
+
+    /// To be called before the first step: warns of checkpoints that become obsolete.
+    pub fn begun(&self, observer: &mut dyn Observer) {
+        let (Some(from), Some(last)) = (self.complete, self.obsolete.last()) else { return };
+        let warning = format!(
+            "{} has {} of steps after step {from}, from which the run resumes, up to step {last}; the run \
+             replaces them and the log's records of these steps, and old checkpoints are removed beginning with \
+             them; to keep them, branch off into another folder (--checkpoint-dir)",
+            self.checkpoints.folder().display(),
+            several(self.obsolete.len(), "checkpoint"),
+        );
+        observer.warned(&warning.into());
     }
 
     /// To be called after every step: reports a save that has ended, and begins the next one if it
@@ -159,7 +175,18 @@ impl Saving {
     /// To be called after the last step: writes its checkpoint, unless that exists.
     pub fn finish(&mut self, trainer: &mut Trainer, at: Position, observer: &mut dyn Observer) -> Result<()> {
         self.wait(trainer, observer);
-        if self.complete == Some(trainer.stats().steps) {
+        let step = trainer.stats().steps;
+        if self.complete == Some(step) {
+            self.checkpoints.check_place()?;
+            if !self.checkpoints.is_latest() {
+                return self.checkpoints.set_latest(step);
+            }
+            if self.checkpoints.written().is_none() {
+                // A process that was killed may have left more checkpoints than are kept.
+                self.checkpoints
+                    .remove_old(step)
+                    .unwrap_or_else(|error| observer.warned(&error.into_message()));
+            }
             return Ok(());
         }
         let outcome = self.begin(trainer, at).and_then(|()| trainer.save_wait());
@@ -186,8 +213,10 @@ impl Saving {
         }
     }
 
-    /// The step of the last complete checkpoint of this run, and the folder of checkpoints.
+    /// The step of the last complete checkpoint of this run, and the folder of checkpoints; `None`
+    /// also if the folder is gone.
     pub fn complete(&self) -> Option<(u64, &Path)> {
+        self.checkpoints.check_place().ok()?;
         Some((self.complete?, self.checkpoints.folder()))
     }
 
@@ -200,10 +229,20 @@ impl Saving {
 
     fn ended(&mut self, outcome: Result<()>, observer: &mut dyn Observer) -> Result<()> {
         let Some(step) = self.pending.take() else { return Ok(()) };
-        outcome.map_err(|error| {
-            error.map(|message| format!("the checkpoint of step {step} failed: {message}"))
-        })?;
-        self.complete = Some(step);
+        let is_written = self.checkpoints.written() == Some(step);
+        if is_written {
+            self.complete = Some(step);
+        }
+        match outcome {
+            // Old ones could not be removed.
+            Err(error) if is_written && self.checkpoints.is_latest() => {
+                observer.warned(&error.into_message())
+            }
+            Err(error) if is_written => return Err(error),
+            outcome => outcome.map_err(|error| {
+                error.map(|message| format!("the checkpoint of step {step} failed: {message}"))
+            })?,
+        }
         observer.saved(step, self.checkpoints.folder());
         Ok(())
     }
@@ -211,8 +250,8 @@ impl Saving {
     /// As [`Saving::ended`], but a failure is a warning, which ends with `rest`.
     fn ended_early(&mut self, outcome: Result<()>, rest: &str, observer: &mut dyn Observer) {
         if let Err(error) = self.ended(outcome, observer) {
-            let earlier = match self.complete {
-                Some(complete) => format!("the checkpoint of step {complete} is kept"),
+            let earlier = match self.complete() {
+                Some((complete, _)) => format!("the checkpoint of step {complete} is kept"),
                 None => "there is no earlier one".to_owned(),
             };
             let warning = error.map(|message| format!("{message}; {earlier}{rest}"));

@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::num::NonZeroUsize;
-use std::os::unix::fs::symlink;
+use std::os::unix::fs::{PermissionsExt, symlink};
 use std::sync::Arc;
 
 use horizon::base::{DType, Status};
@@ -63,6 +63,55 @@ fn a_run_continues_in_its_own_folder_and_leaves_obsolete_checkpoints_behind() {
     assert!(Checkpoints::create(dir.path(), Vec::new(), None).is_err());
     save(&mut trainer, &one);
     assert_eq!(names(dir.path()), [".lock", "latest", "step-00000004"]);
+}
+
+#[test]
+fn names_that_are_taken_are_refused_before_anything_is_written() {
+    let dir = tempfile::tempdir().unwrap();
+    let at = |name: &str| dir.path().join(name);
+    let error = || Checkpoints::create(dir.path(), Vec::new(), None).map(drop).unwrap_err();
+    fs::create_dir(at("latest")).unwrap();
+    assert!(error().message().contains("latest: it is a folder"), "{}", error());
+    fs::remove_dir(at("latest")).unwrap();
+    nix::unistd::mkfifo(&at("latest"), nix::sys::stat::Mode::S_IRWXU).unwrap();
+    assert!(error().message().contains("a pipe"), "{}", error());
+    fs::remove_file(at("latest")).unwrap();
+    write_two(dir.path());
+    symlink("step-00000003", at("step-00000007")).unwrap();
+    let to = checkpoints(dir.path(), None);
+    let error = to.continue_run(Some(3)).unwrap_err();
+    assert!(error.message().contains("step-00000007: it is a link"), "{error}");
+    fs::remove_file(at("step-00000007")).unwrap();
+    assert_eq!(to.continue_run(Some(2)).unwrap(), [3]);
+}
+
+#[test]
+fn a_checkpoint_that_a_run_has_removed_is_reported_as_written_by_that_run() {
+    let dir = tempfile::tempdir().unwrap();
+    write_two(dir.path());
+    let third = open(dir.path()).unwrap();
+    let to = checkpoints(dir.path(), None);
+    fs::remove_dir_all(third.folder()).unwrap();
+    for error in [open(third.folder()).unwrap_err(), third.parent().unwrap_err()] {
+        assert_eq!(error.status(), Status::InvalidState);
+        for word in ["another run writes its checkpoints to", "step-00000003"] {
+            assert!(error.message().contains(word), "{error}");
+        }
+    }
+    drop(to);
+    assert_eq!(open(third.folder()).unwrap_err().status(), Status::NotFound);
+}
+
+#[test]
+fn a_new_checkpoint_is_as_private_as_its_folder() {
+    let dir = tempfile::tempdir().unwrap();
+    let mode = |name: &str| fs::metadata(dir.path().join(name)).unwrap().permissions().mode() & 0o777;
+    for (step, bits) in [0o700, 0o755].into_iter().enumerate() {
+        fs::set_permissions(dir.path(), fs::Permissions::from_mode(bits)).unwrap();
+        save(&mut trained(&options(), step as u64), &checkpoints(dir.path(), None));
+        let folder = format!("step-{step:08}");
+        assert_eq!([mode(&folder), mode(&format!("{folder}/manifest.json"))], [bits, bits & 0o666]);
+    }
 }
 
 #[test]

@@ -90,7 +90,7 @@ const fn lasting(action: Action, calls: &'static str) -> Kind {
     Kind { action, calls, lasts: true, promise: Promise::Named }
 }
 
-const KINDS: [Kind; 17] = [
+const KINDS: [Kind; 18] = [
     kind(Action::Fail(Errno::EIO), ALL, Promise::Named),
     lasting(Action::Fail(Errno::EIO), ALL),
     kind(Action::Fail(Errno::ENOSPC), TAKES_SPACE, Promise::Named),
@@ -100,6 +100,7 @@ const KINDS: [Kind; 17] = [
     kind(Action::Fail(Errno::EMFILE), "open create", Promise::Named),
     kind(Action::Fail(Errno::ENOMEM), "map", Promise::Named),
     kind(Action::Fail(Errno::EAGAIN), "lock", Promise::Named),
+    lasting(Action::Fail(Errno::EAGAIN), "lock"),
     kind(Action::Fail(Errno::EINTR), "open create read write sync resize allocate lock", Promise::Harmless),
     // File systems without them.
     kind(Action::Fail(Errno::ENOLCK), "lock", Promise::Harmless),
@@ -287,4 +288,19 @@ fn a_fault_at_any_call_loses_nothing() {
     let pending = findings.len() - failing.len();
     println!("injection: {} faults, {} lost, {pending} pending", hits.into_inner(), failing.len());
     assert!(failing.is_empty(), "{} findings: {failing:#?}", failing.len());
+}
+
+#[test]
+fn an_old_checkpoint_that_cannot_be_removed_is_a_warning() {
+    let dir = workplace();
+    let mut command = horizon(
+        dir.path(),
+        &format!("{TRAIN} --steps 2 --checkpoint-dir ckpts --checkpoint-every 1 --keep 1"),
+    );
+    let fault = Fault { action: Action::Fail(Errno::EACCES), calls: "remove", at: 1, lasts: true };
+    inject::load(&mut command, dir.path(), Some(fault), Path::new("/dev/null"));
+    let ran = run(command).succeeded();
+    assert!(ran.err.contains("warning: step-00000002 is complete, but the old"), "{}", ran.err);
+    assert!(ran.err.contains("step-00000001 cannot be removed"), "{}", ran.err);
+    assert_eq!(steps(dir.path()).last().unwrap(), "step-00000002");
 }

@@ -138,6 +138,64 @@ fn a_step_that_fails_leaves_the_state_before_it() {
     }
 }
 
+/// Nothing is written to another folder at the path, and none is created.
+#[test]
+fn a_folder_of_checkpoints_that_is_moved_or_removed_gets_nothing_more() {
+    for (moves, another) in [(true, true), (true, false), (false, false)] {
+        let dir = tempfile::tempdir().unwrap();
+        let [run, old] = ["run", "old"].map(|name| dir.path().join(name));
+        let mut stepped = |step| {
+            if step != 3 {
+                return;
+            }
+            if moves {
+                fs::rename(&run, &old).unwrap();
+            } else {
+                fs::remove_dir_all(&run).unwrap();
+            }
+            if another {
+                fs::create_dir_all(run.join("step-00000001")).unwrap();
+            }
+        };
+        let (ended, warnings) = trained(dir.path(), true, &|_| (), &AtomicBool::new(false), &mut stepped);
+        let error = ended.unwrap_err();
+        for word in ["checkpoint of step 6 failed", "/run was moved or removed", "there is no checkpoint"] {
+            assert!(error.message().contains(word), "no {word:?} in {error}");
+        }
+        assert!(warnings.iter().all(|warning| warning.contains("/run was moved or removed")), "{warnings:?}");
+        assert!(warnings.len() >= 3, "{warnings:?}");
+        assert_eq!(run.exists(), another);
+        assert!(!another || names(&run) == ["step-00000001"]);
+        assert!(!moves || (1..=3).contains(&open(&old).unwrap().manifest().step));
+    }
+}
+
+/// The checkpoint is there all the same.
+#[test]
+fn what_takes_the_name_of_latest_is_an_error_that_says_which_checkpoint_is_complete() {
+    let dir = tempfile::tempdir().unwrap();
+    let latest = dir.path().join("run/latest");
+    let mut stepped = |step| {
+        if step == 1 {
+            fs::create_dir_all(latest.join("thesis")).unwrap();
+        }
+    };
+    let at_end = |options: &mut RunOptions| {
+        if let Some(save) = &mut options.save {
+            save.every = 9;
+        }
+    };
+    let (ended, _) = trained(dir.path(), true, &at_end, &AtomicBool::new(false), &mut stepped);
+    let error = ended.unwrap_err();
+    for word in
+        ["step-00000006 is complete, but `latest`", "it is a folder", "the checkpoint of step 6 is in"]
+    {
+        assert!(error.message().contains(word), "no {word:?} in {error}");
+    }
+    assert!(latest.join("thesis").exists());
+    open(&dir.path().join("run/step-00000006")).unwrap();
+}
+
 #[test]
 fn the_last_checkpoint_and_the_export_fail_the_run_if_they_fail() {
     let never = AtomicBool::new(false);

@@ -254,13 +254,22 @@ fn the_log_has_every_step_once() {
     assert_eq!(steps(), [1, 2, 3, 4, 5, 6]);
     // Resuming from step 4 replaces the records of later steps.
     let options = RunOptions { resume: resume(&step_folder(&folder, 4)), ..run_options(&folder, 4) };
-    trained(dir.path(), logged(options), None);
+    let (_, watch) = trained(dir.path(), logged(options), None);
+    let [warning] = &watch.warnings[..] else { panic!("{:?}", watch.warnings) };
+    for word in ["/run has 1 checkpoint of steps after step 4", "up to step 6", "--checkpoint-dir"] {
+        assert!(warning.contains(word), "no {word:?} in {warning}");
+    }
     assert_eq!(steps(), (1..=STEPS).collect::<Vec<_>>());
     // Resuming after the last step changes nothing.
     let options = RunOptions { resume: resume(&folder), ..run_options(&folder, 4) };
     let (outcome, watch) = trained(dir.path(), logged(options), None);
     assert_eq!((outcome.steps, watch.records.len(), watch.saved.len()), (STEPS, 0, 0));
     assert_eq!(steps(), (1..=STEPS).collect::<Vec<_>>());
+    // It only removes the old checkpoints that a killed run has left.
+    let mut options = RunOptions { resume: resume(&folder), ..run_options(&folder, 4) };
+    options.save.as_mut().unwrap().keep = NonZeroUsize::new(2);
+    trained(dir.path(), options, None);
+    assert_eq!(names(&folder), [".lock", "latest", "step-00000008", "step-00000012"]);
 }
 
 /// A file in place of a checkpoint makes that checkpoint fail.

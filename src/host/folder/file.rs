@@ -2,18 +2,20 @@
 
 use std::fs::{self, File, Metadata, Permissions};
 use std::io::{self, BufWriter, ErrorKind, Seek, SeekFrom, Write};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileTypeExt, OpenOptionsExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 
 use nix::fcntl::OFlag;
 
 use super::hidden::{Hidden, Kind, Sweep};
-use super::{keep_access, sync_parent};
+use super::{facts, keep_access, sync_parent};
 use crate::base::{Error, Result};
+use crate::host::files::retried;
 use crate::host::input::is_descriptor;
 
 /// Bytes of the buffer of a file that is being written.
-const BUFFER: usize = 1 << 20;
+const BUFFER: usize = 1 << 16;
 
 /// A file that is being written under a hidden name. If it is dropped before
 /// [`NewFile::finish`], the hidden file is removed and the final path is unchanged.
@@ -39,7 +41,7 @@ impl NewFile {
     /// not the user's.
     pub fn create_in(folder: &Path, name: impl AsRef<Path>) -> Result<NewFile> {
         let path = folder.join(name);
-        match fs::symlink_metadata(&path) {
+        match facts(&path) {
             Ok(data) if !data.is_file() && !data.is_symlink() => Err(refused(&path, &data)),
             _ => NewFile::at(&path, path.clone()),
         }
@@ -110,12 +112,16 @@ impl Seek for NewFile {
 /// Returns the path that [`replace_file`] replaces: the file, or that to which a link leads, which
 /// need not exist.
 ///
-/// Errors: the target exists and is not a regular file (`InvalidArgument`).
+/// Errors: the target exists and is not a regular file, or the path names a folder
+/// (`InvalidArgument`).
 pub fn replaced_path(path: &Path) -> Result<PathBuf> {
     let cannot = |error: io::Error| Error::writing(path, &error);
-    match fs::metadata(path) {
+    match retried(|| fs::metadata(path)) {
         Ok(data) if !data.is_file() => Err(refused(path, &data)),
-        Ok(_) => fs::canonicalize(path).map_err(cannot),
+        Ok(_) => retried(|| fs::canonicalize(path)).map_err(cannot),
+        Err(_) if names_folder(path) => {
+            Err(Error::argument(format!("cannot write {}: it names a folder; name a file", path.display())))
+        }
         Err(error) if error.kind() == ErrorKind::NotFound => match fs::read_link(path) {
             Ok(to) => replaced_path(&path.with_file_name(to)),
             Err(_) => Ok(path.to_owned()),
@@ -124,8 +130,14 @@ pub fn replaced_path(path: &Path) -> Result<PathBuf> {
     }
 }
 
+/// True for a path that ends with `/`, `/.` or `..`.
+fn names_folder(path: &Path) -> bool {
+    let bytes = path.as_os_str().as_bytes();
+    !bytes.is_empty() && path.file_name().is_none_or(|name| !bytes.ends_with(name.as_bytes()))
+}
+
 fn file_at(path: &Path) -> Option<Metadata> {
-    fs::symlink_metadata(path).ok().filter(Metadata::is_file)
+    facts(path).ok().filter(Metadata::is_file)
 }
 
 fn refused(path: &Path, data: &Metadata) -> Error {
@@ -157,7 +169,7 @@ pub fn replace_file(path: &Path, fill: impl FnOnce(&mut dyn Write) -> Result<()>
 pub fn replace_link(path: &Path, to: &str) -> io::Result<()> {
     let hidden = Kind::Partial.path(path)?;
     symlink(to, &hidden)?;
-    fs::rename(&hidden, path).inspect_err(|_| {
+    retried(|| fs::rename(&hidden, path)).inspect_err(|_| {
         // Best effort: the error of the rename is reported, not this one.
         let _ = fs::remove_file(&hidden);
     })?;

@@ -1,14 +1,15 @@
 //! Hidden files and folders: their names, their locks, and the removal of those left behind.
 
 use std::ffi::OsString;
-use std::fs::{self, DirBuilder, File, TryLockError};
+use std::fs::{self, DirBuilder, File};
 use std::io::{self, ErrorKind};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use nix::fcntl::OFlag;
 
-use super::{MayReplace, open_folder, sync_parent};
+use super::{MayReplace, facts, open_folder, sync_parent};
+use crate::host::files::{entries, remove_folder, retried, try_lock};
 
 /// Meaning of a hidden name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -82,12 +83,14 @@ impl Hidden {
         })
     }
 
-    /// Creates a folder next to `target`. `private`: only its owner may open it.
-    pub(super) fn folder(target: &Path, private: bool) -> io::Result<Hidden> {
-        let mode = if private { 0o700 } else { 0o777 };
+    /// Creates a folder next to `target` with at most these permissions.
+    pub(super) fn folder(target: &Path, mode: u32) -> io::Result<Hidden> {
         Hidden::create(target, true, |path| {
-            DirBuilder::new().mode(mode).create(path)?;
-            open_folder(path, false)
+            retried(|| DirBuilder::new().mode(mode).create(path))?;
+            open_folder(path, false).inspect_err(|_| {
+                // Best effort: that error is reported, not this one.
+                let _ = fs::remove_dir(path);
+            })
         })
     }
 
@@ -107,11 +110,13 @@ impl Hidden {
                 }
                 Err(error) => return Err(error),
             };
-            // A sweep may have locked or removed it before this lock.
-            let is_ours = !matches!(file.try_lock(), Err(TryLockError::WouldBlock));
-            if is_ours && fs::symlink_metadata(&path).is_ok() {
-                return Ok(Hidden { path, file, is_folder, kept: false });
+            // A sweep may have locked or removed it before this lock. Then it is given up.
+            let is_ours = !matches!(try_lock(&file), Ok(false));
+            let hidden = Hidden { path, file, is_folder, kept: false };
+            if is_ours && facts(&hidden.path).is_ok() {
+                return Ok(hidden);
             }
+            last = ErrorKind::WouldBlock.into();
         }
         Err(last)
     }
@@ -126,14 +131,14 @@ impl Hidden {
 
     /// Gives it another hidden name.
     pub(super) fn rename(&mut self, path: PathBuf) -> io::Result<()> {
-        fs::rename(&self.path, &path)?;
+        retried(|| fs::rename(&self.path, &path))?;
         self.path = path;
         Ok(())
     }
 
     /// Gives it its final name, atomically. A file replaces a file; a folder, an empty folder.
     pub(super) fn publish(&mut self, target: &Path) -> io::Result<()> {
-        fs::rename(&self.path, target)?;
+        retried(|| fs::rename(&self.path, target))?;
         self.keep(true);
         Ok(())
     }
@@ -149,10 +154,14 @@ impl Drop for Hidden {
         // Best effort: after an error that error is reported, and a sweep repeats the removal.
         // Closing the file would not unlock it while a forked child has it open.
         if !self.kept {
-            let _ = if self.is_folder { fs::remove_dir_all(&self.path) } else { fs::remove_file(&self.path) };
+            let _ = remove(&self.path, self.is_folder);
         }
         let _ = self.file.unlock();
     }
+}
+
+fn remove(path: &Path, is_folder: bool) -> io::Result<()> {
+    if is_folder { remove_folder(path) } else { retried(|| fs::remove_file(path)) }
 }
 
 /// A file or folder of another writer, locked until it is dropped.
@@ -166,7 +175,7 @@ pub(super) struct Held {
 impl Held {
     /// Opens a file, folder or link itself; `None` for anything else.
     fn open(path: &Path) -> io::Result<Option<Held>> {
-        let kind = fs::symlink_metadata(path)?.file_type();
+        let kind = facts(path)?.file_type();
         let file = if kind.is_dir() {
             Some(open_folder(path, false)?)
         } else if kind.is_file() {
@@ -184,11 +193,8 @@ impl Held {
     /// Waits for the lock of a folder. On a file system without locks it is not locked.
     pub(super) fn wait(path: &Path) -> io::Result<Held> {
         let held = Held { path: path.to_owned(), file: Some(open_folder(path, false)?), is_folder: true };
-        while let Some(Err(error)) = held.file.as_ref().map(File::lock) {
-            if error.kind() != ErrorKind::Interrupted {
-                break;
-            }
-        }
+        // An error: there are no locks.
+        let _ = held.file.as_ref().map(|file| retried(|| file.lock()));
         Ok(held)
     }
 
@@ -196,19 +202,16 @@ impl Held {
     /// cannot be locked is free, too.
     fn take(path: &Path, sole: bool) -> Option<Held> {
         let held = Held::open(path).ok()??;
-        let free = match held.file.as_ref().map(File::try_lock) {
-            Some(Ok(())) => true,
-            Some(Err(TryLockError::WouldBlock)) => false,
-            Some(Err(TryLockError::Error(_))) | None => sole,
-        };
+        let free = held.file.as_ref().and_then(|file| try_lock(file).ok()).unwrap_or(sole);
         free.then_some(held)
     }
 
     /// Removes it. Links in it, and a link itself, are not followed.
     pub(super) fn remove(&self) -> io::Result<()> {
-        let removed =
-            if self.is_folder { fs::remove_dir_all(&self.path) } else { fs::remove_file(&self.path) };
-        removed.or_else(|error| if error.kind() == ErrorKind::NotFound { Ok(()) } else { Err(error) })
+        match remove(&self.path, self.is_folder) {
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
+            removed => removed,
+        }
     }
 }
 
@@ -224,7 +227,8 @@ impl Drop for Held {
 pub struct Sweep {
     /// There are no other writers: a lock of the caller keeps them out.
     pub sole: bool,
-    /// Tells whether a folder that was being replaced may be removed. `None`: such folders stay.
+    /// Tells whether a folder that was being replaced may be removed or, if nothing is at its path,
+    /// restored. `None`: such folders stay.
     pub may_replace: Option<MayReplace>,
 }
 
@@ -239,7 +243,7 @@ impl Sweep {
 
     /// Removes what killed writers of the names that `is_target` selects left in a folder.
     pub fn all(&self, folder: &Path, is_target: impl Fn(&str) -> bool) {
-        for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
+        for entry in entries(folder).unwrap_or_default() {
             let name = entry.file_name();
             if let Some((target, kind)) = name.to_str().and_then(Kind::parse)
                 && is_target(target)
@@ -256,11 +260,12 @@ impl Sweep {
             return held.remove();
         }
         let Some(may_replace) = self.may_replace.filter(|_| held.is_folder) else { return Ok(()) };
-        if fs::symlink_metadata(target).is_err_and(|error| error.kind() == ErrorKind::NotFound) {
+        let Ok(is_full) = may_replace(&held.path) else { return Ok(()) };
+        if is_full && facts(target).is_err_and(|error| error.kind() == ErrorKind::NotFound) {
             // The writer was killed between two renames.
-            fs::rename(&held.path, target)?;
+            retried(|| fs::rename(&held.path, target))?;
             return sync_parent(target);
         }
-        if may_replace(&held.path).is_ok() { held.remove() } else { Ok(()) }
+        held.remove()
     }
 }

@@ -28,6 +28,7 @@ use nix::fcntl::OFlag;
 use nix::unistd::geteuid;
 
 use crate::base::{Error, Result};
+use crate::host::files::retried;
 
 pub use file::{
     NewFile, check_output, check_replaceable, is_stream, replace_file, replace_link, replaced_path,
@@ -43,7 +44,7 @@ pub fn create_folder(folder: &Path) -> io::Result<()> {
     }
     let parent = folder.parent().unwrap_or(Path::new(""));
     create_folder(parent)?;
-    match fs::create_dir(folder) {
+    match retried(|| fs::create_dir(folder)) {
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists && folder.is_dir() => Ok(()),
         Err(error) => Err(error),
         Ok(()) => sync_parent(folder),
@@ -55,9 +56,9 @@ pub fn create_folder(folder: &Path) -> io::Result<()> {
 pub fn private_folder(folder: &Path, create: bool) -> Result<()> {
     let cannot = |error: io::Error| Error::io(format!("cannot use {}", folder.display()), &error);
     if create {
-        DirBuilder::new().recursive(true).mode(0o700).create(folder).map_err(cannot)?;
+        retried(|| DirBuilder::new().recursive(true).mode(0o700).create(folder)).map_err(cannot)?;
     }
-    let metadata = fs::symlink_metadata(folder).map_err(cannot)?;
+    let metadata = facts(folder).map_err(cannot)?;
     let others = metadata.mode() & 0o077;
     if metadata.is_dir() && metadata.uid() == geteuid().as_raw() && others == 0 {
         return Ok(());
@@ -77,7 +78,7 @@ pub fn open_folder(folder: &Path, links: bool) -> io::Result<File> {
 pub fn open_lock(path: &Path) -> io::Result<File> {
     let flags = (OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK | OFlag::O_NOCTTY).bits();
     let file = File::options().write(true).create(true).truncate(false).custom_flags(flags).open(path);
-    if fs::symlink_metadata(path).is_ok_and(|data| !data.is_file()) {
+    if facts(path).is_ok_and(|data| !data.is_file()) {
         return Err(io::Error::other(format!("{} is not a regular file; remove it", path.display())));
     }
     file
@@ -92,7 +93,7 @@ pub fn sync_parent(path: &Path) -> io::Result<()> {
 /// Gives a new file or folder the permissions of the one that it replaces and, where this process
 /// may, its owner and group. If the group cannot be kept, it gets no permissions.
 fn keep_access(new: &File, old: &Metadata) -> io::Result<()> {
-    let created = new.metadata()?;
+    let created = retried(|| new.metadata())?;
     if created.uid() != old.uid() {
         // Only root may give files away; otherwise the new owner is this user.
         let _ = fchown(new, Some(old.uid()), None);
@@ -103,6 +104,11 @@ fn keep_access(new: &File, old: &Metadata) -> io::Result<()> {
         return Ok(());
     }
     new.set_permissions(Permissions::from_mode(mode))
+}
+
+/// Returns what a path has itself, also if that is a link.
+fn facts(path: &Path) -> io::Result<Metadata> {
+    retried(|| fs::symlink_metadata(path))
 }
 
 #[cfg(test)]

@@ -6,10 +6,10 @@ use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use super::hidden::{Held, Hidden, Kind, Sweep};
-use super::{create_folder, keep_access, sync_parent};
+use super::{create_folder, facts, keep_access, sync_parent};
 use crate::base::format::Size;
 use crate::base::{Error, Result, Status};
-use crate::host::files;
+use crate::host::files::{self, retried};
 
 /// Returns true if what is at a path may be replaced and removed, and false if nothing is there, or
 /// an empty folder. Errors: it must be kept. It may have another path while it is replaced.
@@ -20,6 +20,8 @@ pub type MayReplace = fn(&Path) -> Result<bool>;
 pub struct NewFolder {
     folder: PathBuf,
     may_replace: MayReplace,
+    /// Most permissions of a folder that replaces none.
+    mode: u32,
 }
 
 /// Attempts to publish a folder while other writers publish theirs to the same path.
@@ -38,10 +40,10 @@ impl NewFolder {
         let (Some(parent), Some(_)) = (whole.parent(), whole.file_name()) else {
             return Err(Error::argument(format!("{} cannot name a new folder", folder.display())));
         };
-        may_replace(&whole)?;
         create_folder(parent).map_err(|error| cannot(&error))?;
         Sweep { sole: false, may_replace: Some(may_replace) }.next_to(&whole);
-        let free = Hidden::folder(&whole, true).and_then(|hidden| files::free_bytes(hidden.path()));
+        may_replace(&whole)?;
+        let free = Hidden::folder(&whole, 0o700).and_then(|hidden| files::free_bytes(hidden.path()));
         let free = free.map_err(|error| cannot(&error))?;
         if free < bytes {
             return Err(Error::new(
@@ -54,7 +56,13 @@ impl NewFolder {
                 ),
             ));
         }
-        Ok(NewFolder { folder: whole, may_replace })
+        Ok(NewFolder { folder: whole, may_replace, mode: 0o777 })
+    }
+
+    /// Returns the same folder, to which others get at most the permissions in `mode`, unless it
+    /// replaces one.
+    pub fn limited(self, mode: u32) -> NewFolder {
+        NewFolder { mode: 0o700 | mode & 0o777, ..self }
     }
 
     /// The final path.
@@ -73,14 +81,14 @@ impl NewFolder {
     /// Creates the hidden folder. It is removed again if the result is dropped before
     /// [`Filling::publish`].
     pub fn begin(&self) -> Result<Filling> {
-        let private = self.old().is_some();
-        let hidden = Hidden::folder(&self.folder, private).map_err(|error| self.cannot(&error))?;
+        let mode = if self.old().is_some() { 0o700 } else { self.mode };
+        let hidden = Hidden::folder(&self.folder, mode).map_err(|error| self.cannot(&error))?;
         Ok(Filling { new: self.clone(), hidden })
     }
 
     /// The folder to be replaced.
     fn old(&self) -> Option<fs::Metadata> {
-        fs::symlink_metadata(&self.folder).ok().filter(fs::Metadata::is_dir)
+        facts(&self.folder).ok().filter(fs::Metadata::is_dir)
     }
 
     fn cannot(&self, error: &io::Error) -> Error {
@@ -103,10 +111,10 @@ impl NewFolder {
             });
         }
         let aside = Kind::Replaced.path(folder)?;
-        fs::rename(folder, &aside)?;
+        retried(|| fs::rename(folder, &aside))?;
         let old =
             self.checked(&aside).and_then(|old| hidden.publish(folder).map(|()| old).map_err(Failed::Rename));
-        old.or_else(|failed| match fs::rename(&aside, folder) {
+        old.or_else(|failed| match retried(|| fs::rename(&aside, folder)) {
             // Another writer has published its folder.
             Err(error) if error.kind() == ErrorKind::DirectoryNotEmpty => Err(error.into()),
             back => back.map_err(Failed::Rename).and(Err(failed)),
@@ -158,9 +166,9 @@ impl Filling {
     /// the file of that name in the folder that is replaced. Errors name the file.
     pub fn sized(&self, name: &str, bytes: u64) -> Result<SizedFile> {
         let path = self.hidden.path().join(name);
-        let old = fs::symlink_metadata(self.new.folder.join(name)).ok().filter(fs::Metadata::is_file);
+        let old = facts(&self.new.folder.join(name)).ok().filter(fs::Metadata::is_file);
         let create = || {
-            let mode = if old.is_some() { 0o600 } else { 0o666 };
+            let mode = if old.is_some() { 0o600 } else { 0o666 & self.new.mode };
             let file = File::options().write(true).create_new(true).mode(mode).open(&path)?;
             old.map_or(Ok(()), |old| keep_access(&file, &old))?;
             files::allocate(&file, bytes)?;

@@ -174,6 +174,12 @@ fn remains_of_killed_exports_are_swept_or_restored() {
         fs::create_dir(at(name)).unwrap();
         fs::write(at(name).join(file), "").unwrap();
     };
+    // A planted folder is not restored.
+    make(".a.replaced-6-0123456789abcdef", "thesis");
+    plan(&at("a")).write(|filling| filling.whole("one", b"")).unwrap();
+    assert_eq!(names(dir.path()), [".a.replaced-6-0123456789abcdef", "a"]);
+    fs::remove_dir_all(at("a")).unwrap();
+    fs::remove_dir_all(at(".a.replaced-6-0123456789abcdef")).unwrap();
     make(".a.replaced-7-0123456789abcdef", "two");
     plan(&at("a"));
     assert_eq!((names(dir.path()), names(&at("a"))), (vec!["a".to_owned()], vec!["two".to_owned()]));
@@ -202,6 +208,10 @@ fn a_file_is_replaced_completely_or_not_at_all() {
     check_replaceable(&path).unwrap();
     assert_eq!(names(dir.path()), ["name"]);
     assert!(check_replaceable(dir.path()).unwrap_err().message().contains("it is a folder"));
+    for name in ["new/", "new/.", "new/..", "name/"] {
+        let error = check_replaceable(&dir.path().join(name)).unwrap_err();
+        assert!(error.message().contains("it names a folder"), "{error}");
+    }
     assert!(check_replaceable(&nowhere).unwrap_err().message().contains("no/name"));
     assert!(put(&nowhere, "").unwrap_err().message().contains("no/name"));
 }

@@ -188,7 +188,8 @@ pub struct TrainOptions {
     pub checkpoint_every: Option<u64>,
     /// Number of checkpoints to keep [default: all]
     ///
-    /// The oldest are deleted once a new one is complete.
+    /// The oldest are deleted once a new one is complete. After resuming from an earlier step,
+    /// checkpoints of later steps are deleted first. To keep them, give another --checkpoint-dir.
     #[arg(long, help_heading = CHECKPOINTS, value_name = "N", value_parser = positive)]
     pub keep: Option<usize>,
     /// Resume from a checkpoint, or the latest in a folder of them
