@@ -53,7 +53,7 @@ pub struct Log {
     path: PathBuf,
     file: File,
     run: RunId,
-    /// Bytes that are kept; `None` for a stream.
+    /// Bytes that are kept; `None` for an open descriptor or a device.
     complete: Option<u64>,
     /// True once the file ends after these bytes.
     is_cut: bool,
@@ -117,7 +117,7 @@ impl Log {
         Ok(Log { ends_line: kept.ends_line, warning, ..log(file, Some(kept.bytes)) })
     }
 
-    /// Takes the warning of a resumed run whose log lacks records or repeats them.
+    /// Takes the warning of a resumed run in whose log records are missing or repeated.
     pub fn take_warning(&mut self) -> Option<Message> {
         self.warning.take()
     }

@@ -18,7 +18,7 @@ const ARRAY: &str = "[\n{\"name\":\"process_name\",";
 pub struct TraceFile(PathBuf);
 
 impl TraceFile {
-    /// Checks, without changing anything, that the file is new, empty, a trace or a stream.
+    /// Checks, without changing anything, that the file is new, empty, a trace or a device.
     pub fn check(path: &Path) -> Result<()> {
         check_own(path, "a trace", (RUN.len() + 32 + EVENTS.len()) as u64, is_trace)
     }

@@ -30,8 +30,8 @@ pub fn create_folder_of(path: &Path) -> Result<()> {
     })
 }
 
-/// Checks that an output may have a path: nothing is there, an empty file, a stream, or a file of
-/// the same kind. `is_own` gets its first bytes, at most `bytes_max`; `what` names the kind.
+/// Checks that an output may have a path: nothing is there, an empty file, a file of the same
+/// kind, an open descriptor or a character device. `is_own` gets its first bytes, at most `bytes_max`; `what` names the kind.
 ///
 /// Errors: it is another file (`BadFormat`), or as [`check_target`].
 pub fn check_own(path: &Path, what: &str, bytes_max: u64, is_own: impl FnOnce(&[u8]) -> bool) -> Result<()> {
