@@ -22,7 +22,7 @@ struct Node {
     id: (u64, u64),
 }
 
-/// What a name in a folder is.
+/// An entry of a folder.
 #[derive(Clone)]
 enum Entry {
     Node(usize),
