@@ -93,6 +93,11 @@ impl TokenFormat {
         }
     }
 
+    /// True for the first 8 bytes of a file with a header.
+    pub fn is_headed(head: &[u8]) -> bool {
+        head.starts_with(MAGIC) || layout::is_llmc(head)
+    }
+
     /// Returns the error of a file that is named as tokens where text or rows are expected.
     pub fn not_documents(path: &Path) -> Error {
         let head = |mut file| read_head(&mut file).map_err(|error| Error::reading(path, &error));

@@ -31,3 +31,4 @@ pub use sample::{Sampler, continue_text};
 pub use saving::{Resume, SaveOptions};
 pub use source::ModelSource;
 pub use times::StepTimes;
+pub use trace::TraceFile;

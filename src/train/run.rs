@@ -231,6 +231,7 @@ impl Run {
         let start = self.trainer.stats().steps;
         self.saving.iter().for_each(|saving| saving.begun(observer));
         let mut log = self.log.take();
+        log.iter_mut().filter_map(Log::take_warning).for_each(|warning| observer.warned(&warning));
         let (mut steps, mut times) = (start, MeanTimes::default());
         let ended = self.steps(&mut steps, &mut times, &mut log, observer, stop);
         if let Some(Err(error)) = log.take().map(|log| log.sync()) {

@@ -1,12 +1,10 @@
 //! The trace of a run: a Chrome trace with the run's id.
 
-use std::io::Read;
 use std::path::{Path, PathBuf};
 
-use crate::base::{Error, Result, RunId, Status};
+use crate::base::{Error, Result, RunId};
 use crate::engine::Trainer;
-use crate::host::folder::{check_replaceable, replace_file};
-use crate::host::input::InputFile;
+use crate::host::folder::{check_output, check_own, create_folder_of, is_stream, write_output};
 use crate::plan::Machine;
 
 /// The object form of a Chrome trace; viewers ignore `run`.
@@ -20,31 +18,18 @@ const ARRAY: &str = "[\n{\"name\":\"process_name\",";
 pub struct TraceFile(PathBuf);
 
 impl TraceFile {
-    /// Checks, without changing anything, that the file is new, empty or a trace.
+    /// Checks, without changing anything, that the file is new, empty, a trace or a device.
     pub fn check(path: &Path) -> Result<()> {
-        if !path.exists() {
-            return Ok(());
-        }
-        let mut beginning = Vec::new();
-        let longest = RUN.len() + 32 + EVENTS.len();
-        InputFile::open(path)?
-            .into_file()
-            .take(longest as u64)
-            .read_to_end(&mut beginning)
-            .map_err(|error| Error::reading(path, &error))?;
-        if beginning.is_empty() || is_trace(&beginning) {
-            return Ok(());
-        }
-        Err(Error::new(
-            Status::BadFormat,
-            format!("{} is not a trace, so a trace does not replace it; give another file", path.display()),
-        ))
+        check_own(path, "a trace", (RUN.len() + 32 + EVENTS.len()) as u64, is_trace)
     }
 
-    /// Checks that the file can be written.
+    /// Checks that the file can be written. Missing folders are created.
     pub fn plan(path: &Path) -> Result<TraceFile> {
         TraceFile::check(path)?;
-        check_replaceable(path)?;
+        if !is_stream(path) {
+            create_folder_of(path)?;
+        }
+        check_output(path)?;
         Ok(TraceFile(path.to_owned()))
     }
 
@@ -54,7 +39,7 @@ impl TraceFile {
     pub fn write(&self, run: RunId, trainer: &mut Trainer, simulated: Option<&Machine>) -> Result<()> {
         TraceFile::check(&self.0)?;
         let cannot = |error| Error::writing(&self.0, &error);
-        replace_file(&self.0, |mut file| {
+        write_output(&self.0, |mut file| {
             write!(file, "{RUN}{run}{EVENTS}").map_err(cannot)?;
             match simulated {
                 Some(machine) => trainer.trace_beside(machine, &mut file),

@@ -10,6 +10,8 @@ use std::process::{Child, Command, Stdio};
 use super::{Ran, horizon_in, names, short, write_text};
 
 const EXPORT: [&str; 4] = ["config.json", "generation_config.json", "horizon.json", "model.safetensors"];
+/// The beginning of a trace.
+const TRACE: &str = "[\n{\"name\":\"process_name\",";
 const PLAN: [&str; 6] = ["plan", "--model", "tiny", "--seq-len", "64", "--trace"];
 
 #[test]
@@ -20,20 +22,24 @@ fn outputs_replace_files_and_keep_their_permissions() {
     let trace = [&PLAN[..], &["trace.json"]].concat();
     let logged = short(&["--data", "text.txt", "--steps", "2", "--log", "log.jsonl", "--out", "model"]);
     horizon_in(dir.path(), &logged).well();
-    for (out, arguments) in [
-        ("trace.json", &trace[..]),
-        ("drawn.svg", &["plot", "log.jsonl", "--out", "drawn.svg"]),
-        ("tokens.bin", &["tokenize", "--model", "model", "--data", "text.txt", "--out", "tokens.bin"]),
-        ("man/horizon.1", &["man", "--out", "man"]),
+    for (out, content, arguments) in [
+        ("trace.json", TRACE, &trace[..]),
+        ("drawn.svg", "the old drawing", &["plot", "log.jsonl", "--out", "drawn.svg"]),
+        (
+            "tokens.bin",
+            "HZTOKENS",
+            &["tokenize", "--model", "model", "--data", "text.txt", "--out", "tokens.bin"],
+        ),
+        ("man/horizon.1", ".TH horizon 1", &["man", "--out", "man"]),
     ] {
         fs::create_dir_all(at(out).parent().unwrap()).unwrap();
-        fs::write(at(out), "the old content").unwrap();
+        fs::write(at(out), content).unwrap();
         fs::set_permissions(at(out), Permissions::from_mode(0o600)).unwrap();
         let mut old = File::open(at(out)).unwrap();
         horizon_in(dir.path(), arguments).well();
         let mut text = String::new();
         old.read_to_string(&mut text).unwrap();
-        assert_eq!(text, "the old content", "{out} was truncated in place");
+        assert_eq!(text, content, "{out} was truncated in place");
         assert!(fs::metadata(at(out)).unwrap().len() > 100, "{out}");
         assert_eq!(fs::metadata(at(out)).unwrap().permissions().mode() & 0o777, 0o600, "{out}");
     }
@@ -49,6 +55,7 @@ fn outputs_go_through_links_of_the_user_alone_and_into_open_streams() {
     symlink("../victim", at("man/horizon.1")).unwrap();
     horizon_in(dir.path(), &["man", "--out", "man"]).well();
     assert!(!at("man/horizon.1").is_symlink() && fs::read(at("victim")).unwrap() == b"mine");
+    fs::write(at("victim"), TRACE).unwrap();
     symlink("victim", at("trace.json")).unwrap();
     let plan = |out: &str| horizon_in(dir.path(), &[&PLAN[..], &[out]].concat());
     plan("trace.json").well();

@@ -6,16 +6,20 @@ use std::path::Path;
 use horizon::base::{Error, Result, Shape};
 use horizon::engine::calibrate::{self, measured_device};
 use horizon::engine::{DeviceChoice, TrainerOptions, autotune};
-use horizon::host::folder::{check_output, is_stream, write_output};
+use horizon::host::folder::{check_output, check_own, is_stream, write_output};
 use horizon::model::ModelConfig;
 use horizon::ops::cuda::table::Table;
 use horizon::ops::cuda::workspace::supports;
+use serde_json::Value;
 
 use crate::options::CalibrateOptions;
 use crate::paths::Paths;
 use crate::plan;
 use crate::print::print;
 use crate::progress::Measuring;
+
+/// Longest file that can be a machine file or a GEMM table.
+const FILE_BYTES_MAX: u64 = 1 << 26;
 
 /// Measures a device and writes its machine file, its GEMM table for a model, or both.
 pub fn calibrate(options: &CalibrateOptions) -> Result<()> {
@@ -27,8 +31,8 @@ pub fn calibrate(options: &CalibrateOptions) -> Result<()> {
     let table_beside = options.autotune.as_ref().filter(|_| !options.autotune_only);
     check_paths(options)?;
     if let Some(out) = &options.out {
-        check_output(out)?;
-        table_beside.map_or(Ok(()), |_| check_output(&Table::beside(out)))?;
+        check_file(out)?;
+        table_beside.map_or(Ok(()), |_| check_file(&Table::beside(out)))?;
     }
     let asked = options.compute.device;
     let device = measured_device(asked)?;
@@ -55,6 +59,16 @@ fn check_paths(options: &CalibrateOptions) -> Result<()> {
         .writes_file("the GEMM table next to --out", table.map(Table::beside))?;
     let config = options.autotune.iter().map(|model| Path::new(model).join("config.json"));
     config.into_iter().try_fold(paths, |paths, config| paths.reads("--autotune", config))?.check()
+}
+
+/// Checks that a file can be written, and that it replaces at most a machine file or a GEMM table.
+fn check_file(path: &Path) -> Result<()> {
+    let is_own = |head: &[u8]| {
+        let json: Value = serde_json::from_slice(head).unwrap_or_default();
+        json.pointer("/rates/matrix_flop_per_s").or(json.get("choices")).is_some()
+    };
+    check_own(path, "a machine file or GEMM table", FILE_BYTES_MAX, is_own)?;
+    check_output(path)
 }
 
 /// Writes to a file and reports it; without a file, writes to standard output.

@@ -20,6 +20,7 @@ mod opening;
 mod options;
 mod pages;
 mod paths;
+mod place;
 mod placement;
 mod plan;
 mod plot;

@@ -4,13 +4,16 @@ use clap_complete::Shell;
 use clap_mangen::Man;
 use clap_mangen::roff::{Roff, bold, roman};
 use horizon::base::{Error, Result};
-use horizon::host::folder::{NewFile, create_folder};
+use horizon::host::folder::{NewFile, check_own, create_folder};
 
 use crate::options::{self, CompletionsOptions, Line, ManOptions};
 use crate::print::print;
 
 /// The formats of rows, behind a comment on how the file is made.
 const FORMATS: &str = include_str!("../../data/formats.md");
+
+/// Bytes of a manual page in which its title is.
+const HEAD_BYTES: u64 = 512;
 
 /// Prints the main manual page or the formats of data, or writes a page for each subcommand into a
 /// folder.
@@ -22,6 +25,12 @@ pub fn man(options: &ManOptions) -> Result<()> {
     let pages = pages()?;
     let Some(folder) = &options.out else { return print(&pages[0].1) };
     create_folder(folder).map_err(|error| Error::writing(folder, &error))?;
+    for path in pages.iter().map(|(name, _)| folder.join(name)) {
+        // A link is replaced, and the file to which it leads is not.
+        if !path.is_symlink() {
+            check_own(&path, "a manual page of horizon", HEAD_BYTES, is_page)?;
+        }
+    }
     for (name, page) in &pages {
         let mut file = NewFile::create_in(folder, name)?;
         file.put(page)?;
@@ -29,6 +38,11 @@ pub fn man(options: &ManOptions) -> Result<()> {
     }
     message!("wrote {} pages to {}", pages.len(), folder.display());
     Ok(())
+}
+
+/// True for the beginning of a manual page of this command, of any version.
+fn is_page(head: &[u8]) -> bool {
+    String::from_utf8_lossy(head).lines().any(|line| line.starts_with(".TH horizon"))
 }
 
 /// File names and texts of the manual pages, the main page first.

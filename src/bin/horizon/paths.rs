@@ -1,31 +1,34 @@
 //! Conflicts between the paths of a command line.
 //!
 //! An output must not be, contain, or lie inside an input or another output: one would destroy the
-//! other, at once or when the run is resumed. Paths are compared as the file system sees them, by
-//! device and inode, so that links, `..`, hard links and bind mounts are no way around.
+//! other or become a part of it, at once or when the run is resumed. Paths are compared as the file
+//! system sees them, by device and inode, so that links, `..`, hard links and bind mounts are no way
+//! around.
 //!
-//! Two nestings are harmless and allowed. Outputs may lie inside a folder of checkpoints (`--out
+//! Three nestings are harmless and allowed. Outputs may lie inside a folder of checkpoints (`--out
 //! run/final`), except under the names that checkpoints have there: nothing else in it is read or
-//! removed. And the checkpoint of `--resume` lies inside the folder to which the run writes.
+//! removed. The checkpoint of `--resume` lies inside the folder to which the run writes. And a file
+//! may be written into the folder of a model: nothing but a model's files is read there.
 
+use std::collections::HashSet;
+use std::ffi::OsStr;
 use std::fs;
 use std::os::unix::fs::MetadataExt;
-use std::path::{Component, Path, PathBuf};
+use std::path::{Path, PathBuf};
 
 use horizon::base::format::escaped;
 use horizon::base::{Error, Result};
 use horizon::data::DataPath;
 
-use crate::resume::absolute;
-
-/// Links that are followed to find where a path leads, as in the kernel.
-const LINKS_MAX: usize = 40;
+use crate::place::{Place, Places};
 
 /// Use of a path.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Use {
     /// A file, or a folder with everything in it, is read.
     Read,
+    /// The files of a model are read in a folder.
+    Model,
     /// The checkpoint of `--resume` is read.
     Resumed,
     /// A file is written.
@@ -43,6 +46,10 @@ impl Use {
         matches!(self, Use::File | Use::Folder | Use::Checkpoints)
     }
 
+    fn is_input(self) -> bool {
+        matches!(self, Use::Read | Use::Model)
+    }
+
     fn has_checkpoints(self) -> bool {
         matches!(self, Use::Checkpoints | Use::EarlierCheckpoints)
     }
@@ -53,17 +60,26 @@ struct Named {
     option: &'static str,
     path: PathBuf,
     place: Place,
+    is_folder: bool,
     use_: Use,
 }
 
 /// The paths of a command line.
 #[derive(Default)]
-pub struct Paths(Vec<Named>);
+pub struct Paths {
+    named: Vec<Named>,
+    places: Places,
+}
 
 impl Paths {
     /// Adds a file or folder that is read.
     pub fn reads(self, option: &'static str, path: impl AsRef<Path>) -> Result<Paths> {
         self.with(option, path.as_ref(), Use::Read)
+    }
+
+    /// Adds the folder of a model that is read.
+    pub fn reads_model(self, option: &'static str, folder: &str) -> Result<Paths> {
+        self.with(option, Path::new(folder), Use::Model)
     }
 
     /// Adds data that is read.
@@ -110,156 +126,136 @@ impl Paths {
     }
 
     fn with(mut self, option: &'static str, path: &Path, use_: Use) -> Result<Paths> {
+        let facts = fs::metadata(path);
         // Devices and pipes are not files that one use takes from another.
-        let is_special = fs::metadata(path).is_ok_and(|facts| !facts.is_file() && !facts.is_dir());
-        if !is_special {
-            self.0.push(Named { option, path: path.to_owned(), place: Place::of(path)?, use_ });
+        if facts.as_ref().is_ok_and(|facts| !facts.is_file() && !facts.is_dir()) {
+            return Ok(self);
         }
+        let place = self.places.of(path)?;
+        let is_folder = facts.is_ok_and(|facts| facts.is_dir());
+        self.named.push(Named { option, path: path.to_owned(), place, is_folder, use_ });
         Ok(self)
     }
 
     /// Refuses conflicts. To be called before anything is created or written.
-    pub fn check(&self) -> Result<()> {
-        for (at, output) in self.0.iter().enumerate().filter(|(_, named)| named.use_.is_output()) {
-            for (_, other) in self.0.iter().enumerate().filter(|(other, _)| *other != at) {
-                let Some(conflict) = conflict(output, other) else { continue };
-                let show = |named: &Named| {
-                    format!("{} {}", named.option, escaped(&named.path.display().to_string(), ""))
-                };
-                return Err(Error::argument(format!(
-                    "{} {conflict} {}: one would overwrite the other; give another path with {}",
-                    show(output),
-                    show(other),
-                    output.option
-                )));
+    pub fn check(mut self) -> Result<()> {
+        let named = std::mem::take(&mut self.named);
+        let outputs: Vec<&Named> = named.iter().filter(|named| named.use_.is_output()).collect();
+        for output in &outputs {
+            for other in named.iter().filter(|other| !std::ptr::eq(*output, *other)) {
+                if let Some((relation, why)) = self.conflict(output, other) {
+                    return Err(refused(output, relation, other, &why));
+                }
+            }
+        }
+        for folder in named.iter().filter(|named| named.use_.is_input() && named.is_folder) {
+            if let Some(output) = self.linked(&folder.path, &outputs) {
+                return Err(refused(output, "is linked from", folder, &within(folder)));
             }
         }
         Ok(())
+    }
+
+    /// Returns how an output conflicts with another path, and the reason; `None` if it does not.
+    fn conflict(&self, output: &Named, other: &Named) -> Option<(&'static str, String)> {
+        if self.places.are_same(&output.place, &other.place) {
+            let is_shared = output.use_ == Use::Checkpoints && other.use_.is_input();
+            let why = if is_shared { within(other) } else { "one would overwrite the other".to_owned() };
+            return Some(("is the same as", why));
+        }
+        if let Some(name) = self.places.inside(&output.place, &other.place) {
+            let is_harmless = match other.use_ {
+                Use::Model => output.use_ == Use::File,
+                used => used.has_checkpoints() && !is_name_of_checkpoints(name),
+            };
+            return (!is_harmless).then(|| ("lies inside", within(other)));
+        }
+        let name = self.places.inside(&other.place, &output.place)?;
+        let is_harmless = output.use_ == Use::Checkpoints
+            && (other.use_ == Use::Resumed || !other.use_.is_input() && !is_name_of_checkpoints(name));
+        let why = match output.use_ {
+            Use::Checkpoints if other.use_.is_input() => {
+                "checkpoints need a folder without inputs".to_owned()
+            }
+            _ => within(output),
+        };
+        (!is_harmless).then_some(("contains", why))
+    }
+
+    /// Returns an output to which, or into which, an input folder has a link, hard or symbolic.
+    fn linked<'a>(&mut self, folder: &Path, outputs: &[&'a Named]) -> Option<&'a Named> {
+        let id = |facts: &fs::Metadata| (facts.dev(), facts.ino());
+        let has_other_names = |facts: &fs::Metadata| facts.is_file() && facts.nlink() > 1;
+        let facts = |output: &Named| fs::metadata(&output.path).ok().filter(has_other_names);
+        let files: HashSet<_> =
+            outputs.iter().filter_map(|output| facts(output)).map(|facts| id(&facts)).collect();
+        let mut folders = vec![folder.to_owned()];
+        while let Some(folder) = folders.pop() {
+            // A folder that cannot be read is reported where it is read.
+            for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
+                let Ok(kind) = entry.file_type() else { continue };
+                if kind.is_dir() {
+                    folders.push(entry.path());
+                    continue;
+                }
+                let is_listed = || entry.metadata().is_ok_and(|facts| files.contains(&id(&facts)));
+                if !kind.is_symlink() && (files.is_empty() || !is_listed()) {
+                    continue;
+                }
+                let Ok(place) = self.places.of(&entry.path()) else { continue };
+                let leads = |output: &&Named| {
+                    self.places.are_same(&place, &output.place)
+                        || self.places.inside(&place, &output.place).is_some()
+                };
+                if let Some(output) = outputs.iter().copied().find(leads) {
+                    return Some(output);
+                }
+            }
+        }
+        None
+    }
+}
+
+fn refused(output: &Named, relation: &str, other: &Named, why: &str) -> Error {
+    let show = |named: &Named| format!("{} {}", named.option, escaped(&named.path.display().to_string(), ""));
+    let or = match other.use_ {
+        Use::Read if other.is_folder && relation != "is the same as" && relation != "contains" => {
+            format!(", or name files with {} instead of the folder", other.option)
+        }
+        _ => String::new(),
+    };
+    Error::argument(format!(
+        "{} {relation} {}: {why}; give another path with {}{or}",
+        show(output),
+        show(other),
+        output.option
+    ))
+}
+
+/// Why nothing may be written into a folder.
+fn within(folder: &Named) -> String {
+    match folder.use_ {
+        Use::Read if folder.is_folder => "the next run would read it as a part of this input".to_owned(),
+        Use::Read | Use::File => format!("{} is a file", folder.option),
+        Use::Model => "the folder would no longer be the model alone".to_owned(),
+        Use::Folder => format!("{} replaces the whole folder", folder.option),
+        Use::Resumed => "a checkpoint stays as it is".to_owned(),
+        Use::Checkpoints | Use::EarlierCheckpoints => {
+            "the names latest, step-DIGITS and .* are reserved for checkpoints there".to_owned()
+        }
     }
 }
 
 /// Returns true if two paths lead to the same place.
 pub fn is_same(one: &Path, other: &Path) -> Result<bool> {
-    Ok(Place::of(one)?.keys[0] == Place::of(other)?.keys[0])
-}
-
-/// Returns how an output conflicts with another path; `None` if it does not.
-fn conflict(output: &Named, other: &Named) -> Option<&'static str> {
-    if output.place.keys[0] == other.place.keys[0] {
-        return Some("is the same as");
-    }
-    if let Some(name) = output.place.inside(&other.place) {
-        let is_harmless = other.use_.has_checkpoints() && !is_name_of_checkpoints(&name);
-        return (!is_harmless).then_some("lies inside");
-    }
-    if let Some(name) = other.place.inside(&output.place) {
-        let is_harmless = output.use_ == Use::Checkpoints
-            && (other.use_ == Use::Resumed || other.use_ != Use::Read && !is_name_of_checkpoints(&name));
-        return (!is_harmless).then_some("contains");
-    }
-    let is_linked = other.use_ == Use::Read && other.path.is_dir() && has_link(&other.path, &output.place);
-    is_linked.then_some("is linked from")
+    let mut places = Places::default();
+    let (one, other) = (places.of(one)?, places.of(other)?);
+    Ok(places.are_same(&one, &other))
 }
 
 /// True for the names that checkpoints have in their folder.
-fn is_name_of_checkpoints(name: &Path) -> bool {
+fn is_name_of_checkpoints(name: &OsStr) -> bool {
     let name = name.to_string_lossy();
-    name == "latest" || name.starts_with('.') || name.starts_with("step-")
-}
-
-/// Returns true if an input folder has a link, hard or symbolic, to an existing output or into it.
-fn has_link(folder: &Path, output: &Place) -> bool {
-    let Ok(facts) = fs::metadata(&output.path) else { return false };
-    let has_other_names = facts.is_file() && facts.nlink() > 1;
-    let mut folders = vec![folder.to_owned()];
-    while let Some(folder) = folders.pop() {
-        // A folder that cannot be read is reported where it is read.
-        for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
-            let Ok(kind) = entry.file_type() else { continue };
-            let is_link = || match Place::of(&entry.path()) {
-                Ok(place) => place.keys[0] == output.keys[0] || place.inside(output).is_some(),
-                Err(_) => false,
-            };
-            if kind.is_dir() {
-                folders.push(entry.path());
-            } else if kind.is_symlink() && is_link()
-                || has_other_names && entry.metadata().is_ok_and(|entry| is_same_file(&entry, &facts))
-            {
-                return true;
-            }
-        }
-    }
-    false
-}
-
-fn is_same_file(one: &fs::Metadata, other: &fs::Metadata) -> bool {
-    (one.dev(), one.ino()) == (other.dev(), other.ino())
-}
-
-/// A file or folder, which need not exist: the nearest folder above that exists, by device and
-/// inode, and the path from there.
-#[derive(PartialEq, Eq)]
-struct Key {
-    device: u64,
-    inode: u64,
-    rest: PathBuf,
-}
-
-impl Key {
-    fn of(path: &Path) -> Result<Key> {
-        let exists = |path: &&Path| fs::symlink_metadata(path).is_ok();
-        let base = path.ancestors().find(exists).unwrap_or(Path::new("/"));
-        let facts = fs::metadata(base)
-            .or_else(|_| fs::symlink_metadata(base))
-            .map_err(|error| Error::reading(base, &error))?;
-        let rest = path.strip_prefix(base).expect("it is an ancestor").to_owned();
-        Ok(Key { device: facts.dev(), inode: facts.ino(), rest })
-    }
-}
-
-/// Where a path leads.
-struct Place {
-    /// The path without links and `..`.
-    path: PathBuf,
-    /// The keys of the path and of all folders above it, upwards.
-    keys: Vec<Key>,
-}
-
-impl Place {
-    fn of(path: &Path) -> Result<Place> {
-        let path = resolved(path, &mut 0)?;
-        let keys = path.ancestors().map(Key::of).collect::<Result<_>>()?;
-        Ok(Place { path, keys })
-    }
-
-    /// Returns the name of the entry of `folder` in which this place lies; `None` if it lies
-    /// elsewhere.
-    fn inside(&self, folder: &Place) -> Option<PathBuf> {
-        let above = self.keys.iter().skip(1).position(|key| *key == folder.keys[0])?;
-        let entry = self.path.ancestors().nth(above)?;
-        entry.file_name().map(PathBuf::from)
-    }
-}
-
-/// The absolute path without links and `..`; it need not exist. A link that leads nowhere is
-/// followed, too: a file written there is created where it points.
-fn resolved(path: &Path, links: &mut usize) -> Result<PathBuf> {
-    let mut place = PathBuf::new();
-    for component in absolute(path)?.components() {
-        if component == Component::ParentDir {
-            place.pop();
-            continue;
-        }
-        let parent = place.clone();
-        place.push(component);
-        if let Ok(whole) = fs::canonicalize(&place) {
-            place = whole;
-        } else if let Ok(target) = fs::read_link(&place)
-            && *links < LINKS_MAX
-        {
-            *links += 1;
-            place = resolved(&parent.join(target), links)?;
-        }
-    }
-    Ok(place)
+    let is_step = |digits: &str| !digits.is_empty() && digits.bytes().all(|digit| digit.is_ascii_digit());
+    name == "latest" || name.starts_with('.') || name.strip_prefix("step-").is_some_and(is_step)
 }

@@ -8,6 +8,7 @@ use horizon::hf::FolderConfig;
 use horizon::host::folder::write_output;
 use horizon::model::{Layout, ModelConfig, preset_names, shape, shape_names};
 use horizon::plan::{Description, MemoryLimits};
+use horizon::train::TraceFile;
 use horizon::train::planning::{Planned, Why, here};
 
 use crate::memory::with_uses;
@@ -23,6 +24,7 @@ pub fn plan(options: &PlanOptions) -> Result<()> {
         paths = paths.reads_machine(machine)?;
     }
     paths.check()?;
+    options.trace.as_deref().map(TraceFile::plan).transpose()?;
     let config = model(&options.model)?;
     let trainer = TrainerOptions {
         mode: options.state.mode,

@@ -10,6 +10,7 @@ use horizon::data::tokenizer::Encoded;
 use horizon::data::{
     DataOptions, DataPath, Encoder, Sink, TokenFormat, TokenWriter, Warnings, read_documents,
 };
+use horizon::host::folder::check_own;
 use horizon::model::preset;
 
 use crate::model;
@@ -147,18 +148,20 @@ fn write(options: &TokenizeOptions, stop: &AtomicBool) -> Result<()> {
     Ok(())
 }
 
-/// Refuses an output that conflicts with an input.
+/// Refuses an output that conflicts with an input, or would replace another kind of file.
 fn check_paths(options: &TokenizeOptions) -> Result<()> {
     let mut paths = Paths::default().writes_file("--out", options.out.as_ref())?;
     if preset(&options.model).is_none() {
-        paths = paths.reads("--model", &options.model)?;
+        paths = paths.reads_model("--model", &options.model)?;
     }
     paths = options
         .encoding
         .chat_template
         .iter()
         .try_fold(paths, |paths, file| paths.reads("--chat-template", file))?;
-    options.data.iter().try_fold(paths, |paths, data| paths.reads("--data", data))?.check()
+    options.data.iter().try_fold(paths, |paths, data| paths.reads("--data", data))?.check()?;
+    let Some(out) = &options.out else { return Ok(()) };
+    check_own(out, "a token file", 8, TokenFormat::is_headed)
 }
 
 /// Refuses a token file, and a path with a weight.

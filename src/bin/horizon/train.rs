@@ -24,7 +24,7 @@ use crate::options::TrainOptions;
 use crate::paths::Paths;
 use crate::print::{print, warn_of_data, warn_of_memory};
 use crate::progress::{Bytes, Progress};
-use crate::resume::{Effective, Given, effective, is_given, note, validation};
+use crate::resume::{Effective, Given, absolute, effective, is_given, note, validation};
 use crate::sample::printable;
 use crate::stop::Stop;
 use crate::{builtin, model};
@@ -298,13 +298,17 @@ fn warn_of_other_data(checkpoint: &Checkpoint, val: Option<&Data>) {
     }
 }
 
-/// Refuses outputs that conflict with inputs or with each other. The model is read unless that of
-/// the checkpoint is.
+/// Refuses outputs that conflict with inputs or with each other. The model with which a resumed run
+/// began is an input, too, though it is read no more.
 fn check_paths(options: &TrainOptions, resumed: Option<&Checkpoint>, model_is_given: bool) -> Result<()> {
     let resumed = resumed.map(Checkpoint::folder);
     let mut paths = Paths::default();
-    if preset(&options.model).is_none() && (resumed.is_none() || model_is_given) {
-        paths = paths.reads("--model", &options.model)?;
+    let is_noted = resumed.is_some() && !model_is_given;
+    let beside = resumed.and_then(Path::parent);
+    let is_checkpoint = beside.is_some_and(|folder| Path::new(&options.model).starts_with(folder));
+    if preset(&options.model).is_none() && !(is_noted && is_checkpoint) {
+        let option = if is_noted { "the --model of the checkpoint," } else { "--model" };
+        paths = paths.reads_model(option, &options.model)?;
     }
     if let Some(machine) = options.placement.machine.as_deref() {
         let table = Table::beside(Path::new(machine));
@@ -358,7 +362,13 @@ fn save_options(
         }
         return Ok(None);
     };
-    given.insert("model".to_owned(), vec![options.model.clone()]);
+    let is_folder = preset(&options.model).is_none();
+    let model = if is_folder {
+        absolute(Path::new(&options.model))?.display().to_string()
+    } else {
+        options.model.clone()
+    };
+    given.insert("model".to_owned(), vec![model]);
     given.insert("seq-len".to_owned(), vec![run.trainer.shape.t.to_string()]);
     given.insert("lr".to_owned(), vec![run.lr.to_string()]);
     given.extend(run.steps.map(|steps| ("steps".to_owned(), vec![steps.to_string()])));

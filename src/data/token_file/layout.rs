@@ -90,6 +90,12 @@ fn bare(width: Width, tokens: u64, body: u64) -> Layout {
     }
 }
 
+/// True for the first 8 bytes of a token file of llm.c.
+pub fn is_llmc(head: &[u8]) -> bool {
+    let words = head.first_chunk().map(|head| u64::from_le_bytes(*head));
+    [GPT2, LLAMA3].iter().any(|&(magic, version)| words == Some(magic as u64 | (version as u64) << 32))
+}
+
 fn llmc_layout(head: &[u8], source: &Source, vocabulary: usize) -> Result<Layout> {
     if head.len() < LLMC_HEADER_BYTES {
         return bad(format!(

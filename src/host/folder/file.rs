@@ -2,6 +2,7 @@
 
 use std::fs::{self, File, Metadata, Permissions};
 use std::io::{self, BufWriter, ErrorKind, Seek, SeekFrom, Write};
+use std::os::fd::AsFd;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileTypeExt, OpenOptionsExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
@@ -190,9 +191,7 @@ pub fn write_output(path: &Path, fill: impl FnOnce(&mut dyn Write) -> Result<()>
         return replace_file(path, fill);
     }
     let cannot = |error: io::Error| Error::writing(path, &error);
-    let file =
-        File::options().append(true).custom_flags(OFlag::O_NOCTTY.bits()).open(path).map_err(cannot)?;
-    let mut out = BufWriter::with_capacity(BUFFER, file);
+    let mut out = BufWriter::with_capacity(BUFFER, open_stream(path).map_err(cannot)?);
     fill(&mut out)?;
     out.flush().map_err(cannot)
 }
@@ -202,6 +201,19 @@ pub fn write_output(path: &Path, fill: impl FnOnce(&mut dyn Write) -> Result<()>
 /// Errors: as [`check_replaceable`].
 pub fn check_output(path: &Path) -> Result<()> {
     if is_stream(path) { Ok(()) } else { check_replaceable(path) }
+}
+
+/// Opens a path of which [`is_stream`] is true, to append. Standard output and standard error are
+/// duplicated: in a file, a second position would overwrite what else is written there.
+pub fn open_stream(path: &Path) -> io::Result<File> {
+    let is = |names: [&str; 3]| names.map(Path::new).contains(&path);
+    if is(["/dev/stdout", "/dev/fd/1", "/proc/self/fd/1"]) {
+        return io::stdout().as_fd().try_clone_to_owned().map(File::from);
+    }
+    if is(["/dev/stderr", "/dev/fd/2", "/proc/self/fd/2"]) {
+        return io::stderr().as_fd().try_clone_to_owned().map(File::from);
+    }
+    File::options().append(true).custom_flags(OFlag::O_NOCTTY.bits()).open(path)
 }
 
 /// True for an open descriptor and a character device, into which an output is written as it is.

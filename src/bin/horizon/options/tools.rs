@@ -54,7 +54,7 @@ pub struct PlanOptions {
     /// Write a timeline of the simulated step to FILE
     ///
     /// Contains the step and the two before it, as a Chrome trace: for `horizon plot`, Perfetto or
-    /// chrome://tracing.
+    /// chrome://tracing. An earlier trace is replaced, any other file is refused.
     #[arg(long, help_heading = OUTPUT, value_name = "FILE.json")]
     pub trace: Option<PathBuf>,
     /// Print one JSON object
@@ -155,7 +155,8 @@ pub struct TokenizeOptions {
 
     /// Token file to write, for `train --data`
     ///
-    /// An existing file is replaced once the new one is complete. With --show it may be left out.
+    /// An existing token file is replaced once the new one is complete; any other file is refused.
+    /// With --show it may be left out.
     #[arg(
         long, help_heading = OUTPUT, value_name = "FILE.bin", required_unless_present = "show",
         value_parser = values::token_file

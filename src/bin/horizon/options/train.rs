@@ -215,7 +215,8 @@ pub struct TrainOptions {
     ///
     /// Written after the last step, or where the run is stopped. Replaces an earlier export, and
     /// refuses a folder with other files. Like every output, it must not be, contain or lie inside
-    /// an input or another output. The folder is always complete, also when several runs export to
+    /// an input or another output; only --log and --trace may lie in the folder of a model. A model
+    /// with which a resumed run began is an input. The folder is always complete, also when several runs export to
     /// it or one is killed; hidden files `.DIR.partial-*` of a killed run are removed by the next.
     /// horizon.json in it has the run's id.
     #[arg(long, help_heading = OUTPUT, value_name = "DIR")]
@@ -226,8 +227,9 @@ pub struct TrainOptions {
     /// Write a JSON object per step to FILE
     ///
     /// An earlier log is replaced at the first step, any other file is refused. With --resume, the
-    /// file must be the log of the same run, empty, or new; steps up to the checkpoint are kept.
-    /// Fields:
+    /// file must be the log of the same run, empty, or new; only its records of later steps are
+    /// removed. Missing folders are created. A link is followed, also to a file that does not exist
+    /// yet. /dev/stdout, other open descriptors and /dev/null are appended to. Fields:
     ///
     /// run (the run's id, 32 hexadecimal digits, as in its checkpoints, trace and export); step; loss (nats per token trained on); grad_norm (before clipping); lr; tokens (without
     /// padding); epoch; val_loss, after a validation.
@@ -243,7 +245,8 @@ pub struct TrainOptions {
     /// Write a timeline of all lanes, measured and simulated, to FILE
     ///
     /// Written at the end, as a Chrome trace: for `horizon plot`, Perfetto or chrome://tracing. An
-    /// earlier trace is replaced, any other file is refused.
+    /// earlier trace is replaced, any other file is refused. Folders, links and /dev are as in
+    /// --log.
     #[arg(long, help_heading = OUTPUT, value_name = "FILE.json")]
     pub trace: Option<PathBuf>,
     /// Print the whole plan before training
