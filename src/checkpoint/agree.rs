@@ -53,7 +53,12 @@ impl Changes {
     /// Refuses values that differ from the checkpoint's without being allowed to; the error names
     /// all of them.
     pub(super) fn agree(&self, stored: &Map<String, Value>, given: &Map<String, Value>) -> Result<()> {
-        let all: Vec<Difference> = differences(stored, given).collect();
+        let mut all: Vec<Difference> = differences(stored, given).collect();
+        let is_of = |it: &Difference, names: &[Name]| names.iter().any(|name| name.key() == it.key);
+        // The chunk of the logits is computed from the shape, and changes with it.
+        if all.iter().any(|it| is_of(it, &[Name::Sequences, Name::SequenceLength])) {
+            all.retain(|it| !is_of(it, &[Name::LogitsChunk]));
+        }
         let refused = all.iter().filter(|it| !self.0.contains(it.key));
         let sentences: Vec<String> = refused.map(|it| it.sentence("checkpoint")).collect();
         if sentences.is_empty() {
@@ -61,13 +66,21 @@ impl Changes {
         }
         // With those that are allowed already: a list to copy.
         let names: Vec<String> = all.iter().map(|it| spelled(it.key)).collect();
+        // The command's windows have this length: the data would be other data.
+        let of_command = all.iter().filter(|it| !is_of(it, &[Name::SequenceLength]));
+        let of_command: Vec<String> = of_command.map(|it| spelled(it.key)).collect();
+        let or_allow = |how: String| format!(", or allow the change ({how})");
         Err(Error::argument(format!(
-            "options differ from the checkpoint's: {}; use the checkpoint's values, or allow the change ({})",
+            "options differ from the checkpoint's: {}; use the checkpoint's values{}",
             sentences.join("; "),
             phrase(
-                format!("--resume-change {}", names.join(",")),
-                format!("changes = \"{}\"", names.join(", ")),
-                format!("Changes::of([\"{}\"])", names.join("\", \""))
+                if of_command.is_empty() {
+                    String::new()
+                } else {
+                    or_allow(format!("--resume-change {}", of_command.join(",")))
+                },
+                or_allow(format!("changes = \"{}\"", names.join(", "))),
+                or_allow(format!("Changes::of([\"{}\"])", names.join("\", \"")))
             )
         )))
     }

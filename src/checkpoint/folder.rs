@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 
-use crate::base::{Error, Name, Result, Status};
+use crate::base::{Error, Name, Result, Status, phrase};
 use crate::checkpoint::manifest::Checksum;
 use crate::checkpoint::read::Checkpoint;
 use crate::host::files::{entries, remove_folder, retried, try_lock};
@@ -308,12 +308,12 @@ impl Checkpoints {
         if found.is_empty() {
             return Ok(Vec::new());
         }
+        let (folder, [command, c, rust]) = (self.folder.display(), Name::Resume.spellings());
         Err(Error::new(
             Status::InvalidState,
             format!(
-                "{} has checkpoints of another run; resume that run ({}), or give another folder",
-                self.folder.display(),
-                Name::Resume
+                "{folder} has checkpoints already; to continue them: {}; or give another folder",
+                phrase(format!("{command} {folder}"), c, rust)
             ),
         ))
     }

@@ -61,7 +61,7 @@ impl Loader {
         }
         if let Some(expected) = from.fingerprint.filter(|&expected| expected != data.fingerprint()) {
             return Err(Error::argument(format!(
-                "the data differs from the data of the run to resume: fingerprint {:016x}, expected {expected:016x}; \
+                "the data differs from the data of the run to resume: its hash is {:016x}, expected {expected:016x}; \
                  give the same files in the same order",
                 data.fingerprint()
             )));

@@ -25,7 +25,7 @@ mod trace;
 
 pub use log::Log;
 pub use lr::{LrSchedule, LrShape};
-pub use origin::Origin;
+pub use origin::{Origin, Standing};
 pub use run::{Observer, Outcome, Run, RunOptions};
 pub use sample::{Sampler, continue_text};
 pub use saving::{Resume, SaveOptions};

@@ -108,7 +108,7 @@ static void test_resuming(const char *folder) {
     REFUSED(HZ_STATUS_INVALID_STATE, "another run writes", hz_trainer_save_to(other, folder, 2, NULL));
     OK(hz_trainer_close(whole));
     hz_trainer_t *fresh = open_small();
-    REFUSED(HZ_STATUS_INVALID_STATE, "checkpoints of another run", hz_trainer_save_to(fresh, folder, 1, NULL));
+    REFUSED(HZ_STATUS_INVALID_STATE, "checkpoints already", hz_trainer_save_to(fresh, folder, 1, NULL));
     OK(hz_trainer_close(fresh));
     for (int i = 0; i < 2; i++) {
         small_step(other);

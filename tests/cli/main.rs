@@ -6,6 +6,7 @@ mod data;
 mod help;
 mod inputs;
 mod install;
+mod moved;
 mod numbers;
 mod origins;
 mod outputs;

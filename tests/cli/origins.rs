@@ -30,7 +30,7 @@ fn left_behind(ran: Ran) {
 }
 
 /// The run and the step of every record.
-fn records(log: &Path) -> Vec<(String, u64)> {
+pub fn records(log: &Path) -> Vec<(String, u64)> {
     let text = fs::read_to_string(log).unwrap();
     let record = |line| -> Value { serde_json::from_str(line).unwrap() };
     let fields =
@@ -39,7 +39,7 @@ fn records(log: &Path) -> Vec<(String, u64)> {
 }
 
 /// The run noted in a checkpoint or an export.
-fn run_of(file: &Path) -> String {
+pub fn run_of(file: &Path) -> String {
     let json: Value = serde_json::from_slice(&fs::read(file).unwrap()).unwrap();
     let id = json.pointer("/manifest/note/run/id").unwrap_or(&json["run"]);
     id.as_str().unwrap().to_owned()
@@ -53,7 +53,7 @@ fn rewrite(checkpoint: &Path, change: impl FnOnce(&mut Value)) {
     fs::write(path, manifest.seal().unwrap()).unwrap();
 }
 
-fn copy(from: &Path, to: &Path) {
+pub fn copy(from: &Path, to: &Path) {
     fs::create_dir(to).unwrap();
     for name in names(from) {
         match from.join(&name) {
@@ -137,9 +137,9 @@ fn a_copied_checkpoint_uses_only_paths_of_the_command_line() {
     copy(&here("run"), &here("copied"));
     let before = outputs(dir.path());
     let data = format!("add --data {}", here("text.txt").canonicalize().unwrap().display());
-    resume(dir.path(), &["copied"]).badly(1, &["is a copy, another user's", &data]);
+    resume(dir.path(), &["copied"]).badly(1, &["is a copy: restored from a backup", &data]);
     let ran = resume(dir.path(), &["copied/step-00000002", "--data", "text.txt"]).well();
-    for word in ["warning: ", "/log.jsonl", "/out", "is a copy, another user's"] {
+    for word in ["warning: ", "/log.jsonl", "/out", "is a copy"] {
         assert!(ran.err.contains(word), "no {word:?} in {}", ran.err);
     }
     assert!(outputs(dir.path()) == before);
@@ -149,12 +149,12 @@ fn a_copied_checkpoint_uses_only_paths_of_the_command_line() {
     // The same holds for a checkpoint that another user owns, if one can be made here,
     let owner = fs::metadata(here("run")).unwrap().uid();
     if chown(here("run"), Some(1), None).is_ok() {
-        resume(dir.path(), &["run"]).badly(1, &["another user's", &data]);
+        resume(dir.path(), &["run"]).badly(1, &["belongs to another user", &data]);
         chown(here("run"), Some(owner), None).unwrap();
     }
     // and for one without an id, as earlier versions wrote them.
     rewrite(&here("run/step-00000002"), |note| drop(note.as_object_mut().unwrap().remove("run")));
-    resume(dir.path(), &["run/step-00000002"]).badly(1, &["or of an earlier version", &data]);
+    resume(dir.path(), &["run/step-00000002"]).badly(1, &["is of an earlier version", &data]);
     resume(dir.path(), &["run/step-00000002", "--data", "text.txt"]).well();
     assert!(outputs(dir.path()) == before);
 }
@@ -188,6 +188,10 @@ fn a_strangers_checkpoint_is_refused_at_worst() {
         &["it notes the option --gemm-table, which is unknown"],
     );
     attempt(&set("machine\n", json!(["x"])), &["the option --machine\\n, which is unknown"]);
-    attempt(&|note| note["options"] = json!("x"), &["does not note the options of a run"]);
+    attempt(
+        &|note| note["options"] = json!("x"),
+        &["cannot be resumed by this", "does not note the options of a run"],
+    );
+    attempt(&|note| note["descriptors"] = json!(["colour", "val"]), &["are not used"]);
     attempt(&|note| *note = json!({"options": {"data": ["x"]}, "run": "x"}), &["are not used"]);
 }

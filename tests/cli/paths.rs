@@ -309,7 +309,7 @@ fn only_outputs_of_runs_are_replaced_and_not_before_the_first_record() {
     horizon_in(dir.path(), &["plot", "trace.json", "--out", "trace.svg"]).well();
     horizon_in(dir.path(), &["plot", "log.jsonl", "--out", "log.svg"]).well();
     // Repeated by mistake: the checkpoints refuse, and log and trace are as they were.
-    refused(dir.path(), &run(&outputs), &["run has checkpoints of another run"]);
+    refused(dir.path(), &run(&outputs), &["run has checkpoints already"]);
     let again = ["--data", "text.txt", "--steps", "1"];
     horizon_in(dir.path(), &short(&[&again[..], &outputs].concat())).well();
     let second = fs::read_to_string(here("log.jsonl")).unwrap();

@@ -72,7 +72,7 @@ fn resume_without_options_uses_the_options_of_the_run() {
     resume(&["--model", "small"]).badly(1, &["another model", "hidden_size is 384, the checkpoint's is 128"]);
     resume(&["--init"]).badly(2, &["--init", "--resume"]);
     resume(&["--val", "text.txt"]).badly(1, &["windows an epoch"]);
-    resume(&["--checkpoint-dir", "third"]).badly(1, &["third has checkpoints of another run"]);
+    resume(&["--checkpoint-dir", "third"]).badly(1, &["third has checkpoints already"]);
     resume(&["--resume-change", "colour"]).badly(1, &["no option is named colour", "clip"]);
     resume(&["--resume-change", "data"]).badly(1, &["`data` cannot change", "clip"]);
     resume(&["--out", "moved"]).badly(1, &["--out moved is the same as --resume"]);
@@ -117,7 +117,7 @@ fn resume_without_options_uses_the_options_of_the_run() {
     train(dir.path(), &["--keep", "2"]).badly(1, &["--checkpoint-dir"]);
     train(dir.path(), &["--checkpoint-dir", "text.txt"]).badly(1, &["text.txt"]);
     train(dir.path(), &["--checkpoint-dir", "third", "--data", "text.txt"])
-        .badly(1, &["third", "another run"]);
+        .badly(1, &["third", "has checkpoints already"]);
     let note = fs::read_to_string(here("third/step-00000006/manifest.json")).unwrap();
     assert!(note.contains(here("text.txt").to_str().unwrap()));
 }

@@ -7,10 +7,12 @@ use horizon::engine::calibrate::measure_ram;
 use horizon::engine::{CudaReport, devices};
 use horizon::host::{HugePages, Isa, Limits, Topology, processor_name};
 use horizon::model::{Layout, preset, preset_names};
+use horizon::train::Origin;
 use serde_json::{Map, Value, json};
 
 use crate::options::InfoOptions;
 use crate::print::print;
+use crate::resume::noted_paths;
 
 /// Prints a description of this machine, or of a checkpoint.
 pub fn info(options: &InfoOptions) -> Result<()> {
@@ -185,6 +187,12 @@ fn show(checkpoint: &Checkpoint, options: &InfoOptions) -> Result<()> {
     }
     text += &format!("model         {}\n", list(&manifest.model));
     text += &format!("options       {}\n", list(&manifest.numeric));
+    if let Some(origin) = Origin::of(checkpoint) {
+        text += &format!("run           {}\n", origin.id);
+    }
+    for (option, values) in noted_paths(&manifest.note).iter().filter(|(_, values)| !values.is_empty()) {
+        text += &format!("{:<13} {}\n", format!("--{option}"), values.join(", "));
+    }
     text += &format!("written by    horizon {}\n", manifest.horizon);
     print(escaped(&text, "\n").as_bytes())
 }

@@ -13,6 +13,7 @@ mod builtin;
 mod calibrate;
 mod chat_worker;
 mod info;
+mod inherit;
 mod install;
 mod memory;
 mod model;

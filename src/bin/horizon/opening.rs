@@ -23,6 +23,8 @@ pub struct Opening {
     pub gemm_table: Option<PathBuf>,
     /// The commands that autotune, for a CUDA device without a table.
     pub autotune: String,
+    /// Log, export and folder of checkpoints; empty if there are none.
+    pub outputs: String,
 }
 
 impl Opening {
@@ -87,6 +89,9 @@ impl Opening {
             Some(file) if !plan.shares_memory() => text += &format!("GEMM table {}\n", file.display()),
             None if !plan.shares_memory() => text += &format!("GEMM table none: {}\n", self.autotune),
             _ => {}
+        }
+        if !self.outputs.is_empty() {
+            text += &format!("outputs    {}\n", self.outputs);
         }
         text
     }

@@ -24,7 +24,7 @@ use crate::options::TrainOptions;
 use crate::paths::Paths;
 use crate::print::{print, warn_of_data, warn_of_memory};
 use crate::progress::{Bytes, Progress};
-use crate::resume::{Effective, Given, absolute, effective, is_given, note, validation};
+use crate::resume::{Effective, Noted, absolute, effective, is_given, note, validation};
 use crate::sample::printable;
 use crate::stop::Stop;
 use crate::{builtin, model};
@@ -39,7 +39,7 @@ const NOTE: &str =
 
 /// Trains a model, with the options of a checkpoint if one is resumed.
 pub fn train(options: TrainOptions, matches: &ArgMatches) -> Result<ExitCode> {
-    let Effective { options, mut given, time, run, checkpoint } = effective(options, matches)?;
+    let Effective { options, given, time, run, checkpoint, warnings } = effective(options, matches)?;
     let stop = Stop::listen((!options.quiet).then_some(NOTE))?;
     check_paths(&options, checkpoint.as_ref(), is_given(matches, "model"))?;
     let mut model = match &checkpoint {
@@ -49,7 +49,6 @@ pub fn train(options: TrainOptions, matches: &ArgMatches) -> Result<ExitCode> {
     let mut other_template = None;
     if let Some(file) = &options.encoding.chat_template {
         other_template = model.use_chat_template(file)?.then_some(file.as_path());
-        given.remove("chat-template");
     }
     let config = &model.config.model;
     let is_preset = model.is_preset();
@@ -90,10 +89,13 @@ pub fn train(options: TrainOptions, matches: &ArgMatches) -> Result<ExitCode> {
     }
     if let Some(checkpoint) = &checkpoint {
         check_template(checkpoint, &data, other_template)?;
+        if builtin {
+            check_builtin(checkpoint, &data, seq_len)?;
+        }
         warn_of_other_data(checkpoint, val.as_ref());
     }
     let mut run_options = run_options(run, &options, &model, seq_len, builtin);
-    let note = |given: &Given| note(given, time, val.as_ref().map(Data::fingerprint));
+    let note = |given: &Noted| note(given, time, val.as_ref().map(Data::fingerprint));
     run_options.save = save_options(&options, given, note, &run_options, checkpoint.as_ref())?;
     let checkpoints = run_options.save.as_ref().map(|save| save.folder.clone());
     let planned = place(&options, &model, &mut run_options.trainer)?;
@@ -117,6 +119,7 @@ pub fn train(options: TrainOptions, matches: &ArgMatches) -> Result<ExitCode> {
         threads: options.compute.threads,
         gemm_table: run_options.trainer.gemm_table.clone(),
         autotune: autotune_hint(&options, seq_len),
+        outputs: outputs(&run_options),
     };
     let changes = Changes::of(&options.resume_change);
     run_options.resume = checkpoint.map(|checkpoint| Resume { checkpoint, changes });
@@ -127,6 +130,8 @@ pub fn train(options: TrainOptions, matches: &ArgMatches) -> Result<ExitCode> {
         loading.moved(done, total);
         Ok(())
     })?;
+    // Not before: a run that is refused needs no warnings.
+    warnings.iter().for_each(|warning| message!("{warning}"));
     let schedule = *run.lr_schedule();
     let mut progress = Progress::new(schedule.steps, terminal, options.quiet);
     progress.say(opening.describe(&schedule, run.trainer(), &planned).trim_end());
@@ -199,6 +204,16 @@ const FAR_OFF: f64 = 0.25;
 fn names(paths: &[DataPath]) -> String {
     let name = |data: &DataPath| escaped(&data.path.display().to_string(), "");
     paths.iter().map(name).collect::<Vec<_>>().join(", ")
+}
+
+/// The outputs of a run, for its first lines; empty if there are none.
+fn outputs(run: &RunOptions) -> String {
+    let checkpoints = run.save.as_ref().map(|save| &save.folder);
+    let outputs = [("log", run.log.as_ref()), ("export", run.out.as_ref()), ("checkpoints", checkpoints)];
+    let shown = outputs.iter().filter_map(|(name, path)| {
+        path.map(|path| format!("{name} {}", escaped(&path.display().to_string(), "")))
+    });
+    shown.collect::<Vec<_>>().join(", ")
 }
 
 fn run_options(
@@ -281,6 +296,23 @@ fn check_template(checkpoint: &Checkpoint, data: &Data, other: Option<&Path>) ->
     }
 }
 
+/// Refuses the built-in data of another build than that which wrote the checkpoint.
+fn check_builtin(checkpoint: &Checkpoint, data: &Data, seq_len: usize) -> Result<()> {
+    let manifest = checkpoint.manifest();
+    let is_same = |from: Position| {
+        from.windows == data.windows() && from.fingerprint.is_none_or(|hash| hash == data.fingerprint())
+    };
+    // Other windows are refused by the name of the option.
+    if manifest.numeric.get("seq-len") != Some(&seq_len.into()) || manifest.position.is_none_or(is_same) {
+        return Ok(());
+    }
+    Err(Error::argument(format!(
+        "the built-in data is that of the program that wrote the checkpoint (horizon {}), and this program has other \
+         sources: resume with that program, or begin a new run",
+        escaped(&manifest.horizon, "")
+    )))
+}
+
 /// Warns if the validation data differs from that of the run to resume, or if the checkpoint cannot
 /// tell whether the training data does.
 fn warn_of_other_data(checkpoint: &Checkpoint, val: Option<&Data>) {
@@ -348,8 +380,8 @@ fn with_advice(error: Error, checkpoints: Option<&Path>) -> Error {
 /// left out that depend on model and data, so that a resumed run has the same.
 fn save_options(
     options: &TrainOptions,
-    mut given: Given,
-    note: impl Fn(&Given) -> Map<String, Value>,
+    mut given: Noted,
+    note: impl Fn(&Noted) -> Map<String, Value>,
     run: &RunOptions,
     resumed: Option<&Checkpoint>,
 ) -> Result<Option<SaveOptions>> {
@@ -368,10 +400,11 @@ fn save_options(
     } else {
         options.model.clone()
     };
-    given.insert("model".to_owned(), vec![model]);
-    given.insert("seq-len".to_owned(), vec![run.trainer.shape.t.to_string()]);
-    given.insert("lr".to_owned(), vec![run.lr.to_string()]);
-    given.extend(run.steps.map(|steps| ("steps".to_owned(), vec![steps.to_string()])));
+    let noted = &mut given.options;
+    noted.insert("model".to_owned(), vec![model]);
+    noted.insert("seq-len".to_owned(), vec![run.trainer.shape.t.to_string()]);
+    noted.insert("lr".to_owned(), vec![run.lr.to_string()]);
+    noted.extend(run.steps.map(|steps| ("steps".to_owned(), vec![steps.to_string()])));
     Ok(Some(SaveOptions {
         folder: folder.to_owned(),
         every: options.checkpoint_every.unwrap_or(0),

@@ -29,8 +29,8 @@ pub struct TrainOptions {
     /// Train from scratch: ignore the folder's weights
     ///
     /// Weights start from random numbers, normal with standard deviation 0.02 as in GPT-2. Built-in
-    /// models always do.
-    #[arg(long, help_heading = MODEL, conflicts_with = "resume")]
+    /// models always do. Not with --resume, unless --checkpoint-dir names the same folder.
+    #[arg(long, help_heading = MODEL)]
     pub init: bool,
 
     /// Training data: JSONL, Parquet, CSV, text, folders, token files
@@ -178,7 +178,8 @@ pub struct TrainOptions {
     /// of --mode without those of the gradient. --out, --log and --trace may lie in the folder.
     ///
     /// With --resume, another folder than its own makes a branch: a run with an id of its own, which
-    /// does not write to the log and the export of the first.
+    /// does not write to the log and the export of the first. The same folder in both options makes
+    /// one command for all starts of a run: it begins the run while there is no checkpoint.
     #[arg(long, help_heading = CHECKPOINTS, value_name = "DIR")]
     pub checkpoint_dir: Option<PathBuf>,
     /// Steps between checkpoints; 0: only the last [default: 0]
@@ -198,16 +199,24 @@ pub struct TrainOptions {
     /// template and the date that it prints. Paths, devices and placement may differ; an option
     /// that would change the result is refused by name, and data that has changed by its hash.
     ///
+    /// In a job script, give the whole command with --checkpoint-dir DIR --resume DIR: it begins the
+    /// run, and continues it at every later start. To export a run that is complete: --resume DIR
+    /// --out EXPORT.
+    ///
     /// --log and --out of the checkpoint are used only if what is there has the run's id, or nothing
-    /// is there; a warning names those that are not used. A branch (see --checkpoint-dir) uses
-    /// neither. Of a copied folder, or one of another user, no path is used: --data and
-    /// --val must be given again. A renamed folder is the same folder.
+    /// is there, in a folder that exists; a warning names those that are not used. A branch (see
+    /// --checkpoint-dir) uses neither. A renamed folder is the same folder, and paths that moved with
+    /// it are found. Of a copied folder (a backup, or moved to another disk), or one of another user,
+    /// no path is used: --data and --val must be given again, and so must --log and --out, which are
+    /// continued if they have the copied run's id. Pipes are not noted and must be given again.
     #[arg(long, help_heading = CHECKPOINTS, value_name = "DIR")]
     pub resume: Option<PathBuf>,
     /// Options allowed to differ from the checkpoint, e.g. mode,lr
     ///
-    /// The resumed run will then not be bit-identical to an uninterrupted one. With mode, moments
-    /// are rounded to nearest from f32 to bf16.
+    /// The resumed run will then not be bit-identical to an uninterrupted one. What is computed from
+    /// a named option changes with it (warmup with steps, min-lr with lr). With mode, moments are
+    /// rounded to nearest from f32 to bf16. Data, model and sequence length cannot change: export,
+    /// and begin a new run with --model EXPORT.
     #[arg(long, help_heading = CHECKPOINTS, value_name = "NAME,…", value_delimiter = ',', requires = "resume")]
     pub resume_change: Vec<String>,
 
