@@ -12,7 +12,7 @@ use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Component, Path, PathBuf};
 
-use horizon::base::format::escaped;
+use horizon::base::format::shown;
 use horizon::base::{Error, Result};
 use horizon::data::DataPath;
 
@@ -123,9 +123,7 @@ impl Paths {
         for (at, output) in self.0.iter().enumerate().filter(|(_, named)| named.use_.is_output()) {
             for (_, other) in self.0.iter().enumerate().filter(|(other, _)| *other != at) {
                 let Some(conflict) = conflict(output, other) else { continue };
-                let show = |named: &Named| {
-                    format!("{} {}", named.option, escaped(&named.path.display().to_string(), ""))
-                };
+                let show = |named: &Named| format!("{} {}", named.option, shown(&named.path));
                 return Err(Error::argument(format!(
                     "{} {conflict} {}: one would overwrite the other; give another path with {}",
                     show(output),

@@ -26,7 +26,7 @@ use std::path::{Path, PathBuf};
 
 use clap::ArgMatches;
 use clap::parser::ValueSource;
-use horizon::base::format::escaped;
+use horizon::base::format::{escaped, quoted, shown};
 use horizon::base::{Error, Result, RunId, Status};
 use horizon::checkpoint::{Changes, Checkpoint, open};
 use horizon::data::DataPath;
@@ -124,8 +124,8 @@ fn leave_out_paths(noted: &mut Given, checkpoint: &Checkpoint, folder: Option<&P
     let origin = Origin::of(checkpoint);
     let is_own = origin.as_ref().map_or(Ok(false), |origin| origin.has(checkpoint))?;
     let continues = folder.map_or(Ok(true), |folder| is_same(folder, &checkpoint.parent()?))?;
-    let shown = escaped(&checkpoint.folder().display().to_string(), "");
-    let foreign = format!("{shown} is a copy, another user's, or of an earlier version");
+    let from = shown(checkpoint.folder());
+    let foreign = format!("{from} is a copy, another user's, or of an earlier version");
     let (run, left_out, why) = match origin {
         Some(origin) if is_own && continues => {
             let others = take(noted, |name, path| WRITTEN.contains(&name) && !is_of(name, path, origin.id));
@@ -133,7 +133,7 @@ fn leave_out_paths(noted: &mut Given, checkpoint: &Checkpoint, folder: Option<&P
         }
         _ if is_own => {
             let left_out = take(noted, |name, _| WRITTEN.contains(&name));
-            (new_id(), left_out, format!("they are of the run in {shown}, from which this one branches off"))
+            (new_id(), left_out, format!("they are of the run in {from}, from which this one branches off"))
         }
         _ => {
             let unread = take(noted, |name, _| READ.contains(&name));
@@ -168,7 +168,7 @@ fn take(noted: &mut Given, is_taken: impl Fn(&str, &Path) -> bool) -> Vec<String
         std::mem::take(noted).into_iter().partition(|(name, values)| is_taken(name, values));
     *noted = left;
     let spelled = |(name, values): (String, Vec<String>)| {
-        let values: Vec<String> = values.iter().map(|value| quoted(value)).collect();
+        let values: Vec<String> = values.iter().map(quoted).collect();
         format!("--{name} {}", values.join(" "))
     };
     taken.into_iter().map(spelled).collect()
@@ -183,15 +183,6 @@ fn is_of(option: &str, path: &Path, run: RunId) -> bool {
             Err(_) => !path.exists(),
         },
     }
-}
-
-/// A value as one word for a shell.
-fn quoted(value: &str) -> String {
-    let is_plain = |c: char| c.is_alphanumeric() || "/._-:,+@%=".contains(c);
-    if !value.is_empty() && value.chars().all(is_plain) {
-        return value.to_owned();
-    }
-    format!("'{}'", value.replace('\'', "'\\''"))
 }
 
 /// The note of a checkpoint; `validation` is the fingerprint of the validation data.
