@@ -172,7 +172,10 @@ fn the_command_to_continue_is_for_a_shell_and_has_no_control_characters() {
     let mut rest = String::new();
     err.read_to_string(&mut rest).unwrap();
     assert_eq!(child.wait().unwrap().code(), Some(130));
-    assert!(rest.contains("exported to ") && rest.contains(r"/\u{1b}[2J") && !rest.contains('\x1b'), "{rest}");
+    assert!(
+        rest.contains("exported to ") && rest.contains(r"/\u{1b}[2J") && !rest.contains('\x1b'),
+        "{rest}"
+    );
     assert!(
         rest.contains("SIGINT: stopping after this step") && rest.contains("press Ctrl-C again"),
         "{rest}"

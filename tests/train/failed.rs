@@ -139,7 +139,7 @@ fn a_step_that_fails_leaves_the_state_before_it() {
 fn a_failed_run_replaces_no_export() {
     let (dir, never) = (tempfile::tempdir().unwrap(), AtomicBool::new(false));
     let run = |change: &dyn Fn(&mut RunOptions)| trained(dir.path(), false, change, &never, &mut |_| {}).0;
-    run(&|options| options.steps = Some(1)).unwrap();
+    run(&|options| (options.steps, options.warmup) = (Some(1), Some(0))).unwrap();
     let weights = || fs::read(dir.path().join("out/model.safetensors")).unwrap();
     let exported = weights();
     let error = run(&|options| (options.lr, options.warmup) = (1e30, Some(0))).unwrap_err();

@@ -163,7 +163,7 @@ pub fn train(options: TrainOptions, matches: &ArgMatches) -> Result<ExitCode> {
     if let Some(folder) = &outcome.saved
         && outcome.stopped
     {
-        progress.say(&format!("to continue: {}", to_resume(folder)));
+        progress.say(&format!("to continue: horizon train --resume {}", quoted(folder)));
     }
     if let Some(folder) = &outcome.exported {
         progress.say(&format!("exported to {}", shown(folder)));
@@ -329,21 +329,16 @@ fn check_paths(options: &TrainOptions, resumed: Option<&Checkpoint>, model_is_gi
         .check()
 }
 
-/// The command that continues a run from a checkpoint or the last one in a folder.
-fn to_resume(folder: &Path) -> String {
-    format!("horizon train --resume {}", quoted(folder))
-}
-
 /// Adds what to do to the error of a run: how to continue it, and how if loss or norm is not finite.
 fn with_advice(error: Error, checkpoints: Option<&Path>) -> Error {
     let diverged = matches!(error.status(), Status::NonFinite | Status::StepPartial);
     let checkpoint = checkpoints.and_then(|folder| open(folder).ok());
-    let advice = match checkpoint.as_ref().map(|checkpoint| to_resume(checkpoint.folder())) {
-        Some(command) if diverged => format!(
-            "lower --lr or lengthen --warmup, and resume from the last checkpoint: {command} --resume-change \
-             lr,min-lr,warmup"
+    let advice = match checkpoint.as_ref().map(|checkpoint| quoted(checkpoint.folder())) {
+        Some(folder) if diverged => format!(
+            "lower --lr or lengthen --warmup, and resume from the last checkpoint: --resume {folder} \
+             --resume-change lr,min-lr,warmup"
         ),
-        Some(command) => format!("to continue: {command}"),
+        Some(folder) => format!("to continue: horizon train --resume {folder}"),
         None if diverged => "lower --lr or lengthen --warmup, and train again".to_owned(),
         None => return error,
     };

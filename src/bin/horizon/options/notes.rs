@@ -184,7 +184,7 @@ const STATUS: [Line; 7] = [
     Entry(
         "1",
         "It failed. The message says what was found, where, what to do, and what was written: if a step \
-         fails, the checkpoint and --out are of the step before it, unless --out has an earlier export, which is kept.",
+         fails, the checkpoint and --out are of the step before it, but an earlier export in --out is kept.",
     ),
     Entry("2", "The command line was not understood."),
     Entry("129", "Stopped by SIGHUP: the terminal was closed."),
@@ -193,9 +193,9 @@ const STATUS: [Line; 7] = [
     Text(
         "The first of these signals lets the running step end, and the checkpoint and --out are written. Those \
          within a second are the same request, since timeout sends each twice. A later one ends at once and writes \
-         nothing, as does the first before training begins or after it. Earlier checkpoints \
-         stay complete, also after kill -9. A signal that is ignored at start, as nohup ignores SIGHUP, stays ignored. \
-         A terminal or pipe that goes away does not stop the run: messages are then lost.",
+         nothing, as does the first before training begins or after it. Earlier checkpoints stay complete, also after \
+         kill -9. A signal that is ignored at start, as nohup ignores SIGHUP, stays ignored. A terminal or pipe that \
+         goes away does not stop the run: messages are then lost.",
     ),
 ];
 
