@@ -1,8 +1,9 @@
 //! Standard output and standard error, either of which may go away before the command ends.
 //!
 //! A message on standard error that cannot be written is dropped: the terminal may be closed, the
-//! reader of a pipe may be dead, and a pipe that does not block may be full. A command that prints a result ends quietly if the reader of
-//! its standard output has closed the pipe; any other failure is an error.
+//! reader of a pipe may be dead, and a pipe that does not block may be full. A command that prints
+//! a result ends quietly if the reader of its standard output has closed the pipe; any other
+//! failure is an error.
 
 use std::fmt::{Arguments, Display};
 use std::io::{self, Write};
