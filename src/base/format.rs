@@ -1,6 +1,9 @@
 //! Formatting and parsing of sizes, counts and times for users.
 
+use std::ffi::OsStr;
 use std::fmt;
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
 
 /// A number of bytes, displayed as `84.2 GiB`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -79,6 +82,35 @@ pub fn escaped(text: &str, kept: &str) -> String {
         }
     }
     shown
+}
+
+/// A path, [escaped].
+pub fn shown(path: &Path) -> String {
+    escaped(&path.display().to_string(), "")
+}
+
+/// A value as one word for a shell (bash, ksh, zsh), without characters that [`escaped`] escapes.
+pub fn quoted(value: impl AsRef<OsStr>) -> String {
+    let value = value.as_ref();
+    let is_plain = |c: char| c.is_alphanumeric() || "/._-:,+@%=".contains(c);
+    let is_hidden = |c: char| c.is_control() || is_invisible(c);
+    match value.to_str() {
+        Some(text) if !text.is_empty() && text.chars().all(is_plain) => text.to_owned(),
+        Some(text) if !text.contains(is_hidden) => format!("'{}'", text.replace('\'', "'\\''")),
+        _ => {
+            let hex = |bytes: &[u8]| bytes.iter().map(|byte| format!("\\x{byte:02x}")).collect::<String>();
+            let spelled = |c: char| match c {
+                '\'' | '\\' => format!("\\{c}"),
+                c if is_hidden(c) => hex(c.encode_utf8(&mut [0; 4]).as_bytes()),
+                c => c.to_string(),
+            };
+            let chunks = value.as_bytes().utf8_chunks();
+            let words: String = chunks
+                .map(|chunk| chunk.valid().chars().map(spelled).collect::<String>() + &hex(chunk.invalid()))
+                .collect();
+            format!("$'{words}'")
+        }
+    }
 }
 
 /// True for characters without a glyph that separate lines, change the direction of writing, or
@@ -171,6 +203,23 @@ mod tests {
             escaped("\u{200b}\u{202e}\u{2028}\u{200d}אב", ""),
             "\\u{200b}\\u{202e}\\u{2028}\u{200d}אב"
         );
+    }
+
+    #[test]
+    fn a_quoted_value_is_one_word_for_a_shell() {
+        for (value, word) in [
+            (&b"/tmp/run-1.5,a=b"[..], "/tmp/run-1.5,a=b"),
+            (b"", "''"),
+            (b"my runs/a$b`c\\", "'my runs/a$b`c\\'"),
+            (b"it's", r"'it'\''s'"),
+            (b"esc\x1b[31m\nit's \\", r"$'esc\x1b[31m\x0ait\'s \\'"),
+            (b"\xffa\xe2\x80\xae", r"$'\xffa\xe2\x80\xae'"),
+        ] {
+            assert_eq!(quoted(OsStr::from_bytes(value)), word);
+            let echoed =
+                std::process::Command::new("bash").args(["-c", &format!("printf %s {word}")]).output();
+            assert_eq!(echoed.unwrap().stdout, value, "{word}");
+        }
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! The training loop: steps, log records, validation, checkpoints, and the export at the end.
 
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -226,7 +227,8 @@ impl Run {
     ///
     /// A step that fails ends the run in the same way, and then with its error: the state is that of
     /// the last completed step, unless AdamW has applied a part of the failed one. Then neither
-    /// checkpoint nor export is written. The error says what was.
+    /// checkpoint nor export is written. Neither replaces an earlier one, since a run that diverges
+    /// may have ruined the weights before. The error says what was written.
     pub fn train(&mut self, observer: &mut dyn Observer, stop: &AtomicBool) -> Result<Outcome> {
         let start = self.trainer.stats().steps;
         self.saving.iter().for_each(|saving| saving.begun(observer));
@@ -245,7 +247,8 @@ impl Run {
         let worth = is_whole && (ended.is_ok() || steps > start);
         let saved = self.save_last(worth, ended.is_ok(), observer);
         self.write_trace(observer);
-        let exported = if worth { self.export(observer) } else { Ok(None) };
+        let keeps = ended.is_err() && self.target.as_ref().is_some_and(|target| holds_files(target.folder()));
+        let exported = if worth && !keeps { self.export(observer) } else { Ok(None) };
         let complete = self.saving.as_ref().and_then(Saving::complete);
         match (ended, saved, exported) {
             (Ok(stopped), Ok(()), Ok(exported)) => Ok(Outcome {
@@ -267,6 +270,12 @@ impl Run {
                     }
                     None => "there is no checkpoint".to_owned(),
                 }));
+                if let Some(target) = self.target.as_ref().filter(|_| worth && keeps) {
+                    notes.push(format!(
+                        "the earlier export in {} is kept: a failed run replaces none",
+                        target.folder().display()
+                    ));
+                }
                 if let Ok(Some(folder)) = &exported {
                     notes.push(format!("the weights after step {steps} are in {}", folder.display()));
                 }
@@ -411,6 +420,10 @@ impl Run {
         export(target, &self.model.config, &mut self.trainer, dtype, SHARD_BYTES, &progress)?;
         Ok(Some(target.folder().to_owned()))
     }
+}
+
+fn holds_files(folder: &Path) -> bool {
+    fs::read_dir(folder).is_ok_and(|mut entries| entries.next().is_some())
 }
 
 /// The first error, with the other errors and notes. One of them is an error.

@@ -3,7 +3,6 @@
 use std::fs;
 use std::io::{BufRead, BufReader};
 use std::process::{Command, Stdio};
-use std::time::Duration;
 
 use serde_json::Value;
 
@@ -226,30 +225,4 @@ fn an_interrupt_finishes_the_step_and_exports() {
     assert!(stderr.contains("stopped after step") && stderr.contains("exported to"), "{stderr}");
     assert_eq!(names(&dir.path().join("out")), EXPORT);
     assert!(!records(&dir.path().join("log.jsonl")).is_empty());
-}
-
-#[test]
-fn a_second_interrupt_ends_at_once() {
-    let dir = tempfile::tempdir().unwrap();
-    write_text(&dir.path().join("text.txt"));
-    // A step so long that the second interrupt comes within it.
-    let arguments =
-        ["train", "--data", "text.txt", "--steps", "9", "--seq-len", "1024", "--micro-batch", "32"];
-    let mut child = Command::new(env!("CARGO_BIN_EXE_horizon"))
-        .args(arguments)
-        .args(["--out", "out", "--grad-accum", "64", "--threads", "1"])
-        .current_dir(dir.path())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
-    let mut lines = BufReader::new(child.stderr.take().unwrap()).lines().map(|line| line.unwrap());
-    assert!(lines.any(|line| line.contains("9 steps of")), "the run did not start");
-    // Within the first step: a run that is interrupted before it exports at once.
-    std::thread::sleep(Duration::from_millis(500));
-    interrupt(&child);
-    assert!(lines.any(|line| line.contains("again to stop at once")), "the first interrupt was not heard");
-    interrupt(&child);
-    std::thread::sleep(Duration::from_millis(1));
-    assert_eq!(child.wait().unwrap().code(), Some(130));
-    assert_eq!(names(dir.path()), ["text.txt"]);
 }

@@ -1,17 +1,23 @@
 //! Terminals that go away, and signals.
 
 use std::fs::{self, File};
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Read, Write};
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use horizon::checkpoint::open;
+use nix::fcntl::OFlag;
 use nix::sys::signal::Signal;
 use support::folder::states;
 
 use super::{Ran, names, send, short, write_text};
+
+/// Longer than signals count as one request.
+const SAME_REQUEST: Duration = Duration::from_millis(1100);
 
 /// A folder with text to train on.
 fn furnished() -> tempfile::TempDir {
@@ -100,6 +106,8 @@ fn a_signal_ends_a_run_after_its_step_with_a_checkpoint() {
     for (signal, code) in [(Signal::SIGHUP, 129), (Signal::SIGINT, 130), (Signal::SIGTERM, 143)] {
         let dir = furnished();
         let (mut child, mut err) = started(in_shell(dir.path(), "", &loud("1000000")), "step 1/");
+        // Twice, as `timeout` does.
+        send(&child, signal);
         send(&child, signal);
         read_until(&mut err, "to continue: horizon train --resume");
         drop(err);
@@ -109,18 +117,93 @@ fn a_signal_ends_a_run_after_its_step_with_a_checkpoint() {
 }
 
 #[test]
-fn a_second_signal_of_any_kind_ends_at_once() {
+fn a_later_signal_of_any_kind_ends_at_once() {
     let dir = furnished();
-    // A step so long that the second signal comes within it.
+    // A step so long that all signals come within it.
     let long = ["train", "--data", "text.txt", "--steps", "9", "--seq-len", "1024", "--micro-batch", "32"];
-    let more = ["--checkpoint-dir", "run", "--grad-accum", "64", "--threads", "1"];
+    let more = ["--checkpoint-dir", "run", "--out", "out", "--grad-accum", "64", "--threads", "1"];
     let (mut child, mut err) = started(in_shell(dir.path(), "", &[&long[..], &more].concat()), "9 steps of");
     std::thread::sleep(Duration::from_millis(500));
     send(&child, Signal::SIGHUP);
-    read_until(&mut err, "again to stop at once");
+    send(&child, Signal::SIGINT);
+    read_until(
+        &mut err,
+        "SIGHUP: stopping after this step, once the checkpoint and --out are written; send another",
+    );
+    std::thread::sleep(SAME_REQUEST);
     send(&child, Signal::SIGTERM);
     assert_eq!(child.wait().unwrap().code(), Some(143));
+    assert_eq!(names(dir.path()), ["run", "text.txt"]);
     assert_eq!(names(&dir.path().join("run")), [".lock"]);
+}
+
+#[test]
+fn a_blocked_terminal_keeps_no_signal_from_its_effect() {
+    let dir = furnished();
+    let (mut child, err) = started(in_shell(dir.path(), "", &loud("1000000")), "step 1/");
+    let pipe = format!("/proc/self/fd/{}", err.get_ref().as_raw_fd());
+    let mut filling = File::options().write(true).custom_flags(OFlag::O_NONBLOCK.bits()).open(pipe).unwrap();
+    while filling.write(&[b'\n'; 4096]).is_ok() {}
+    while filling.write(b"\n").is_ok() {}
+    send(&child, Signal::SIGTERM);
+    let run = dir.path().join("run");
+    wait_until("a checkpoint", || open(&run).is_ok());
+    std::thread::sleep(SAME_REQUEST);
+    send(&child, Signal::SIGTERM);
+    wait_until("the end", || child.try_wait().unwrap().is_some());
+    assert_eq!(child.wait().unwrap().code(), Some(143));
+}
+
+fn wait_until(what: &str, mut is_so: impl FnMut() -> bool) {
+    let waited = (0..3000).any(|_| {
+        std::thread::sleep(Duration::from_millis(10));
+        is_so()
+    });
+    assert!(waited, "no {what} within 30 s");
+}
+
+#[test]
+fn the_command_to_continue_is_for_a_shell_and_has_no_control_characters() {
+    let dir = furnished();
+    let arguments =
+        [&loud("1000000")[..], &["--checkpoint-dir", "it's $a\x1b[31mred\n`b`", "--out", "\x1b[2J"]].concat();
+    let (mut child, mut err) = started(in_shell(dir.path(), "", &arguments), "step 1/");
+    send(&child, Signal::SIGINT);
+    let mut rest = String::new();
+    err.read_to_string(&mut rest).unwrap();
+    assert_eq!(child.wait().unwrap().code(), Some(130));
+    assert!(
+        rest.contains("exported to ") && rest.contains(r"/\u{1b}[2J") && !rest.contains('\x1b'),
+        "{rest}"
+    );
+    assert!(
+        rest.contains("SIGINT: stopping after this step") && rest.contains("press Ctrl-C again"),
+        "{rest}"
+    );
+    let (_, folder) = rest.split_once("to continue: horizon train --resume ").unwrap();
+    let info = format!("exec \"$0\" info {}", folder.lines().next().unwrap());
+    let mut shell = Command::new("bash");
+    let ran: Ran = shell
+        .args(["-c", &info, env!("CARGO_BIN_EXE_horizon")])
+        .current_dir(dir.path())
+        .output()
+        .unwrap()
+        .into();
+    assert!(ran.well().out.contains(r"it's $a\u{1b}[31mred"));
+}
+
+#[test]
+fn a_sample_that_cannot_be_printed_does_not_fail_the_run() {
+    let dir = tempfile::tempdir().unwrap();
+    let full = || File::options().write(true).open("/dev/full").unwrap();
+    let run = ["train", "--steps", "1", "--seq-len", "32", "--micro-batch", "1", "--checkpoint-dir", "run"];
+    let ran: Ran = in_shell(dir.path(), "", &run).stdout(full()).output().unwrap().into();
+    assert!(ran.well().err.contains("warning: no sample: cannot write to standard output"));
+    assert!(open(&dir.path().join("run")).is_ok());
+    for help in ["--help", "-h"] {
+        let ran: Ran = in_shell(dir.path(), "", &["train", help]).stdout(full()).output().unwrap().into();
+        ran.badly(1, &["cannot write to standard output", "No space left"]);
+    }
 }
 
 #[test]

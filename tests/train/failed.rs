@@ -197,6 +197,19 @@ fn what_takes_the_name_of_latest_is_an_error_that_says_which_checkpoint_is_compl
 }
 
 #[test]
+fn a_failed_run_replaces_no_export() {
+    let (dir, never) = (tempfile::tempdir().unwrap(), AtomicBool::new(false));
+    let run = |change: &dyn Fn(&mut RunOptions)| trained(dir.path(), false, change, &never, &mut |_| {}).0;
+    run(&|options| (options.steps, options.warmup) = (Some(1), Some(0))).unwrap();
+    let weights = || fs::read(dir.path().join("out/model.safetensors")).unwrap();
+    let exported = weights();
+    let error = run(&|options| (options.lr, options.warmup) = (1e30, Some(0))).unwrap_err();
+    assert!(error.message().contains("out is kept: a failed run replaces none"), "{error}");
+    assert!(!error.message().contains("the weights after"), "{error}");
+    assert!(weights() == exported);
+}
+
+#[test]
 fn the_last_checkpoint_and_the_export_fail_the_run_if_they_fail() {
     let never = AtomicBool::new(false);
     let dir = tempfile::tempdir().unwrap();

@@ -3,6 +3,7 @@
 use std::io::{IsTerminal, stderr};
 use std::path::Path;
 
+use horizon::base::format::shown;
 use horizon::base::{Error, Result, Shape};
 use horizon::engine::calibrate::{self, measured_device};
 use horizon::engine::{DeviceChoice, TrainerOptions, autotune};
@@ -75,7 +76,7 @@ fn check_file(path: &Path) -> Result<()> {
 fn write(path: Option<&Path>, text: &str) -> Result<()> {
     let Some(path) = path else { return print(text.as_bytes()) };
     write_output(path, |out| out.write_all(text.as_bytes()).map_err(|error| Error::writing(path, &error)))?;
-    message!("wrote {}", path.display());
+    message!("wrote {}", shown(path));
     Ok(())
 }
 

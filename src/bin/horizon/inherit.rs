@@ -18,7 +18,7 @@
 use std::fs;
 use std::path::Path;
 
-use horizon::base::format::escaped;
+use horizon::base::format::{quoted, shown};
 use horizon::base::{Error, Result, RunId, Status};
 use horizon::checkpoint::Checkpoint;
 use horizon::data::DataPath;
@@ -47,7 +47,7 @@ pub fn inherit(
     let had_out = noted.contains_key("out");
     let folder = options.checkpoint_dir.as_deref();
     let continues = folder.map_or(Ok(true), |folder| is_same(folder, &checkpoint.parent()?))?;
-    let shown = escaped(&checkpoint.folder().display().to_string(), "");
+    let shown = shown(checkpoint.folder());
     let standing = Standing::of(checkpoint)?;
     let (origin, why) = match &standing {
         Standing::Own(origin) if continues => {
@@ -152,7 +152,7 @@ fn take(noted: &mut Given, is_taken: impl Fn(&str, &Path) -> bool) -> Vec<String
         std::mem::take(noted).into_iter().partition(|(name, values)| is_taken(name, values));
     *noted = left;
     let spelled = |(name, values): (String, Vec<String>)| {
-        let values: Vec<String> = values.iter().map(|value| quoted(value)).collect();
+        let values: Vec<String> = values.iter().map(quoted).collect();
         format!("--{name} {}", values.join(" "))
     };
     taken.into_iter().map(spelled).collect()
@@ -176,13 +176,4 @@ fn names_outputs(options: &TrainOptions, run: RunId) -> bool {
     let has_records = |log: &Path| fs::metadata(log).is_ok_and(|facts| facts.is_file() && facts.len() > 0);
     options.log.as_deref().is_some_and(|log| has_records(log) && Log::is_of(log, run))
         || options.out.as_deref().is_some_and(|out| run_of_export(out) == Some(run))
-}
-
-/// A value as one word for a shell.
-fn quoted(value: &str) -> String {
-    let is_plain = |c: char| c.is_alphanumeric() || "/._-:,+@%=".contains(c);
-    if !value.is_empty() && value.chars().all(is_plain) {
-        return value.to_owned();
-    }
-    format!("'{}'", value.replace('\'', "'\\''"))
 }

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use horizon::base::format::{Size, count, several, time};
+use horizon::base::format::{Size, count, escaped, several, shown, time};
 use horizon::data::DataReport;
 use horizon::engine::Trainer;
 use horizon::plan::Region;
@@ -35,7 +35,7 @@ impl Opening {
         let shape = numeric.shape;
         let mut text = format!(
             "model      {}: {} parameters, {}, {}\n",
-            self.model,
+            escaped(&self.model, ""),
             count(planned.parameters as f64),
             several(plan.policy.placement.layers.len(), "layer"),
             self.weights
@@ -86,7 +86,7 @@ impl Opening {
             planned.bound()
         );
         match &self.gemm_table {
-            Some(file) if !plan.shares_memory() => text += &format!("GEMM table {}\n", file.display()),
+            Some(file) if !plan.shares_memory() => text += &format!("GEMM table {}\n", shown(file)),
             None if !plan.shares_memory() => text += &format!("GEMM table none: {}\n", self.autotune),
             _ => {}
         }

@@ -3,6 +3,7 @@
 use clap_complete::Shell;
 use clap_mangen::Man;
 use clap_mangen::roff::{Roff, bold, roman};
+use horizon::base::format::shown;
 use horizon::base::{Error, Result};
 use horizon::host::folder::{NewFile, check_own, create_folder};
 
@@ -36,7 +37,7 @@ pub fn man(options: &ManOptions) -> Result<()> {
         file.put(page)?;
         file.finish()?;
     }
-    message!("wrote {} pages to {}", pages.len(), folder.display());
+    message!("wrote {} pages to {}", pages.len(), shown(folder));
     Ok(())
 }
 

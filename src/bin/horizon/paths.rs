@@ -16,7 +16,7 @@ use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use horizon::base::format::escaped;
+use horizon::base::format::shown;
 use horizon::base::{Error, Result};
 use horizon::data::DataPath;
 
@@ -217,7 +217,7 @@ impl Paths {
 }
 
 fn refused(output: &Named, relation: &str, other: &Named, why: &str) -> Error {
-    let show = |named: &Named| format!("{} {}", named.option, escaped(&named.path.display().to_string(), ""));
+    let show = |named: &Named| format!("{} {}", named.option, shown(&named.path));
     let or = match other.use_ {
         Use::Read if other.is_folder && relation != "is the same as" && relation != "contains" => {
             format!(", or name files with {} instead of the folder", other.option)

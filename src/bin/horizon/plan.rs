@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use horizon::base::format::escaped;
 use horizon::base::{Error, Result, Shape, Status};
 use horizon::engine::{DeviceChoice, TrainerOptions};
 use horizon::hf::FolderConfig;
@@ -55,7 +56,7 @@ pub fn plan(options: &PlanOptions) -> Result<()> {
     if options.json {
         return print(format!("{:#}\n", planned.json()).as_bytes());
     }
-    print(with_uses(&planned.to_string()).as_bytes())
+    print(escaped(&with_uses(&planned.to_string()), "\n").as_bytes())
 }
 
 /// Writes the simulated step as a Chrome trace, lane by lane.

@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use horizon::base::format::{count, duration};
+use horizon::base::format::{count, duration, shown};
 use horizon::base::{Front, Message};
 use horizon::engine::calibrate;
 use horizon::train::Observer;
@@ -171,7 +171,7 @@ impl Observer for Progress {
     }
 
     fn saved(&mut self, step: u64, folder: &Path) {
-        self.say(&format!("step {step}: wrote a checkpoint to {}", folder.display()));
+        self.say(&format!("step {step}: wrote a checkpoint to {}", shown(folder)));
     }
 
     fn exporting(&self, done: u64, total: u64) {

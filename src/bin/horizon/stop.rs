@@ -8,6 +8,7 @@
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 
 use horizon::base::{Error, Result};
 use horizon::host::start_thread;
@@ -22,6 +23,10 @@ pub fn make_size_limit_an_error() {
     let _ = SigSet::from(Signal::SIGXFSZ).thread_block();
 }
 
+/// After a first signal, others within this time are the same request: `timeout` sends each signal
+/// twice, and wrappers forward one that the terminal has sent already.
+const SAME_REQUEST: Duration = Duration::from_secs(1);
+
 /// Receives the signals that stop the command.
 pub struct Stop {
     /// Set by the first signal during [`Stop::finishing`].
@@ -33,13 +38,13 @@ pub struct Stop {
 struct State {
     /// Work is running that a signal lets come to an end.
     finishes: bool,
-    /// The signal that set `asked`.
-    first: Option<Signal>,
+    /// The signal that set `asked`, and when.
+    first: Option<(Signal, Instant)>,
 }
 
 impl Stop {
     /// Starts to listen. To be called before other threads are started, which inherit the blocked
-    /// signals. A signal now ends the process at once; `note` is printed for a signal that does not.
+    /// signals. A signal now ends the process at once; `note` is printed for one that does not.
     pub fn listen(note: Option<&'static str>) -> Result<Arc<Stop>> {
         let stop = Arc::new(Stop { asked: AtomicBool::new(false), state: Mutex::default() });
         let mut signals = SigSet::empty();
@@ -58,7 +63,7 @@ impl Stop {
     }
 
     /// Runs `work`, which should end early once the flag is set. A first signal during it sets the
-    /// flag, a second one ends the process at once.
+    /// flag; another one ends the process at once, unless it is a part of the [`SAME_REQUEST`].
     pub fn finishing<R>(&self, work: impl FnOnce(&AtomicBool) -> R) -> R {
         self.state.lock().finishes = true;
         let result = work(&self.asked);
@@ -68,22 +73,26 @@ impl Stop {
 
     /// The exit status of a process that the first signal has stopped.
     pub fn exit_code(&self) -> Option<ExitCode> {
-        self.state.lock().first.map(|signal| ExitCode::from(status(signal)))
+        self.state.lock().first.map(|(signal, _)| ExitCode::from(status(signal)))
     }
 
-    fn receive(&self, signal: Signal, signals: &SigSet, note: Option<&str>) {
+    fn receive(&self, signal: Signal, signals: &SigSet, note: Option<&'static str>) {
         let mut state = self.state.lock();
+        if state.first.is_some_and(|(_, at)| at.elapsed() < SAME_REQUEST) {
+            return;
+        }
         if !state.finishes || state.first.is_some() {
             // Should the exit hang, the next signal ends the process.
             let _ = signals.thread_unblock();
             std::process::exit(status(signal).into());
         }
-        state.first = Some(signal);
-        // Printing may block.
-        drop(state);
+        state.first = Some((signal, Instant::now()));
         self.asked.store(true, Ordering::Relaxed);
         if let Some(note) = note {
-            message!("\n{signal}: {note}");
+            let again = if signal == Signal::SIGINT { "press Ctrl-C again" } else { "send another signal" };
+            // A terminal that does not accept output must not keep the next signal from being
+            // received. Without a thread, there is no message.
+            let _ = start_thread("note", move || message!("\n{signal}: {note}; {again} to stop at once"));
         }
     }
 }

@@ -4,7 +4,7 @@ use std::path::Path;
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use horizon::base::format::{count, several};
+use horizon::base::format::{count, quoted, several, shown};
 use horizon::base::{Error, Result, Status};
 use horizon::data::tokenizer::Encoded;
 use horizon::data::{
@@ -127,7 +127,7 @@ fn write(options: &TokenizeOptions, stop: &AtomicBool) -> Result<()> {
     }
     warn_of_data("", &warnings);
     sink.warn();
-    let wrote = options.out.as_ref().map_or(String::new(), |out| format!("wrote {}: ", out.display()));
+    let wrote = options.out.as_ref().map_or(String::new(), |out| format!("wrote {}: ", shown(out)));
     let summary = format!(
         "{wrote}{} tokens, {} of them trained on, in {}",
         count(sink.tokens as f64),
@@ -142,7 +142,7 @@ fn write(options: &TokenizeOptions, stop: &AtomicBool) -> Result<()> {
     if let (Some(_), Some(template)) = (&options.out, &options.encoding.chat_template) {
         message!(
             "the file does not contain the chat template: train with --chat-template {} to export it with the model",
-            template.display()
+            quoted(template)
         );
     }
     Ok(())

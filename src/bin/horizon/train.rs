@@ -7,8 +7,8 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::ArgMatches;
-use horizon::base::format::escaped;
-use horizon::base::{Error, Position, Result, RunId, Shape, Status};
+use horizon::base::format::{escaped, quoted, shown};
+use horizon::base::{Error, Front, Position, Result, RunId, Shape, Status};
 use horizon::checkpoint::{Changes, Checkpoint, open};
 use horizon::data::{Cache, Data, DataOptions, DataPath, EncoderSource};
 use horizon::engine::{AdamOptions, DeviceChoice, TrainerOptions};
@@ -34,8 +34,7 @@ const BUILTIN_STEPS: u64 = 500;
 /// Tokens of the sample at the end of a run on the built-in data.
 const SAMPLE_TOKENS: usize = 120;
 /// Printed when a signal stops the run.
-const NOTE: &str =
-    "stopping after this step, once the checkpoint and --out are written; press Ctrl-C again to stop at once";
+const NOTE: &str = "stopping after this step, once the checkpoint and --out are written";
 
 /// Trains a model, with the options of a checkpoint if one is resumed.
 pub fn train(options: TrainOptions, matches: &ArgMatches) -> Result<ExitCode> {
@@ -169,10 +168,10 @@ pub fn train(options: TrainOptions, matches: &ArgMatches) -> Result<ExitCode> {
     if let Some(folder) = &outcome.saved
         && outcome.stopped
     {
-        progress.say(&format!("to continue: horizon train --resume {}", folder.display()));
+        progress.say(&format!("to continue: horizon train --resume {}", quoted(folder)));
     }
     if let Some(folder) = &outcome.exported {
-        progress.say(&format!("exported to {}", folder.display()));
+        progress.say(&format!("exported to {}", shown(folder)));
         if !outcome.end_tokens.is_empty() {
             progress.say(&format!(
                 "added to eos_token_id in generation_config.json, since trained turns end with it: {}",
@@ -184,7 +183,9 @@ pub fn train(options: TrainOptions, matches: &ArgMatches) -> Result<ExitCode> {
         return Ok(stop.exit_code().expect("only a signal stops a run"));
     }
     if builtin && !options.quiet {
-        show_sample(&mut run, &mut progress, options.seed)?;
+        // All of the run is written.
+        show_sample(&mut run, &mut progress, options.seed)
+            .unwrap_or_else(|error| message!("warning: no sample: {}", error.message_for(Front::Command)));
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -194,7 +195,9 @@ fn autotune_hint(options: &TrainOptions, seq_len: usize) -> String {
     format!(
         "GEMMs use cuBLASLt's first choices; to autotune them, once: horizon calibrate --device {} --autotune {} \
          --autotune-only --micro-batch {} --seq-len {seq_len} --out gemm.json, then train with --gemm-table gemm.json",
-        options.compute.device, options.model, options.micro_batch
+        options.compute.device,
+        quoted(&options.model),
+        options.micro_batch
     )
 }
 
@@ -202,8 +205,7 @@ fn autotune_hint(options: &TrainOptions, seq_len: usize) -> String {
 const FAR_OFF: f64 = 0.25;
 
 fn names(paths: &[DataPath]) -> String {
-    let name = |data: &DataPath| escaped(&data.path.display().to_string(), "");
-    paths.iter().map(name).collect::<Vec<_>>().join(", ")
+    paths.iter().map(|data| shown(&data.path)).collect::<Vec<_>>().join(", ")
 }
 
 /// The outputs of a run, for its first lines; empty if there are none.
@@ -276,7 +278,7 @@ fn beside(machine: &str) -> Option<PathBuf> {
     let table = Some(Table::beside(machine)).filter(|table| table.is_file());
     let older = machine.with_extension("products.json");
     if table.is_none() && older.is_file() {
-        message!("warning: {} is of an older format: autotune again", older.display());
+        message!("warning: {} is of an older format: autotune again", shown(&older));
     }
     table
 }
@@ -326,7 +328,10 @@ fn warn_of_other_data(checkpoint: &Checkpoint, val: Option<&Data>) {
     if let (Some(noted), Some(val)) = (validation(&manifest.note), val)
         && noted != val.fingerprint()
     {
-        message!("warning: the validation data differs from that of the run to resume: so do its losses");
+        message!(
+            "warning: the validation data differs from that of the run to resume: validation losses before and \
+             after are not comparable"
+        );
     }
 }
 
@@ -364,7 +369,7 @@ fn check_paths(options: &TrainOptions, resumed: Option<&Checkpoint>, model_is_gi
 fn with_advice(error: Error, checkpoints: Option<&Path>) -> Error {
     let diverged = matches!(error.status(), Status::NonFinite | Status::StepPartial);
     let checkpoint = checkpoints.and_then(|folder| open(folder).ok());
-    let advice = match checkpoint.as_ref().map(|checkpoint| checkpoint.folder().display()) {
+    let advice = match checkpoint.as_ref().map(|checkpoint| quoted(checkpoint.folder())) {
         Some(folder) if diverged => format!(
             "lower --lr or lengthen --warmup, and resume from the last checkpoint: --resume {folder} \
              --resume-change lr,min-lr,warmup"

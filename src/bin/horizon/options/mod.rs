@@ -8,6 +8,7 @@ mod train;
 mod values;
 
 use std::ffi::OsString;
+use std::io;
 
 use clap::{Arg, ArgAction, ArgMatches, CommandFactory, FromArgMatches, Parser, Subcommand};
 
@@ -143,7 +144,12 @@ pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> (Cli, ArgMatches)
             message!("error: {message}");
             std::process::exit(error.exit_code());
         }
-        error.exit()
+        let printed = error.print();
+        if let Some(failed) = printed.err().filter(|failed| failed.kind() != io::ErrorKind::BrokenPipe) {
+            message!("error: cannot write to standard output: {failed}");
+            std::process::exit(1);
+        }
+        std::process::exit(error.exit_code())
     })
 }
 

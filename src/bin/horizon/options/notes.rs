@@ -184,17 +184,18 @@ const STATUS: [Line; 7] = [
     Entry(
         "1",
         "It failed. The message says what was found, where, what to do, and what was written: if a step \
-         fails, the checkpoint and --out are of the step before it.",
+         fails, the checkpoint and --out are of the step before it, but an earlier export in --out is kept.",
     ),
     Entry("2", "The command line was not understood."),
     Entry("129", "Stopped by SIGHUP: the terminal was closed."),
     Entry("130", "Stopped by SIGINT: Ctrl-C."),
     Entry("143", "Stopped by SIGTERM: kill, or a scheduler."),
     Text(
-        "The first of these signals lets the running step end, and the checkpoint and --out are written. A second one \
-         ends at once and writes nothing, as does the first before training begins or after it. Earlier checkpoints \
-         stay complete, also after kill -9. A signal that is ignored at start, as nohup ignores SIGHUP, stays ignored. \
-         A terminal or pipe that goes away does not stop the run: messages are then lost.",
+        "The first of these signals lets the running step end, and the checkpoint and --out are written. Those \
+         within a second are the same request, since timeout sends each twice. A later one ends at once and writes \
+         nothing, as does the first before training begins or after it. Earlier checkpoints stay complete, also after \
+         kill -9. A signal that is ignored at start, as nohup ignores SIGHUP, stays ignored. A terminal or pipe that \
+         goes away does not stop the run: messages are then lost.",
     ),
 ];
 

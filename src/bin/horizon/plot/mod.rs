@@ -6,6 +6,7 @@ mod read;
 use std::fmt::Display;
 use std::path::{Path, PathBuf};
 
+use horizon::base::format::{escaped, shown};
 use horizon::base::{Error, Result, Status};
 use horizon::host::folder::replace_file;
 use horizon::host::input;
@@ -52,8 +53,10 @@ pub fn plot(options: &PlotOptions) -> Result<()> {
     let cannot =
         |error: &dyn Display| Error::new(Status::Io, format!("cannot write {}: {error}", out.display()));
     drawn.map_err(|error| cannot(&error))?;
+    // XML has no control characters; names of files and of lanes can have some.
+    let svg = escaped(&svg, "\n");
     replace_file(out, |file| file.write_all(svg.as_bytes()).map_err(|error| cannot(&error)))?;
-    message!("wrote {}", out.display());
+    message!("wrote {}", shown(out));
     Ok(())
 }
 
