@@ -249,7 +249,8 @@ fn encode(
     };
     let batch = |records: &mut [Record]| {
         let parsed: Vec<_> = records.iter_mut().map(parse).collect();
-        let rows: Vec<&Row> = parsed.iter().flat_map(|(_, rows)| rows.iter().flat_map(|(rows, _)| rows)).collect();
+        let rows: Vec<&Row> =
+            parsed.iter().flat_map(|(_, rows)| rows.iter().flat_map(|(rows, _)| rows)).collect();
         let mut encoded = encoder.rows(&rows).into_iter();
         let one = |(place, rows): (Place, Result<(Vec<Row>, Warnings), Outcome>)| {
             let (rows, mut found) = match rows {
