@@ -78,10 +78,10 @@ impl Encoder {
         tokenizer.or(template).map_or(Ok(()), |error| Err(error.clone()))
     }
 
-    /// True once every chat is refused ([`Renderer::has_stopped`]).
-    pub fn has_stopped(&self) -> bool {
+    /// True if this error of a row is that of all later ones ([`Renderer::has_stopped_by`]).
+    pub fn has_stopped_by(&self, error: &Error) -> bool {
         let template = self.template.get().and_then(|opened| opened.as_ref().ok()?.as_ref());
-        template.is_some_and(Renderer::has_stopped)
+        template.is_some_and(|template| template.has_stopped_by(error))
     }
 
     /// The chat template. Errors: it is invalid; `NotFound` if there is none.
@@ -107,14 +107,53 @@ impl Encoder {
 
     /// Encodes a row.
     pub fn row(&self, row: &Row, warnings: &mut Warnings) -> Result<Encoded> {
+        let encoded = self.rows(&[row]).pop();
+        let (encoded, found) = encoded.ok_or_else(|| Error::internal("no row"))??;
+        warnings.append(found);
+        Ok(encoded)
+    }
+
+    /// Encodes rows, each with its warnings. The chats are rendered together.
+    pub fn rows(&self, rows: &[&Row]) -> Vec<Result<(Encoded, Warnings)>> {
+        let chats: Vec<&Conversation> = rows.iter().filter_map(|row| self.chat(row)).collect();
+        let template = if chats.is_empty() { None } else { Some(self.template()) };
+        let mut rendered = match template {
+            Some(Ok(template)) => template.render_all(&chats),
+            Some(Err(error)) => vec![Err(error); chats.len()],
+            None => Vec::new(),
+        }
+        .into_iter();
+        let one = |row: &&Row| {
+            if self.chat(row).is_none() {
+                let mut warnings = Warnings::default();
+                return Ok((self.text(row, &mut warnings)?, warnings));
+            }
+            let next = rendered.next().unwrap_or_else(|| Err(Error::internal("a chat is not rendered")));
+            let (rendered, mut warnings) = next?;
+            let encoded = self.tokenizer()?.encode_chat(&rendered.text, &rendered.turns, &mut warnings)?;
+            Ok((encoded, warnings))
+        };
+        rows.iter().map(one).collect()
+    }
+
+    /// The conversation of a row that the chat template renders.
+    fn chat<'a>(&self, row: &'a Row) -> Option<&'a Conversation> {
+        match row {
+            Row::Chat(conversation) => Some(conversation),
+            Row::Instruction(_, Some(_)) if matches!(self.optional_template(), Ok(None)) => None,
+            Row::Instruction(conversation, _) => Some(conversation),
+            Row::Text(_) | Row::Pair(..) | Row::Tokens(..) => None,
+        }
+    }
+
+    /// Encodes a row without the chat template.
+    fn text(&self, row: &Row, warnings: &mut Warnings) -> Result<Encoded> {
         match row {
             Row::Text(text) => self.document(text.as_bytes(), warnings),
-            Row::Pair(prompt, completion) => self.pair(prompt, completion, warnings),
-            Row::Chat(conversation) => self.chat(conversation, warnings),
-            Row::Instruction(_, Some((prompt, output))) if self.optional_template()?.is_none() => {
-                self.pair(prompt, output, warnings)
+            Row::Pair(prompt, completion) | Row::Instruction(_, Some((prompt, completion))) => {
+                self.pair(prompt, completion, warnings)
             }
-            Row::Instruction(conversation, _) => self.chat(conversation, warnings),
+            Row::Chat(_) | Row::Instruction(_, None) => Err(Error::internal("a chat has no text of its own")),
             Row::Tokens(tokens, supervised) => {
                 let vocabulary = self.source.tokenizer.vocabulary;
                 if let Some(token) = tokens.iter().find(|&&token| token as usize >= vocabulary) {
@@ -137,10 +176,5 @@ impl Encoder {
         let text = format!("{prompt}{completion}");
         let completion = prompt.len()..text.len();
         self.tokenizer()?.encode_document(text.as_bytes(), from_ref(&completion), warnings)
-    }
-
-    fn chat(&self, conversation: &Conversation, warnings: &mut Warnings) -> Result<Encoded> {
-        let rendered = self.template()?.render(conversation, warnings)?;
-        self.tokenizer()?.encode_chat(&rendered.text, &rendered.turns, warnings)
     }
 }

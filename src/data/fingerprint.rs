@@ -13,6 +13,8 @@ use xxhash_rust::xxh3::{Xxh3, xxh3_64};
 
 use crate::base::{Error, Result};
 use crate::host::folder::{private_folder, replace_file};
+#[cfg(doc)]
+use crate::host::input::InputFile;
 use crate::host::input::read_text;
 
 /// Adds numbers to a hash.
@@ -52,22 +54,24 @@ impl Hashing<'_> {
     pub const PLAIN: Hashing<'static> = Hashing { cache: None, progress: &|_| Ok(()) };
 
     /// Returns the content of an open file, from the cache if the file is unchanged, otherwise by
-    /// `scan`. `metadata` reads the open file's.
+    /// `scan`. `metadata` is [`InputFile::synced_metadata`] of it.
     pub(super) fn content(
         &self,
         path: &Path,
-        metadata: impl Fn() -> Result<Metadata>,
+        bytes: u64,
+        metadata: impl Fn() -> Result<Option<Metadata>>,
         scan: impl FnOnce() -> Result<Content>,
     ) -> Result<Content> {
-        let before = metadata()?;
-        let Some(cache) = self.cache.filter(|cache| before.len() >= cache.bytes_min) else { return scan() };
+        let Some(cache) = self.cache.filter(|cache| bytes >= cache.bytes_min) else { return scan() };
+        let Some(before) = metadata()? else { return scan() };
         let key = key(path, &before);
         if let Some(content) = cache.find(key) {
             (self.progress)(before.len())?;
             return Ok(content);
         }
         let content = scan()?;
-        if is_settled(&before, SystemTime::now()) && self::key(path, &metadata()?) == key {
+        let after = metadata()?.map(|after| self::key(path, &after));
+        if is_settled(&before, SystemTime::now()) && after == Some(key) {
             // Best effort: without an entry the next run hashes again.
             let _ = cache.store(key, content);
         }
@@ -75,8 +79,8 @@ impl Hashing<'_> {
     }
 }
 
-/// Identifies path and state of a file. Every write changes mtime and ctime, and no program can set
-/// ctime back.
+/// Identifies path and state of a file. Once it is synced, every write changes mtime and ctime, and
+/// no program can set ctime back.
 fn key(path: &Path, metadata: &Metadata) -> u64 {
     let path = fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
     let mut hash = Xxh3::new();

@@ -182,7 +182,9 @@ impl TokenFile {
         }
         let file = TokenFile { path: path.to_owned(), source, layout, vocabulary, hash: 0 };
         let content = match &file.source {
-            Source::File(input) => hashing.content(path, || input.metadata(), || file.scan(hashing))?,
+            Source::File(input) => {
+                hashing.content(path, input.bytes(), || input.synced_metadata(), || file.scan(hashing))?
+            }
             Source::Memory(_) => file.scan(hashing)?,
         };
         file.with(content)
@@ -261,7 +263,7 @@ impl TokenFile {
     /// Copies tokens, starting at `start`, and the token after them to `next`. They are checked again,
     /// since the file may have changed since it was opened.
     ///
-    /// Errors, which name the file: it became shorter since; it cannot be read.
+    /// Errors, which name the file: it was written to since; it cannot be read.
     ///
     /// # Panics
     /// If the range is not within the file.
@@ -274,7 +276,10 @@ impl TokenFile {
         }
         let is_invalid = |token: &i32| usize::try_from(*token).map_or(true, |t| t >= self.vocabulary);
         match out.iter().any(is_invalid) || is_invalid(next) {
-            true => self.check(range).and_then(|()| Err(self.rewritten())),
+            true => {
+                self.check_unchanged()?;
+                self.check(range).and_then(|()| Err(self.rewritten()))
+            }
             false => Ok(()),
         }
     }

@@ -13,6 +13,7 @@ use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use nix::fcntl::{FcntlArg, OFlag, PosixFadviseAdvice, fcntl, posix_fadvise};
+use nix::sys::statfs::{BTRFS_SUPER_MAGIC, EXT4_SUPER_MAGIC, F2FS_SUPER_MAGIC, XFS_SUPER_MAGIC, fstatfs};
 
 use crate::base::{Error, Result, Status};
 
@@ -60,6 +61,20 @@ impl InputFile {
         self.file.metadata().map_err(|error| Error::reading(&self.path, &error))
     }
 
+    /// Size, identity and times after all changes so far have been written to the disk: every later
+    /// write changes the times, also one through a map, which leaves the times of a page that is
+    /// not yet written as they are. `None` on file systems for which this is not known.
+    pub fn synced_metadata(&self) -> Result<Option<Metadata>> {
+        let kind = fstatfs(&self.file).map(|system| system.filesystem_type());
+        let is_known = kind.is_ok_and(|kind| {
+            [EXT4_SUPER_MAGIC, XFS_SUPER_MAGIC, BTRFS_SUPER_MAGIC, F2FS_SUPER_MAGIC].contains(&kind)
+        });
+        if !is_known || self.file.sync_all().is_err() {
+            return Ok(None);
+        }
+        self.metadata().map(Some)
+    }
+
     /// Fills `out` with the bytes from `offset` on. Any threads may call it at the same time.
     ///
     /// Errors, which name the file: it ends before (`BadFormat`), or cannot be read.
@@ -102,18 +117,7 @@ impl InputFile {
 
     /// Reads the whole file, of at most `bytes_max` bytes. Errors: as [`read_whole`].
     pub fn into_content(self, bytes_max: u64) -> Result<Vec<u8>> {
-        let mut content = Vec::new();
-        self.file
-            .take(bytes_max.saturating_add(1))
-            .read_to_end(&mut content)
-            .map_err(|error| Error::reading(&self.path, &error))?;
-        if content.len() as u64 > bytes_max {
-            return Err(Error::new(
-                Status::BadFormat,
-                format!("{} is longer than {bytes_max} bytes, the most for such a file", self.path.display()),
-            ));
-        }
-        Ok(content)
+        content(self.file, &self.path, bytes_max)
     }
 
     /// Returns the file, positioned at its beginning.
@@ -128,6 +132,25 @@ impl InputFile {
 /// Errors: as [`InputFile::open`].
 pub fn open_stream(path: &Path) -> Result<File> {
     Ok(open(path, OFlag::empty(), is_descriptor(path))?.0)
+}
+
+/// Reads data that the user names, of at most `bytes_max` bytes. Errors: as [`read_whole`].
+pub fn read_stream(path: &Path, bytes_max: u64) -> Result<Vec<u8>> {
+    content(open_stream(path)?, path, bytes_max)
+}
+
+fn content(file: File, path: &Path, bytes_max: u64) -> Result<Vec<u8>> {
+    let mut content = Vec::new();
+    file.take(bytes_max.saturating_add(1))
+        .read_to_end(&mut content)
+        .map_err(|error| Error::reading(path, &error))?;
+    if content.len() as u64 > bytes_max {
+        return Err(Error::new(
+            Status::BadFormat,
+            format!("{} is longer than {bytes_max} bytes, the most for such a file", path.display()),
+        ));
+    }
+    Ok(content)
 }
 
 /// True if a path exists, also as a link that leads nowhere: to open it then is an error.

@@ -2,7 +2,7 @@
 //! of time and memory. It is no subcommand for users, so no help names it.
 
 use std::fs::{self, File};
-use std::io::{BufReader, stdin, stdout};
+use std::io::{stdin, stdout};
 use std::os::fd::AsFd;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -64,9 +64,9 @@ fn limited() -> Result<ExitCode> {
     };
     let piped = |error| Error::io("the pipes of a chat worker", &error);
     let input = stdin();
-    let mut requests = BufReader::new(File::from(input.as_fd().try_clone_to_owned().map_err(piped)?));
+    let requests = File::from(input.as_fd().try_clone_to_owned().map_err(piped)?);
     let mut answers = File::from(stdout().as_fd().try_clone_to_owned().map_err(piped)?);
-    let serving = start_deep_thread("chat", STACK_BYTES, move || serve(&mut requests, &mut answers, &timed))?;
+    let serving = start_deep_thread("chat", STACK_BYTES, move || serve(requests, &mut answers, &timed))?;
     while !serving.is_finished() {
         // Without events of its own it waits for the end of the other side only.
         let mut ends = [PollFd::new(input.as_fd(), PollFlags::empty())];

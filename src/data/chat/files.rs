@@ -33,7 +33,7 @@ impl Sources {
     /// Reads a template file, or JSON with a field `chat_template`, and the special tokens of a
     /// folder.
     pub fn of_file(file: &Path, folder: Option<&Path>, time: Option<i64>) -> Result<Sources> {
-        let default = (file.display().to_string(), source_of(file)?);
+        let default = (file.display().to_string(), source_in(file, input::read_stream)?);
         Sources::new(Templates { default, tool_use: None }, folder, time)
     }
 
@@ -100,11 +100,15 @@ fn named(list: &Value, name: &str) -> Option<String> {
 /// Reads the source of a template from a file: all of it or, if it is JSON as
 /// `tokenizer_config.json`, the field `chat_template`. Errors start with the path.
 pub fn source_of(file: &Path) -> Result<String> {
+    source_in(file, input::read_whole)
+}
+
+fn source_in(file: &Path, read: fn(&Path, u64) -> Result<Vec<u8>>) -> Result<String> {
     let bad = |message: &str| Error::new(Status::BadFormat, format!("{}: {message}", file.display()));
     if file.is_dir() {
         return Err(bad("it is a folder; give the file with the template, e.g. chat_template.jinja"));
     }
-    let text = text_of(file, input::read_whole(file, CONFIG_BYTES_MAX)?)?;
+    let text = text_of(file, read(file, CONFIG_BYTES_MAX)?)?;
     let Ok(Value::Object(fields)) = serde_json::from_str(&text) else { return Ok(text) };
     match &fields.get(FIELD) {
         Some(Value::String(source)) => Ok(source.clone()),

@@ -9,7 +9,7 @@ use super::files::Sources;
 #[cfg(feature = "text")]
 use super::worker::Workers;
 use super::{ChatTemplate, Conversation, Rendered};
-use crate::base::Result;
+use crate::base::{Error, Result};
 use crate::data::warning::Warnings;
 
 /// A chat template that is open. Both kinds give the same texts, warnings and errors.
@@ -50,13 +50,28 @@ impl Renderer {
         Ok(template.map(Renderer::InProcess))
     }
 
-    /// As [`ChatTemplate::render`]. Errors: also that the row ended its worker process.
-    pub fn render(&self, conversation: &Conversation, warnings: &mut Warnings) -> Result<Rendered> {
+    /// As [`ChatTemplate::render`], for each conversation, with its warnings. Errors: also that the
+    /// row ended its worker process.
+    pub fn render_all(&self, conversations: &[&Conversation]) -> Vec<Result<(Rendered, Warnings)>> {
         match self {
-            Renderer::InProcess(template) => template.render(conversation, warnings),
+            Renderer::InProcess(template) => {
+                let one = |conversation: &&Conversation| {
+                    let mut warnings = Warnings::default();
+                    Ok((template.render(conversation, &mut warnings)?, warnings))
+                };
+                conversations.iter().map(one).collect()
+            }
             #[cfg(feature = "text")]
-            Renderer::Workers(workers) => workers.render(conversation, warnings),
+            Renderer::Workers(workers) => workers.render(conversations),
         }
+    }
+
+    /// As [`Renderer::render_all`], for one conversation.
+    pub fn render(&self, conversation: &Conversation, warnings: &mut Warnings) -> Result<Rendered> {
+        let rendered = self.render_all(&[conversation]).pop();
+        let (rendered, found) = rendered.ok_or_else(|| Error::internal("no answer"))??;
+        warnings.append(found);
+        Ok(rendered)
     }
 
     /// As [`ChatTemplate::prompt`]. Errors: also that the prompt ended its worker process.
@@ -68,12 +83,13 @@ impl Renderer {
         }
     }
 
-    /// True once every row is refused, since too many rows have ended their worker process.
-    pub fn has_stopped(&self) -> bool {
+    /// True if this error says that every later row is refused, since too many rows have ended their
+    /// worker process.
+    pub fn has_stopped_by(&self, error: &Error) -> bool {
         match self {
             Renderer::InProcess(_) => false,
             #[cfg(feature = "text")]
-            Renderer::Workers(workers) => workers.have_stopped(),
+            Renderer::Workers(workers) => workers.have_stopped_by(error),
         }
     }
 }

@@ -7,14 +7,20 @@
 //! Both sides send frames: the length of a JSON text in bytes (8, little-endian) and the text. The
 //! worker first gets [`Sources`], then [`Request`]s, and answers each with a `Result`, whose error
 //! is a text. It reads no files, no clock and no environment.
+//!
+//! Several requests are written at once, and so are their answers, since a change between two
+//! processes takes longer than a row. Each has its own limits. If their worker ends, those without
+//! an answer are asked one by one.
 
+mod pipes;
 mod serve;
 
 use std::borrow::Cow;
-use std::io::{self, BufReader, Read, Write};
+use std::io::{self, BufReader, Read};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
-use std::process::{Child, ChildStdin, ChildStdout, Command, ExitStatus, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::Duration;
 
 use parking_lot::Mutex;
 use serde::de::DeserializeOwned;
@@ -25,6 +31,7 @@ use super::files::Sources;
 use super::{Conversation, Rendered};
 use crate::base::{Error, Result, Status};
 use crate::data::warning::Warnings;
+use pipes::Pipes;
 
 pub use serve::serve;
 
@@ -36,6 +43,10 @@ pub const OUT_OF_TIME: u8 = 3;
 const ENDED_IN_A_ROW_MAX: u32 = 3;
 const ENDED_MAX: u32 = 30;
 const MIB: u64 = 1 << 20;
+/// Bytes that a pipe holds.
+const PIPE_BYTES: usize = 1 << 16;
+/// A worker that does nothing for six times as long, in which it is stopped, is ended.
+const WAIT: Duration = Duration::from_secs(10);
 
 /// Most processor time of a request of `bytes`, in seconds.
 pub fn seconds_max(bytes: u64) -> u64 {
@@ -58,6 +69,7 @@ enum Request<'a> {
 pub struct Workers {
     program: PathBuf,
     sources: Sources,
+    wait: Duration,
     state: Mutex<State>,
 }
 
@@ -75,37 +87,43 @@ impl Workers {
     ///
     /// Errors: it cannot be started (`Unsupported`), or the template is invalid.
     pub fn open(program: &Path, sources: Sources) -> Result<Workers> {
-        let workers = Workers { program: program.to_owned(), sources, state: Mutex::default() };
+        Workers::waiting(program, sources, WAIT)
+    }
+
+    fn waiting(program: &Path, sources: Sources, wait: Duration) -> Result<Workers> {
+        let workers = Workers { program: program.to_owned(), sources, wait, state: Mutex::default() };
         let first = workers.start()?;
         workers.state.lock().idle.push(first);
         Ok(workers)
     }
 
-    /// As [`super::ChatTemplate::render`].
-    pub fn render(&self, conversation: &Conversation, warnings: &mut Warnings) -> Result<Rendered> {
-        let (rendered, found) = self.ask(&Request::Render(Cow::Borrowed(conversation)))?;
-        warnings.append(found);
-        Ok(rendered)
+    /// As [`super::ChatTemplate::render`], for each conversation, with its warnings.
+    pub fn render(&self, conversations: &[&Conversation]) -> Vec<Result<(Rendered, Warnings)>> {
+        let request = |conversation: &&Conversation| frame(&Request::Render(Cow::Borrowed(*conversation)));
+        let answers = self.ask_all(conversations.iter().map(request).collect());
+        answers.into_iter().map(|bytes| answer(&bytes?)).collect()
     }
 
     /// As [`super::ChatTemplate::prompt`].
     pub fn prompt(&self, messages: &[Value]) -> Result<String> {
-        self.ask(&Request::Prompt(Cow::Borrowed(messages)))
+        answer(&self.ask(frame(&Request::Prompt(Cow::Borrowed(messages))))?)
     }
 
-    /// True once no more rows are rendered, since too many workers have ended.
-    pub fn have_stopped(&self) -> bool {
-        self.state.lock().stopped.is_some()
+    /// True if this error says that no more rows are rendered, since too many workers have ended.
+    pub fn have_stopped_by(&self, error: &Error) -> bool {
+        self.state.lock().stopped.as_ref() == Some(error)
     }
 
     fn start(&self) -> Result<Worker> {
-        let mut worker = Worker::start(&self.program)?;
-        let opened = worker.ask(&self.sources).map_err(|end| self.error(&worker.ended(end)))?;
+        let mut worker = Worker::start(&self.program, self.wait)?;
+        let asked = worker.ask(frame(&self.sources));
+        let opened = asked.map_err(|end| self.error(&worker.ended(end)))?;
         answer::<()>(&opened)?;
         Ok(worker)
     }
 
-    fn ask<T: DeserializeOwned>(&self, request: &Request) -> Result<T> {
+    /// Returns an idle worker, or a new one.
+    fn take(&self) -> Result<Worker> {
         let idle = {
             let mut state = self.state.lock();
             if let Some(error) = &state.stopped {
@@ -114,15 +132,36 @@ impl Workers {
             state.idle.pop()
         };
         let started = idle.map_or_else(|| self.start(), Ok);
-        let mut worker = started.inspect_err(|error| self.state.lock().stopped = Some(error.clone()))?;
+        started.inspect_err(|error| self.state.lock().stopped = Some(error.clone()))
+    }
+
+    fn give_back(&self, worker: Worker) {
+        let mut state = self.state.lock();
+        state.ended_in_a_row = 0;
+        state.idle.push(worker);
+    }
+
+    /// Asks one worker. If it ends, the requests that are left are asked alone.
+    fn ask_all(&self, requests: Vec<Vec<u8>>) -> Vec<Result<Vec<u8>>> {
+        let mut answers = Vec::with_capacity(requests.len());
+        if requests.len() > 1
+            && let Ok(mut worker) = self.take()
+            && worker.ask_all(&requests, |answer| answers.push(Ok(answer))).is_ok()
+        {
+            self.give_back(worker);
+        }
+        let left = requests.into_iter().skip(answers.len());
+        let left: Vec<_> = left.map(|request| self.ask(request)).collect();
+        answers.extend(left);
+        answers
+    }
+
+    fn ask(&self, request: Vec<u8>) -> Result<Vec<u8>> {
+        let mut worker = self.take()?;
         match worker.ask(request) {
-            Ok(bytes) => {
-                {
-                    let mut state = self.state.lock();
-                    state.ended_in_a_row = 0;
-                    state.idle.push(worker);
-                }
-                answer(&bytes)
+            Ok(answer) => {
+                self.give_back(worker);
+                Ok(answer)
             }
             Err(end) => {
                 let error = self.error(&worker.ended(end));
@@ -172,13 +211,13 @@ enum End {
 struct Worker {
     process: Child,
     /// Its standard input and output.
-    pipes: Option<(ChildStdin, BufReader<ChildStdout>)>,
+    pipes: Option<BufReader<Pipes>>,
 }
 
 impl Worker {
     /// Starts a process without environment, in a process group of its own: signals of the terminal
     /// are for this process, which then closes the worker's standard input.
-    fn start(program: &Path) -> Result<Worker> {
+    fn start(program: &Path, wait: Duration) -> Result<Worker> {
         let mut command = Command::new(program);
         command.arg("chat-worker").env_clear().process_group(0).current_dir("/");
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
@@ -192,17 +231,36 @@ impl Worker {
                 ),
             )
         })?;
-        let pipes = process.stdin.take().zip(process.stdout.take().map(BufReader::new));
-        Ok(Worker { process, pipes })
+        let pipes = Pipes::of(&mut process, wait);
+        let mut worker = Worker { process, pipes: None };
+        let pipes = pipes.map_err(|error| Error::io("the pipes of a chat worker", &error))?;
+        worker.pipes = Some(BufReader::with_capacity(PIPE_BYTES, pipes));
+        Ok(worker)
     }
 
     /// Sends a request and waits for its answer.
-    fn ask(&mut self, request: &impl Serialize) -> Result<Vec<u8>, End> {
-        let request = frame(request);
-        let bytes = request.len() as u64;
+    fn ask(&mut self, request: Vec<u8>) -> Result<Vec<u8>, End> {
+        let bytes = content_bytes(&request);
+        self.send(request, bytes)?;
+        self.receive(bytes)
+    }
+
+    /// Sends requests, and calls `take` with the answer to each, in order.
+    fn ask_all(&mut self, requests: &[Vec<u8>], mut take: impl FnMut(Vec<u8>)) -> Result<(), End> {
+        self.send(requests.concat(), content_bytes(&requests[0]))?;
+        requests.iter().try_for_each(|request| self.receive(content_bytes(request)).map(&mut take))
+    }
+
+    fn send(&mut self, requests: Vec<u8>, bytes: u64) -> Result<(), End> {
+        let gone = || End::Gone(bytes, io::ErrorKind::BrokenPipe.into());
+        self.pipes.as_mut().ok_or_else(gone)?.get_mut().send(requests);
+        Ok(())
+    }
+
+    /// Waits for the answer to a request of `bytes`.
+    fn receive(&mut self, bytes: u64) -> Result<Vec<u8>, End> {
         let gone = |error| End::Gone(bytes, error);
-        let (input, output) = self.pipes.as_mut().ok_or_else(|| gone(io::ErrorKind::BrokenPipe.into()))?;
-        input.write_all(&request).map_err(gone)?;
+        let output = self.pipes.as_mut().ok_or_else(|| gone(io::ErrorKind::BrokenPipe.into()))?;
         let length = read_length(output).and_then(|length| length.ok_or(io::ErrorKind::UnexpectedEof.into()));
         let length = length.map_err(gone)?;
         let most = answer_bytes_max(bytes);
@@ -219,6 +277,10 @@ impl Worker {
         match end {
             End::Long(most) => {
                 format!("its text is longer than {most} bytes, the limit for the size of the row")
+            }
+            End::Gone(_, error) if error.kind() == io::ErrorKind::TimedOut => {
+                let pid = self.process.id();
+                format!("its process {pid} has done nothing for a minute, as one does that is stopped")
             }
             End::Gone(bytes, error) => {
                 self.pipes = None;
@@ -265,11 +327,16 @@ fn reason(status: ExitStatus, errors: &str, bytes: u64) -> String {
     format!("its process ended ({how}) {}", errors.lines().next().unwrap_or_default()).trim_end().to_owned()
 }
 
+/// Bytes of a frame without those of its length.
+fn content_bytes(frame: &[u8]) -> u64 {
+    (frame.len() - size_of::<u64>()) as u64
+}
+
 /// Returns a value as a frame.
 fn frame(value: &impl Serialize) -> Vec<u8> {
     let mut frame = vec![0; size_of::<u64>()];
     serde_json::to_writer(&mut frame, value).expect("its types are those of JSON");
-    let length = (frame.len() - size_of::<u64>()) as u64;
+    let length = content_bytes(&frame);
     frame[..size_of::<u64>()].copy_from_slice(&length.to_le_bytes());
     frame
 }
@@ -281,5 +348,19 @@ fn read_length(input: &mut impl Read) -> io::Result<Option<u64>> {
         Ok(()) => Ok(Some(u64::from_le_bytes(length))),
         Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Ok(None),
         Err(error) => Err(error),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// `grep` reads, and answers nothing.
+    #[test]
+    fn a_worker_that_does_nothing_is_ended() {
+        let sources = serde_json::from_str(r#"{"templates":{"default":["a",""]},"special":[],"time":0}"#);
+        let wait = Duration::from_millis(20);
+        let error = Workers::waiting(Path::new("grep"), sources.unwrap(), wait).unwrap_err();
+        assert!(error.message().contains("has done nothing for a minute"), "{error}");
     }
 }

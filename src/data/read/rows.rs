@@ -33,6 +33,8 @@ pub enum BadLines {
 
 /// Bytes of text that one thread encodes per round.
 const CHUNK_BYTES: usize = 1 << 20;
+/// Bytes of records whose chats are rendered together.
+const BATCH_BYTES: usize = 1 << 15;
 
 /// The position of a record in its file: "line 3", or "row 3 (row group 1)".
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -234,29 +236,46 @@ fn encode(
     encoder: &Encoder,
     threads: usize,
 ) -> Result<Vec<(Place, Outcome)>> {
-    let one = |Record { place, value }: &mut Record| {
+    let parse = |Record { place, value }: &mut Record| {
         let mut found = Warnings::default();
         let rows = match std::mem::replace(value, Value::Json(Vec::new())) {
-            Value::Broken(error) => return (*place, Outcome::Broken(error)),
+            Value::Broken(error) => return (*place, Err(Outcome::Broken(error))),
             Value::Invalid(error) => Err(error),
             Value::Json(text) => Row::parse(text.trim_ascii(), &mut found)
                 .map_err(|error| if is_only { error.map(|message| message + &advice(&text)) } else { error }),
             Value::Fields(fields, _) => Row::of(&fields, &mut found),
         };
-        let documents = rows.and_then(|rows| {
-            let encode = |row: Row| encoder.row(&row, &mut found).map(|encoded| (row, encoded));
-            rows.into_iter().map(encode).collect::<Result<_>>()
-        });
-        let outcome = match documents {
-            Ok(documents) => Outcome::Encoded(documents, found),
-            Err(error) if encoder.has_stopped() => Outcome::Broken(error),
-            Err(error) => Outcome::Invalid(error),
+        (*place, rows.map(|rows| (rows, found)).map_err(Outcome::Invalid))
+    };
+    let batch = |records: &mut [Record]| {
+        let parsed: Vec<_> = records.iter_mut().map(parse).collect();
+        let rows: Vec<&Row> =
+            parsed.iter().flat_map(|(_, rows)| rows.iter().flat_map(|(rows, _)| rows)).collect();
+        let mut encoded = encoder.rows(&rows).into_iter();
+        let one = |(place, rows): (Place, Result<(Vec<Row>, Warnings), Outcome>)| {
+            let (rows, mut found) = match rows {
+                Ok(rows) => rows,
+                Err(outcome) => return (place, outcome),
+            };
+            // Those of an invalid record are taken, too.
+            let documents: Vec<_> = encoded.by_ref().take(rows.len()).collect();
+            let encode = |(row, encoded): (Row, Result<(Encoded, Warnings)>)| {
+                let (encoded, warnings) = encoded?;
+                found.append(warnings);
+                Ok((row, encoded))
+            };
+            let outcome = match rows.into_iter().zip(documents).map(encode).collect() {
+                Ok(documents) => Outcome::Encoded(documents, found),
+                Err(error) if encoder.has_stopped_by(&error) => Outcome::Broken(error),
+                Err(error) => Outcome::Invalid(error),
+            };
+            (place, outcome)
         };
-        (*place, outcome)
+        parsed.into_iter().map(one).collect::<Vec<_>>()
     };
     let mut round = round;
     let chunk_rows = round.len().div_ceil(threads.max(1));
-    let all = |rows: &mut [Record]| rows.iter_mut().map(one).collect::<Vec<_>>();
+    let all = |rows: &mut [Record]| batches(rows).into_iter().flat_map(batch).collect::<Vec<_>>();
     thread::scope(|scope| {
         let workers: Vec<_> = round
             .chunks_mut(chunk_rows)
@@ -268,6 +287,22 @@ fn encode(
         // Its errors are not those of a record.
         encoder.check_opened().map(|()| outcomes)
     })
+}
+
+/// Divides records into batches of [`BATCH_BYTES`], each with at least one record.
+fn batches(mut records: &mut [Record]) -> Vec<&mut [Record]> {
+    let mut batches = Vec::new();
+    while !records.is_empty() {
+        let mut bytes = 0;
+        let more = records.iter().take_while(|record| {
+            bytes += record.value.bytes() + size_of::<Record>();
+            bytes <= BATCH_BYTES
+        });
+        let (batch, rest) = records.split_at_mut(more.count().max(1));
+        batches.push(batch);
+        records = rest;
+    }
+    batches
 }
 
 /// Returns what to do with the only object of a file if it has lists of rows, or columns.

@@ -58,7 +58,9 @@ fn not_text(path: &Path, words: &str) -> Error {
 /// Returns what to do with rows in a file named as text.
 fn rename(path: &Path) -> String {
     if !path.is_file() {
-        return "write them to a file named .jsonl".to_owned();
+        return "a pipe is read as text: write them to a file named .jsonl; .jsonl.gz and .jsonl.zst are read \
+                directly"
+            .to_owned();
     }
     let name = lower_name(path);
     let compression = [".gz", ".zst"].into_iter().find(|end| name.ends_with(end)).unwrap_or_default();

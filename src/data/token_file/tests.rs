@@ -195,6 +195,8 @@ fn a_file_that_is_changed_while_it_is_read_is_named() {
         file.copy(500, &mut tokens, &mut next).unwrap();
         assert!(tokens == [1, 2].repeat(4_500)[..] && next == 1);
         file.check_unchanged().unwrap();
+        // Time stamps advance by a few milliseconds.
+        std::thread::sleep(std::time::Duration::from_millis(20));
         change();
         let read = file.copy(500, &mut tokens, &mut next).and_then(|()| file.check_unchanged());
         read.unwrap_err().to_string()
@@ -203,7 +205,7 @@ fn a_file_that_is_changed_while_it_is_read_is_named() {
         read(&|| std::fs::File::options().write(true).open(&path).unwrap().set_len(9_000).unwrap());
     assert!(shortened.contains("tokens.bin became shorter while it was read"), "{shortened}");
     let outside = read(&|| std::fs::write(&path, long(&[1, 300])).unwrap());
-    assert!(outside.contains("tokens.bin: token 501 is 300, outside"), "{outside}");
+    assert!(outside.contains("tokens.bin was written to while it was read"), "{outside}");
     let rewritten = read(&|| std::fs::write(&path, long(&[2, 1])).unwrap());
     assert!(rewritten.contains("tokens.bin was written to while it was read"), "{rewritten}");
     let mut bytes = own();

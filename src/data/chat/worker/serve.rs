@@ -1,39 +1,45 @@
 //! The side of the worker process.
 
-use std::io::{self, Read, Write};
+use std::io::{self, BufReader, Read, Write};
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use super::{Request, Sources, frame, parsed, read_length};
+use super::{PIPE_BYTES, Request, Sources, frame, parsed, read_length};
 use crate::base::{Error, Result};
 use crate::data::chat::ChatTemplate;
 use crate::data::warning::Warnings;
 
 /// Answers requests until `input` ends. `timed` is called with the bytes of a request before it is
 /// worked on, and with `None` once it is answered.
-pub fn serve(input: &mut impl Read, output: &mut impl Write, timed: &dyn Fn(Option<u64>)) -> Result<()> {
+pub fn serve(input: impl Read, output: &mut impl Write, timed: &dyn Fn(Option<u64>)) -> Result<()> {
     let failed = |error| Error::io("the pipe of a chat worker", &error);
-    let Some(sources) = receive::<Sources>(input, timed).map_err(failed)? else { return Ok(()) };
+    let mut input = BufReader::with_capacity(PIPE_BYTES, input);
+    let Some(sources) = receive::<Sources>(&mut input, timed).map_err(failed)? else { return Ok(()) };
     let opened = ChatTemplate::of(sources);
-    let mut send = |answer: &[u8]| {
-        timed(None);
-        output.write_all(answer).and_then(|()| output.flush()).map_err(failed)
-    };
+    timed(None);
+    let mut send = |answers: &[u8]| output.write_all(answers).and_then(|()| output.flush()).map_err(failed);
     let template = match opened {
         Ok(template) => template,
         Err(error) => return send(&answer::<()>(Err(error))),
     };
     send(&answer(Ok(())))?;
-    while let Some(request) = receive::<Request>(input, timed).map_err(failed)? {
-        send(&match request {
+    let mut answers = Vec::new();
+    while let Some(request) = receive::<Request>(&mut input, timed).map_err(failed)? {
+        answers.extend(match request {
             Request::Render(conversation) => {
                 let mut warnings = Warnings::default();
                 let rendered = template.render(&conversation, &mut warnings);
                 answer(rendered.map(|rendered| (rendered, warnings)))
             }
             Request::Prompt(messages) => answer(template.prompt(&messages)),
-        })?;
+        });
+        timed(None);
+        // Without a request that has come already, the other side may wait for these answers.
+        if input.buffer().is_empty() || answers.len() >= PIPE_BYTES {
+            send(&answers)?;
+            answers.clear();
+        }
     }
     Ok(())
 }
