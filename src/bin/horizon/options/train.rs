@@ -50,8 +50,8 @@ pub struct TrainOptions {
     ///
     /// Refused: named pipes, devices, rows above 128 MiB or with millions of values, texts above
     /// 16 GiB, compressed files and Parquet that expand to more than 32 MiB and 200 times their size,
-    /// and files that become longer while they are read. A tokenizer takes up to 40 times the bytes
-    /// of a text in memory: split texts above some 100 MB.
+    /// and files that become longer while they are read. A tokenizer takes about 280 bytes of memory
+    /// per token of one text or row: split texts of many million tokens.
     ///
     /// Folders: the files below, of rows or else of text; links to files are followed. Not read:
     /// hidden files and folders named target; next to rows also README, LICENSE and other
