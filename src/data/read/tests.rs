@@ -499,7 +499,7 @@ mod formats {
         }
     }
 
-    /// 2,000 rows of 1 MiB in 523 bytes.
+    /// 2,000 rows of 1 MiB in 299 bytes.
     #[test]
     fn parquet_that_expands_without_bound_is_refused() {
         let read = read_as(&fixture("expanding.parquet"), BadLines::Refuse, 1).0;
