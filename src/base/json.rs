@@ -19,6 +19,8 @@
 //! `serde_json` parses a text as it is, and few texts need more: those that it refuses, and those
 //! with a float as large as an integer beyond 64 bits, or with marks of their own. They are
 //! rewritten and parsed again.
+//!
+//! A small value takes many times its bytes of memory, so [`check_size`] limits their number.
 
 use std::ops::RangeInclusive;
 use std::sync::LazyLock;
@@ -58,6 +60,7 @@ pub fn object(text: &[u8]) -> Result<Map<String, Value>> {
 
 /// Parses one JSON value. Errors say in words what was found.
 pub fn value(text: &[u8]) -> Result<Value> {
+    check_size(text)?;
     let parsed = serde_json::from_slice(text);
     if let Ok(value) = parsed
         && !is_unlike_python(&value, may_have_mark(text))
@@ -66,6 +69,34 @@ pub fn value(text: &[u8]) -> Result<Value> {
     }
     let rewritten = rewrite(text);
     serde_json::from_slice(&rewritten).map_err(|error| bad(describe(&rewritten, &error)))
+}
+
+/// Refuses a text whose values would fill the memory, before it is parsed. It may have about 32
+/// million numbers, 4 million texts, or 512 thousand lists and objects; they are weighed by the
+/// memory that they take.
+pub fn check_size(text: &[u8]) -> Result<()> {
+    const LIST: usize = 64;
+    const WEIGHT_MAX: usize = 1 << 25;
+    let (mut at, mut weight) = (0, 0);
+    // A shorter text cannot weigh more.
+    while text.len() > WEIGHT_MAX / LIST && at < text.len() {
+        let (length, more) = match text[at] {
+            b'"' => (string_length(&text[at..]), 8),
+            b'{' | b'[' => (1, LIST),
+            b',' => (1, 1),
+            _ => (1, 0),
+        };
+        at += length;
+        weight += more;
+    }
+    match weight > WEIGHT_MAX {
+        true => Err(bad(
+            "it has too many values; the most are about 32 million numbers, 4 million texts, or 512 \
+                         thousand lists and objects"
+                .to_owned(),
+        )),
+        false => Ok(()),
+    }
 }
 
 fn bad(message: String) -> Error {
@@ -144,8 +175,8 @@ fn rewrite(text: &[u8]) -> Vec<u8> {
         };
         let (word, after) = rest.split_at(length);
         // A number as a key is an error.
-        let is_key = after.trim_ascii_start().starts_with(b":");
-        match large_number(word).filter(|_| !is_key) {
+        let is_key = || after.trim_ascii_start().starts_with(b":");
+        match large_number(word).filter(|_| !is_key()) {
             Some(number) => out.extend_from_slice(format!("\"{NUMBER}{number}\"").as_bytes()),
             None => out.extend_from_slice(word),
         }
@@ -318,6 +349,26 @@ mod tests {
         }
         assert_eq!(number("\u{fdd3}NaN"), Some("NaN"));
         assert_eq!(number("NaN"), None);
+    }
+
+    /// With a scan for each blank this test would take hours.
+    #[test]
+    fn blanks_take_linear_time() {
+        let blanks = " ".repeat(8 << 20);
+        let n = format!("{NUMBER}NaN");
+        assert_eq!(value(format!("[NaN,{blanks}1]").as_bytes()).unwrap(), json!([n, 1]));
+        assert!(value(format!("[1,{blanks}}}").as_bytes()).is_err());
+    }
+
+    #[test]
+    fn values_are_as_many_as_memory_allows() {
+        let list = |element: &str, count: usize| format!("[{}0]", format!("{element},").repeat(count));
+        for (element, count) in [("0", 1 << 25), ("\"a,[\\\"\"", 4 << 20), ("{}", 1 << 19), ("[]", 1 << 19)] {
+            let error = check_size(list(element, count).as_bytes()).unwrap_err();
+            assert!(error.message().contains("it has too many values"), "{error}");
+            check_size(list(element, count / 10 * 8).as_bytes()).unwrap();
+        }
+        check_size(list("100000", 16 << 20).as_bytes()).unwrap();
     }
 
     /// A field that is not used may have them.

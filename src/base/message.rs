@@ -23,6 +23,9 @@ const NEXT: char = '\u{fdd1}';
 const CLOSE: char = '\u{fdd2}';
 const MARKS: [char; 3] = [OPEN, NEXT, CLOSE];
 
+/// Longest message: a value of a file may be a megabyte long.
+const BYTES_MAX: usize = 4000;
+
 /// Returns a phrase for a [`Message`], of which each front end shows its own form. Forms may
 /// contain phrases.
 pub fn phrase(command: impl fmt::Display, c: impl fmt::Display, rust: impl fmt::Display) -> String {
@@ -74,11 +77,30 @@ impl Message {
     }
 }
 
+/// Returns a text of at most [`BYTES_MAX`] bytes: a longer one has an ellipsis for its middle, which
+/// divides no phrase.
+fn shortened(text: String) -> String {
+    if text.len() <= BYTES_MAX {
+        return text;
+    }
+    let head = &text[..text.floor_char_boundary(BYTES_MAX / 2)];
+    let tail = &text[text.ceil_char_boundary(text.len() - BYTES_MAX / 4)..];
+    let head = match (head.rfind(OPEN), head.rfind(CLOSE)) {
+        (Some(open), close) if close.is_none_or(|close| close < open) => &head[..open],
+        _ => head,
+    };
+    let tail = match (tail.find(OPEN), tail.split_once(CLOSE)) {
+        (open, Some((inside, rest))) if open.is_none_or(|open| open > inside.len()) => rest,
+        _ => tail,
+    };
+    format!("{head} … {tail}")
+}
+
 /// Escapes control and invisible characters: names of files and texts of others must neither move
-/// the cursor of a terminal nor look like another message.
+/// the cursor of a terminal nor look like another message, nor fill the screen.
 impl From<String> for Message {
     fn from(text: String) -> Self {
-        let text = escaped(&text, "");
+        let text = shortened(escaped(&text, ""));
         let rust = text.contains(MARKS).then(|| rendered(&text, Front::Rust).into_owned());
         Message { text, rust }
     }
@@ -125,6 +147,22 @@ mod tests {
         let shown = |name: &str| format!("{name}: \\u{{1b}}[2J\\nerror: \\u{{202e}}");
         assert_eq!(forms(&message), [shown("a"), shown("b\\r"), shown("c")]);
         assert_eq!(message.clone().map(|text| text), message);
+    }
+
+    #[test]
+    fn a_long_message_has_an_ellipsis_for_its_middle() {
+        let long = |around: &str| {
+            let text = format!("begin {around}{}{around} end", "é".repeat(1 << 20));
+            let message = Message::from(text);
+            assert!(message.as_str().len() <= BYTES_MAX && message.as_str().contains("é … é"));
+            assert_eq!(message.clone().map(|text| text), message);
+            message.as_str().to_owned()
+        };
+        assert!(long("").starts_with("begin é") && long("").ends_with("é end"));
+        assert!(long(&phrase("a", "b", "c")).starts_with("begin cé"));
+        // Those that the ellipsis would divide are left out.
+        let divided = phrase("a".repeat(9), "b".repeat(9000), "c");
+        assert_eq!(Message::from(format!("begin {divided} end")).as_str(), "begin  …  end");
     }
 
     #[test]

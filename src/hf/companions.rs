@@ -51,6 +51,10 @@ impl Companions {
             let Some(content) = input::read_if_there(&path, bytes_max)? else { continue };
             check_link(folder, name)?;
             contents::refuse_placeholder(&path, &content)?;
+            // Those that are parsed as a whole.
+            if bytes_max == CONFIG_BYTES_MAX && name.ends_with(".json") {
+                json::check_size(&content).map_err(|error| error.within(path.display()))?;
+            }
             bytes += content.len();
             if bytes as u64 > BYTES_MAX {
                 let all = Size(BYTES_MAX as usize);
@@ -95,7 +99,9 @@ impl Companions {
 /// - below the folder, which itself may be named by a link;
 /// - in `blobs` of the Hugging Face cache, if the folder is a snapshot there
 ///   (`snapshots/REVISION/NAME -> ../../blobs/HASH`);
-/// - of the same name, as between folders of models that share a tokenizer.
+/// - of the same name, as between folders of models that share a tokenizer;
+/// - whose name has a hash, as in the stores of git-annex and DVC. Of 32 digits DVC keeps two in the
+///   name of a folder.
 fn check_link(folder: &Path, name: &str) -> Result<()> {
     let path = folder.join(name);
     // Opening the file has named all other errors.
@@ -103,7 +109,10 @@ fn check_link(folder: &Path, name: &str) -> Result<()> {
     let snapshots =
         folder.parent().filter(|parent| parent.file_name().is_some_and(|name| name == "snapshots"));
     let in_cache = snapshots.is_some_and(|snapshots| target.starts_with(snapshots.with_file_name("blobs")));
-    if in_cache || target.starts_with(&folder) || target.file_name().is_some_and(|target| target == name) {
+    let target_name = target.file_name().unwrap_or_default().to_string_lossy();
+    let mut digits = target_name.split(|c: char| !c.is_ascii_hexdigit());
+    let has_hash = digits.any(|digits| digits.len() >= 30);
+    if in_cache || target.starts_with(&folder) || target_name == name || has_hash {
         return Ok(());
     }
     Err(Error::argument(format!(
@@ -117,5 +126,40 @@ fn check_link(folder: &Path, name: &str) -> Result<()> {
 impl std::fmt::Debug for Companions {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_list().entries(self.0.iter().map(|(name, content)| (name, content.len()))).finish()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::symlink;
+
+    use super::*;
+
+    #[test]
+    fn links_lead_to_files_of_the_model() {
+        let dir = tempfile::tempdir().unwrap();
+        let folder = dir.path().join("model");
+        fs::create_dir(&folder).unwrap();
+        let hash = "0123456789abcdef".repeat(4);
+        for (target, allowed) in [
+            // DVC, git-annex, Nix.
+            (format!("md5/ab/{}", &hash[..30]), true),
+            (format!("objects/SHA256E-s2--{hash}.json"), true),
+            ("store/0a1b2c3d-model/generation_config.json".to_owned(), true),
+            (format!("{hash}/settings.json"), false),
+            ("passwd".to_owned(), false),
+            (hash[..29].to_owned(), false),
+        ] {
+            let path = dir.path().join(&target);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(&path, "{}").unwrap();
+            symlink(&path, folder.join(GENERATION)).unwrap();
+            let read = Companions::read(&folder);
+            assert_eq!(read.is_ok(), allowed, "{target}");
+            assert!(
+                read.map_or_else(|error| error.message().contains("is a link to"), |it| it.has(GENERATION))
+            );
+            fs::remove_file(folder.join(GENERATION)).unwrap();
+        }
     }
 }

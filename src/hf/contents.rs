@@ -3,9 +3,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use serde_json::Value;
-
-use crate::base::{Error, Name, Result, Status, placeholder};
+use crate::base::{Error, Name, Result, Status, json, placeholder};
 use crate::hf::family::unsupported;
 use crate::hf::{CONFIG_BYTES_MAX, INDEX, SINGLE};
 use crate::host::input;
@@ -153,7 +151,7 @@ pub fn no_weights(folder: &Path) -> Error {
 /// The error for a folder of another format.
 fn another_format(folder: &Path) -> Option<Error> {
     if let Ok(text) = input::read_whole(&folder.join(ADAPTER), CONFIG_BYTES_MAX) {
-        let keys: Value = serde_json::from_slice(&text).unwrap_or_default();
+        let keys = json::value(&text).unwrap_or_default();
         let base = keys["base_model_name_or_path"].as_str().unwrap_or("a model that is not named");
         return Some(unsupported(format!(
             "{} is an adapter (LoRA) of {base}, not a model: {MERGE}",

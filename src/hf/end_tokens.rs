@@ -59,11 +59,15 @@ impl FolderConfig {
             let is_outside = |id: &&Value| {
                 id.as_i64().is_some_and(|id| id < -1) || id.as_u64().is_some_and(|id| id >= vocabulary as u64)
             };
-            notes.extend(ids.iter().filter(is_outside).map(|id| {
-                format!(
-                    "{KEY} of {file} has {id}, outside the vocabulary of {vocabulary} tokens; it is left out"
-                )
-            }));
+            let mut outside = ids.iter().filter(is_outside);
+            let Some(first) = outside.next() else { continue };
+            let (more, are) = match outside.count() {
+                0 => (String::new(), "it is"),
+                more => (format!(" and {more} more"), "they are"),
+            };
+            notes.push(format!(
+                "{KEY} of {file} has {first}{more}, outside the vocabulary of {vocabulary} tokens; {are} left out"
+            ));
         }
         notes
     }
@@ -72,11 +76,16 @@ impl FolderConfig {
     fn described(&self, ids: &[Value]) -> Vec<String> {
         #[derive(Deserialize)]
         struct Tokenizer {
-            added_tokens: Vec<Value>,
+            added_tokens: Vec<Added>,
+        }
+        #[derive(Deserialize)]
+        struct Added {
+            id: u64,
+            content: String,
         }
         let tokens =
             self.companions.json::<Tokenizer>("tokenizer.json").map_or(Vec::new(), |it| it.added_tokens);
-        let text = |id: &Value| tokens.iter().find(|token| token["id"] == *id)?["content"].as_str();
+        let text = |id: &Value| Some(&tokens.iter().find(|token| Some(token.id) == id.as_u64())?.content);
         ids.iter().map(|id| text(id).map_or(id.to_string(), |text| format!("{id} ({text})"))).collect()
     }
 }
@@ -144,13 +153,15 @@ mod tests {
         config.carried.insert(KEY.into(), (v - 1).into());
         let text = format!("\u{feff}{{\"eos_token_id\": [-1, 0, {v}, -2, \"x\"]}}");
         config.companions.put(GENERATION, text.into_bytes());
-        let note = |id: i64| {
+        let note = |ids: &str| {
             format!(
-                "eos_token_id of generation_config.json has {id}, outside the vocabulary of {v} tokens; it is left out"
+                "eos_token_id of generation_config.json has {ids}, outside the vocabulary of {v} tokens; "
             )
         };
-        assert_eq!(config.notes_of_end_tokens(), [note(v as i64), note(-2)]);
+        assert_eq!(config.notes_of_end_tokens(), [note(&format!("{v} and 1 more")) + "they are left out"]);
         assert_eq!(config.add_end_tokens([7]).unwrap(), ["7"]);
+        config.companions.put(GENERATION, br#"{"eos_token_id": -2}"#.to_vec());
+        assert_eq!(config.notes_of_end_tokens(), [note("-2") + "it is left out"]);
     }
 
     #[test]

@@ -25,6 +25,7 @@ impl Index {
     /// Errors: `BadFormat` if it is not an index, or a file name leads out of its folder.
     pub fn parse(text: &[u8]) -> Result<Index> {
         let bad = |message: String| Error::new(Status::BadFormat, message);
+        json::check_size(text)?;
         let index: Index = serde_json::from_slice(json::without_mark(text))
             .map_err(|error| bad(format!("not an index of weight files: {error}")))?;
         for name in index.files() {

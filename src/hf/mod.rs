@@ -8,7 +8,8 @@
 //! - A weight file is checked against its own length and against the model before the first tensor
 //!   is read.
 //! - Files may be links, as in the Hugging Face cache, but only to regular files. A file that is
-//!   copied to exports ([`Companions`]) must lie in the folder or the cache, or have its name there.
+//!   copied to exports ([`Companions`]) must lie in the folder or the cache, or have its name or a
+//!   hash there.
 //! - An export appears under its final name completely or not at all.
 //!
 //! | in the folder | effect |

@@ -117,6 +117,7 @@ impl InputFile {
 
     /// Reads the whole file, of at most `bytes_max` bytes. Errors: as [`read_whole`].
     pub fn into_content(self, bytes_max: u64) -> Result<Vec<u8>> {
+        check_length(self.bytes, &self.path, bytes_max)?;
         content(self.file, &self.path, bytes_max)
     }
 
@@ -144,13 +145,19 @@ fn content(file: File, path: &Path, bytes_max: u64) -> Result<Vec<u8>> {
     file.take(bytes_max.saturating_add(1))
         .read_to_end(&mut content)
         .map_err(|error| Error::reading(path, &error))?;
-    if content.len() as u64 > bytes_max {
-        return Err(Error::new(
+    // It may have grown, or be one of the kernel's files, whose size is not known.
+    check_length(content.len() as u64, path, bytes_max)?;
+    Ok(content)
+}
+
+fn check_length(bytes: u64, path: &Path, bytes_max: u64) -> Result<()> {
+    match bytes > bytes_max {
+        true => Err(Error::new(
             Status::BadFormat,
             format!("{} is longer than {bytes_max} bytes, the most for such a file", path.display()),
-        ));
+        )),
+        false => Ok(()),
     }
-    Ok(content)
 }
 
 /// True if a path exists, also as a link that leads nowhere: to open it then is an error.
@@ -288,6 +295,9 @@ mod tests {
         let path = dir.path().join("file");
         fs::write(&path, "horizon").unwrap();
         assert!(read_whole(&path, 6).unwrap_err().message().contains("longer than 6 bytes"));
+        let sparse = dir.path().join("sparse");
+        File::create(&sparse).unwrap().set_len(1 << 40).unwrap();
+        assert!(read_whole(&sparse, 1 << 39).unwrap_err().message().contains("sparse is longer than"));
         let file = InputFile::open(&path).unwrap();
         let mut out = [0; 3];
         file.read_at(4, &mut out).unwrap();

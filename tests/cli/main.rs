@@ -4,6 +4,7 @@ mod bad_input;
 mod cases;
 mod data;
 mod help;
+mod hostile;
 mod inputs;
 mod install;
 mod moved;

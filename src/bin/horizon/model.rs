@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use horizon::base::{Error, Result, Status};
+use horizon::base::{Error, Message, Result, Status};
 use horizon::model::{preset, shape};
 use horizon::train::ModelSource;
 
@@ -12,7 +12,7 @@ use horizon::train::ModelSource;
 /// both say how to get the folder.
 pub fn open(name: &str, fresh: bool) -> Result<ModelSource> {
     let model = open_quietly(name, fresh)?;
-    model.notes().for_each(|note| message!("warning: {name}: {note}"));
+    model.notes().for_each(|note| message!("warning: {name}: {}", Message::from(note)));
     Ok(model)
 }
 

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use super::time::now;
-use crate::base::{Error, Result, Status};
+use crate::base::{Error, Result, Status, json};
 use crate::data::tokenizer::{CONFIG_BYTES_MAX, SpecialTokens, read_json};
 use crate::host::input;
 
@@ -109,6 +109,7 @@ fn source_in(file: &Path, read: fn(&Path, u64) -> Result<Vec<u8>>) -> Result<Str
         return Err(bad("it is a folder; give the file with the template, e.g. chat_template.jinja"));
     }
     let text = text_of(file, read(file, CONFIG_BYTES_MAX)?)?;
+    json::check_size(text.as_bytes()).map_err(|error| error.within(file.display()))?;
     let Ok(Value::Object(fields)) = serde_json::from_str(&text) else { return Ok(text) };
     match &fields.get(FIELD) {
         Some(Value::String(source)) => Ok(source.clone()),

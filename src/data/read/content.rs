@@ -35,6 +35,7 @@ impl Content {
     pub fn open(path: &Path, format: Format) -> Result<Content> {
         let reading = |error: io::Error| Error::reading(path, &error);
         let mut file = input::open_stream(path)?;
+        let metadata = file.metadata().map_err(reading)?;
         let head = read_head(&mut file).map_err(reading)?;
         check(path, format, &head, true)?;
         if head.starts_with(PARQUET) {
@@ -43,11 +44,15 @@ impl Content {
             file.rewind().map_err(in_pipe)?;
             return Ok(Content::Parquet(file));
         }
+        // Neither a pipe nor a file of the kernel states its size.
+        let stated = Some(metadata.len()).filter(|bytes| metadata.is_file() && *bytes > 0);
+        let left = stated.map_or(u64::MAX, |bytes| bytes.saturating_sub(head.len() as u64));
+        let rest = Unchanged { file, left };
         let Some(compression) = Compression::of(&head) else {
-            return Content::text(path, format, head, Box::new(file));
+            return Content::text(path, format, head, Box::new(rest));
         };
         let read = Rc::new(Cell::new(0));
-        let compressed = Counted { source: Cursor::new(head).chain(file), read: read.clone() };
+        let compressed = Counted { source: Cursor::new(head).chain(rest), read: read.clone() };
         let decoder = decompress(compression, Box::new(compressed));
         let decoder = decoder.map_err(|error| error.within(path.display()))?;
         let mut reader: Box<dyn Read> = Box::new(Expanded { decoder, read, bytes: 0 });
@@ -111,6 +116,23 @@ pub fn too_long(words: String) -> io::Error {
     io::Error::new(io::ErrorKind::FileTooLarge, words)
 }
 
+/// The rest of a file, which ends where it did when it was opened: one that another process appends
+/// to may have no end.
+struct Unchanged {
+    file: File,
+    left: u64,
+}
+
+impl Read for Unchanged {
+    fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
+        let read = self.file.read(out)?;
+        self.left = self.left.checked_sub(read as u64).ok_or_else(|| {
+            too_long("it became longer while it was read; do not change it during a run".to_owned())
+        })?;
+        Ok(read)
+    }
+}
+
 /// Counts the bytes that are read.
 struct Counted<R> {
     source: R,
@@ -137,14 +159,20 @@ impl Read for Expanded {
     fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
         let read = self.decoder.read(out)?;
         self.bytes += read as u64;
-        if self.bytes > EXPANDED_BYTES_FREE.max(self.read.get().saturating_mul(EXPANSION_MAX)) {
-            return Err(too_long(format!(
-                "it expands to more than {EXPANSION_MAX} times its size, as a file does that is made to fill the \
-                 memory; if its data are meant, decompress it first"
-            )));
+        match expansion(self.read.get(), self.bytes) {
+            Some(words) => Err(too_long(words + "; if its data are meant, decompress it first")),
+            None => Ok(read),
         }
-        Ok(read)
     }
+}
+
+/// Says that a file of `read` bytes expands to more than it can honestly have.
+pub fn expansion(read: u64, bytes: u64) -> Option<String> {
+    (bytes > EXPANDED_BYTES_FREE.max(read.saturating_mul(EXPANSION_MAX))).then(|| {
+        format!(
+            "it expands to more than {EXPANSION_MAX} times its size, as a file does that is made to fill the memory"
+        )
+    })
 }
 
 #[cfg(feature = "text")]
@@ -209,4 +237,28 @@ fn decompress(compression: Compression, _: Box<dyn Read>) -> Result<Box<dyn Read
     let message =
         format!("compressed, which this build does not read (feature `text`); decompress it with `{tool}`");
     Err(Error::new(Status::Unsupported, message))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+
+    #[test]
+    fn a_file_that_grows_has_an_end() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("rows.jsonl");
+        fs::write(&path, "x".repeat(1 << 19)).unwrap();
+        let text = |more: &str| {
+            let Content::Text(mut reader) = Content::open(&path, Format::Text).unwrap() else { panic!() };
+            let mut file = fs::OpenOptions::new().append(true).open(&path).unwrap();
+            io::Write::write_all(&mut file, more.as_bytes()).unwrap();
+            let read = reader.read_to_end(&mut Vec::new());
+            read.map_err(|error| unreadable(&path, &error).message().to_owned())
+        };
+        assert_eq!(text(""), Ok(1 << 19));
+        let error = text("y").unwrap_err();
+        assert!(error.contains("rows.jsonl: it became longer while it was read"), "{error}");
+    }
 }

@@ -29,8 +29,11 @@
 //! | a row of CSV, with 16,384 columns | 16 MiB |
 //! | a text | 16 GiB |
 //! | a page of Parquet | 2 GiB, the format's own limit |
-//! | a compressed file | 32 MiB, or 200 times its size |
+//! | values of a row | 32 million numbers, 4 million texts, or 512 thousand lists and objects |
+//! | a compressed file, and the texts of Parquet | 32 MiB, or 200 times its size |
 //!
+//! A tokenizer takes about 280 bytes per token of a text while it encodes it, so a text of 25 million
+//! tokens takes 7 GB. A file that becomes longer while it is read is an error.
 //! zstd takes memory for the window that a file asks for: up to 2 GiB (`zstd --long=31`).
 //!
 //! # Folders

@@ -12,6 +12,7 @@ use serde_json::{Map, Number, Value as Json};
 
 use crate::base::json;
 use crate::base::{Error, Result, Status, caught};
+use crate::data::read::content::expansion;
 use crate::data::read::rows::{Place, Record, Records, Value};
 
 struct ParquetRows {
@@ -20,10 +21,15 @@ struct ParquetRows {
     groups: Vec<i64>,
     number: u64,
     broken: bool,
+    /// Size of the file.
+    file_bytes: u64,
+    /// Bytes of the texts so far. Numbers do not count: padding takes next to nothing in a file.
+    texts: u64,
 }
 
 /// Reads the metadata and checks the types of all columns.
 pub fn open(file: File) -> Result<Records> {
+    let file_bytes = file.metadata().map_or(0, |metadata| metadata.len());
     let reader = guarded(|| SerializedFileReader::new(file))?;
     let metadata = reader.metadata();
     let columns = metadata.file_metadata().schema().get_fields();
@@ -33,9 +39,18 @@ pub fn open(file: File) -> Result<Records> {
         }
         check(column).map_err(|words| bad(format!("column `{}` has {words}", column.name())))?;
     }
+    let chunks = metadata.row_groups().iter().flat_map(|group| group.columns());
+    let sizes = chunks.map(|chunk| u64::try_from(chunk.uncompressed_size()).unwrap_or(u64::MAX));
+    if let Some(words) = expansion(file_bytes, sizes.fold(0, u64::saturating_add)) {
+        return Err(expands(words));
+    }
     let groups = metadata.row_groups().iter().map(|group| group.num_rows()).collect();
     let rows = RowIter::from_file_into(Box::new(reader));
-    Ok(Box::new(ParquetRows { rows, groups, number: 0, broken: false }))
+    Ok(Box::new(ParquetRows { rows, groups, number: 0, broken: false, file_bytes, texts: 0 }))
+}
+
+fn expands(words: String) -> Error {
+    bad(words + "; if its data are meant, write them as JSONL")
 }
 
 fn bad(message: String) -> Error {
@@ -100,8 +115,15 @@ impl Iterator for ParquetRows {
         let value = match guarded(|| self.rows.next().transpose()) {
             Ok(None) => return None,
             Ok(Some(row)) => {
-                let mut bytes = 0;
-                object(&row, &mut bytes).map_or_else(Value::Invalid, |fields| Value::Fields(fields, bytes))
+                let mut bytes = Bytes::default();
+                let fields = object(&row, &mut bytes);
+                self.texts += bytes.texts as u64;
+                if let Some(words) = expansion(self.file_bytes, self.texts) {
+                    self.broken = true;
+                    Value::Broken(expands(words))
+                } else {
+                    fields.map_or_else(Value::Invalid, |fields| Value::Fields(fields, bytes.all))
+                }
             }
             Err(error) => {
                 self.broken = true;
@@ -119,16 +141,23 @@ impl Iterator for ParquetRows {
     }
 }
 
+/// Bytes of values.
+#[derive(Default)]
+struct Bytes {
+    all: usize,
+    texts: usize,
+}
+
 /// Returns the fields of a group; adds the bytes of its values.
-fn object(row: &Row, bytes: &mut usize) -> Result<Map<String, Json>> {
+fn object(row: &Row, bytes: &mut Bytes) -> Result<Map<String, Json>> {
     let column = |(name, field): (&String, &Field)| Ok((name.clone(), value(field, bytes)?));
     row.get_column_iter().map(column).collect()
 }
 
-fn value(field: &Field, bytes: &mut usize) -> Result<Json> {
+fn value(field: &Field, bytes: &mut Bytes) -> Result<Json> {
     let list =
         |values: &mut dyn Iterator<Item = Result<Json>>| values.collect::<Result<_>>().map(Json::Array);
-    *bytes += size_of::<Json>();
+    bytes.all += size_of::<Json>();
     let text = match field {
         Field::Null => return Ok(Json::Null),
         Field::Bool(value) => return Ok(Json::Bool(*value)),
@@ -165,7 +194,8 @@ fn value(field: &Field, bytes: &mut usize) -> Result<Json> {
         | Field::TimestampMillis(_)
         | Field::TimestampMicros(_) => field.to_string(),
     };
-    *bytes += text.len();
+    bytes.all += text.len();
+    bytes.texts += text.len();
     Ok(Json::String(text))
 }
 

@@ -499,6 +499,13 @@ mod formats {
         }
     }
 
+    /// 2,000 rows of 1 MiB in 299 bytes.
+    #[test]
+    fn parquet_that_expands_without_bound_is_refused() {
+        let read = read_as(&fixture("expanding.parquet"), BadLines::Refuse, 1).0;
+        refused(read, &["expanding.parquet", "row ", "it expands to more than 200 times its size"]);
+    }
+
     #[test]
     fn damaged_parquet_is_an_error_or_other_rows() {
         let folder = Folder::new();

@@ -16,8 +16,17 @@ const TOKENIZER_BYTES_MAX: u64 = 1 << 28;
 /// Reads a JSON file of settings; `None` if it does not exist.
 pub(crate) fn read_json<T: DeserializeOwned>(path: &Path) -> Result<Option<T>> {
     let Some(bytes) = input::read_if_there(path, CONFIG_BYTES_MAX)? else { return Ok(None) };
+    json::check_size(&bytes).map_err(|error| error.within(path.display()))?;
+    parse(path, bytes).map(Some)
+}
+
+/// Reads a part of `tokenizer.json`; `None` if the file does not exist.
+pub(super) fn read_of_tokenizer<T: DeserializeOwned>(path: &Path) -> Result<Option<T>> {
+    input::read_if_there(path, TOKENIZER_BYTES_MAX)?.map(|bytes| parse(path, bytes)).transpose()
+}
+
+fn parse<T: DeserializeOwned>(path: &Path, bytes: Vec<u8>) -> Result<T> {
     serde_json::from_slice(&json_of(path, bytes)?)
-        .map(Some)
         .map_err(|error| Error::new(Status::BadFormat, format!("{}: {error}", path.display())))
 }
 
@@ -93,6 +102,22 @@ mod tests {
         put("config.json", "{");
         put("generation_config.json", "{}");
         assert!(ends().unwrap_err().contains("config.json"));
+    }
+
+    /// As those of Llama 3 and Gemma.
+    #[test]
+    fn a_tokenizer_may_be_larger_than_other_files() {
+        let dir = tempfile::tempdir().unwrap();
+        let padded =
+            format!("{{\"added_tokens\": [{{\"id\": 7, \"content\": \"x\"}}]{}}}", " ".repeat(17 << 20));
+        fs::write(dir.path().join("tokenizer.json"), &padded).unwrap();
+        let tokens = super::super::special::FolderTokens::read(dir.path());
+        assert!(format!("{tokens:?}").contains("content: \"x\""), "{tokens:?}");
+        let path = dir.path().join("tokenizer_config.json");
+        fs::write(&path, padded).unwrap();
+        assert!(read_json::<Value>(&path).unwrap_err().message().contains("longer than 16777216 bytes"));
+        fs::write(&path, format!("[{}0]", "{\"\":0},".repeat(1 << 20))).unwrap();
+        assert!(read_json::<Value>(&path).unwrap_err().message().contains("json: it has too many values"));
     }
 
     #[test]

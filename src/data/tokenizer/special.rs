@@ -25,7 +25,7 @@ use serde::Deserialize;
 use serde::Serialize;
 use serde_json::{Map, Value};
 
-use super::files::read_json;
+use super::files::{read_json, read_of_tokenizer};
 use crate::base::{Error, Result, Status};
 
 const CONFIG: &str = "tokenizer_config.json";
@@ -126,7 +126,7 @@ impl FolderTokens {
     /// Reads the files of a folder; missing files are ignored.
     pub fn read(folder: &Path) -> Result<FolderTokens> {
         let mut config: Map<String, Value> = read_json(&folder.join(CONFIG))?.unwrap_or_default();
-        let json: JsonFile = read_json(&folder.join("tokenizer.json"))?.unwrap_or_default();
+        let json: JsonFile = read_of_tokenizer(&folder.join("tokenizer.json"))?.unwrap_or_default();
         let bad = |message: String| {
             Error::new(Status::BadFormat, format!("{}: {message}", folder.join(CONFIG).display()))
         };

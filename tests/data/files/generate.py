@@ -83,6 +83,10 @@ def main():
     for name, (table, codec, group) in files.items():
         pq.write_table(table, HERE / name, compression=codec, row_group_size=group)
         expected[name] = readable(pq.read_table(HERE / name).to_pylist())
+    # A dictionary of one text of 1 MiB, for 2,000 rows.
+    repeated = pa.table({"text": pa.chunked_array([["a" * 2**20] * 200] * 10)})
+    pq.write_table(repeated, HERE / "expanding.parquet", compression="zstd", dictionary_pagesize_limit=2**30,
+                   store_schema=False)
     lines = [json.dumps({"text": f"row {k}"}).encode() + b"\n" for k in range(4)]
     halves = [b"".join(lines[:2]), b"".join(lines[2:])]
     (HERE / "rows.jsonl.gz").write_bytes(b"".join(gzip.compress(half, mtime=0) for half in halves))

@@ -24,6 +24,10 @@ pub struct TrainOptions {
     /// tokenizer.json, text is read as bytes if the vocabulary has 256 to 384 tokens, and refused
     /// otherwise. Families: Llama, Mistral, Qwen2 and Qwen3. The built-in models read bytes and
     /// start from random weights.
+    ///
+    /// Links are followed. A file that exports copy (tokenizer, chat template, generation config)
+    /// may be a link out of the folder only into the Hugging Face cache, to a file of the same name,
+    /// or to one named by its hash (git-annex, DVC).
     #[arg(long, help_heading = MODEL, value_name = "DIR|NAME", default_value = "tiny")]
     pub model: String,
     /// Train from scratch: ignore the folder's weights
@@ -44,8 +48,10 @@ pub struct TrainOptions {
     ///
     /// Text: each file is a document, and so is an open pipe: /dev/stdin, <(command).
     ///
-    /// Refused: named pipes, devices, rows above 128 MiB, texts above 16 GiB, and compressed files
-    /// that expand to more than 32 MiB and 200 times their size.
+    /// Refused: named pipes, devices, rows above 128 MiB or with millions of values, texts above
+    /// 16 GiB, compressed files and Parquet that expand to more than 32 MiB and 200 times their size,
+    /// and files that become longer while they are read. A tokenizer takes about 280 bytes of memory
+    /// per token of one text or row: split texts of many million tokens.
     ///
     /// Folders: the files below, of rows or else of text; links to files are followed. Not read:
     /// hidden files and folders named target; next to rows also README, LICENSE and other

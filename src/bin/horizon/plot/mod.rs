@@ -61,7 +61,7 @@ pub fn plot(options: &PlotOptions) -> Result<()> {
 }
 
 /// Largest log or trace that is drawn.
-const FILE_BYTES_MAX: u64 = 1 << 32;
+const FILE_BYTES_MAX: u64 = 1 << 30;
 
 fn read<T>(path: &Path, parse: impl FnOnce(&str) -> Result<T>) -> Result<T> {
     parse(&input::read_text(path, FILE_BYTES_MAX)?).map_err(|error| error.within(path.display()))
