@@ -83,8 +83,10 @@ fn shortened(text: String) -> String {
     if text.len() <= BYTES_MAX {
         return text;
     }
-    let head = &text[..text.floor_char_boundary(BYTES_MAX / 2)];
-    let tail = &text[text.ceil_char_boundary(text.len() - BYTES_MAX / 4)..];
+    // Of four bytes in a row one begins a character.
+    let boundary = |from: usize| (from..from + 4).find(|at| text.is_char_boundary(*at)).unwrap_or(text.len());
+    let head = &text[..boundary(BYTES_MAX / 2)];
+    let tail = &text[boundary(text.len() - BYTES_MAX / 4)..];
     let head = match (head.rfind(OPEN), head.rfind(CLOSE)) {
         (Some(open), close) if close.is_none_or(|close| close < open) => &head[..open],
         _ => head,
