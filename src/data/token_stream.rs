@@ -100,6 +100,7 @@ impl Tokens {
 }
 
 /// The loss mask of tokens.
+#[expect(clippy::large_enum_variant, reason = "one at a time, on the stack")]
 enum Mask<'a> {
     /// Every token is supervised.
     All,
@@ -206,7 +207,6 @@ impl TokenStream {
         }
         let targetless_windows = kept.as_ref().map_or(0, |kept| windows - kept.len() as u64);
         let windows = kept.map_or(Windows::All(windows), Windows::Kept);
-        drop(mask);
         let left_out = LeftOut { targetless_windows, ..LeftOut::default() };
         Ok((TokenStream::new(tokens, seq_len, windows), left_out))
     }
@@ -228,7 +228,6 @@ impl TokenStream {
             Ok(rows as u32)
         });
         let rows: Vec<u32> = rows.collect::<Result<_>>()?;
-        drop(mask);
         let windows = Windows::Packed(Packed::new(&rows, seq_len));
         Ok((TokenStream::new(tokens, seq_len, windows), left_out))
     }

@@ -115,7 +115,7 @@
 //! # A failed device
 //! After a failure the lanes skip what is left, except AdamW of a step that its clip decision has
 //! committed, as far as the gradients have arrived in host memory, and saves. The step states count
-//! AdamW's operations ([`StepState::is_whole`](step_state::StepState::is_whole)), so the trainer
+//! AdamW's operations (`StepState::is_whole`), so the trainer
 //! knows if the state in host memory is that of the last completed step. Then it can be saved, on
 //! the calling thread.
 //!

@@ -41,7 +41,7 @@ const NAMES: [(&str, u64); 11] = [
 pub struct Companions(Vec<(&'static str, Vec<u8>)>);
 
 impl Companions {
-    /// Reads the files that the folder has. Links are followed as [`check_link`] allows.
+    /// Reads the files that the folder has. Links are followed as `check_link` allows.
     ///
     /// Errors start with a path: a file is too large, is a link to another file, or cannot be read.
     pub fn read(folder: &Path) -> Result<Companions> {

@@ -26,7 +26,7 @@ const ODD: [Odd; 7] = [
 
 fn unreadable(path: &Path) {
     fs::write(path, "{}").unwrap();
-    fs::set_permissions(path, fs::Permissions::from_mode(0)).unwrap();
+    fs::set_permissions(path, fs::Permissions::from_mode(0o000)).unwrap();
 }
 
 /// Replaces a path by each odd file and runs the command. Root may read a file without permissions.

@@ -40,7 +40,7 @@ pub fn run() -> ExitCode {
     match limited() {
         Ok(code) => code,
         Err(error) => {
-            eprintln!("{error}");
+            message!("{error}");
             ExitCode::FAILURE
         }
     }
