@@ -177,15 +177,17 @@ fn is_written(folder: &Path) -> Error {
 }
 
 /// Returns an error in reading from a folder of checkpoints. If something is missing and the folder
-/// is locked, a run may just have removed it.
+/// is locked, it says that a run may just have removed it.
 pub fn cause(error: Error, folder: &Path) -> Error {
     let is_locked = error.status() == Status::NotFound
         && open_folder(folder, true).is_ok_and(|folder| matches!(try_lock(&folder), Ok(false)));
-    if is_locked {
-        is_written(folder).map(|message| format!("{message} ({})", error.message()))
-    } else {
-        error
+    if !is_locked {
+        return error;
     }
+    let folder = folder.display();
+    error.map(|message| {
+        format!("{message}: a run writes its checkpoints to {folder} now, and may just have removed it")
+    })
 }
 
 /// A folder of checkpoints, locked for writing by this value and those that

@@ -303,7 +303,7 @@ mod tests {
         file.read_at(4, &mut out).unwrap();
         assert_eq!((&out, file.bytes()), (b"zon", 7));
         file.prefetch(3..u64::MAX);
-        file.prefetch(9..8);
+        file.prefetch(Range { start: 9, end: 8 });
         file.check_unchanged().unwrap();
         fs::write(&path, "hor").unwrap();
         let error = file.read_at(4, &mut out).unwrap_err();

@@ -149,7 +149,7 @@ fn a_resumed_run_has_the_date_and_the_name_of_the_first() {
     // With the date of this day, the data would be other data, which is refused.
     let ran = on_day(20_001, &more).well();
     assert_eq!(
-        ran.err.matches("model      model: ").count(),
+        ran.err.matches(&format!("model      {}: ", dir.path().join("model").display())).count(),
         2,
         "in the opening and in the plan: {}",
         ran.err
