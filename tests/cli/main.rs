@@ -31,6 +31,14 @@ fn horizon_in(folder: &Path, arguments: &[&str]) -> Ran {
     Command::new(env!("CARGO_BIN_EXE_horizon")).args(arguments).current_dir(folder).output().unwrap().into()
 }
 
+/// `env` with default actions of signals: a shell starts its background jobs, and so maybe the tests,
+/// with SIGINT ignored, which the command respects.
+fn with_signals() -> Command {
+    let mut command = Command::new("env");
+    command.arg("--default-signal=HUP,INT,TERM");
+    command
+}
+
 fn horizon(arguments: &[&str]) -> Ran {
     horizon_in(Path::new(env!("CARGO_MANIFEST_DIR")), arguments)
 }

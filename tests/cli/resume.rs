@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 use support::folder::states;
 
 use super::data::{chat_model, write_chats};
-use super::{Ran, SHORT, horizon_in, interrupt, names, short, write_text};
+use super::{Ran, SHORT, horizon_in, interrupt, names, short, with_signals, write_text};
 
 fn furnished() -> tempfile::TempDir {
     let dir = tempfile::tempdir().unwrap();
@@ -173,7 +173,8 @@ fn an_interrupt_writes_a_checkpoint_and_prints_the_command_to_resume() {
     let arguments =
         ["train", "--seq-len", "32", "--micro-batch", "2", "--threads", "1", "--data", "text.txt"];
     let more = ["--steps", "1000000", "--checkpoint-dir", "run", "--log", "log.jsonl"];
-    let mut child = Command::new(env!("CARGO_BIN_EXE_horizon"))
+    let mut child = with_signals()
+        .arg(env!("CARGO_BIN_EXE_horizon"))
         .args(arguments)
         .args(more)
         .current_dir(dir.path())

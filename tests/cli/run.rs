@@ -2,11 +2,11 @@
 
 use std::fs;
 use std::io::{BufRead, BufReader};
-use std::process::{Command, Stdio};
+use std::process::Stdio;
 
 use serde_json::Value;
 
-use super::{horizon_in, interrupt, names, short, write_text};
+use super::{horizon_in, interrupt, names, short, with_signals, write_text};
 
 const EXPORT: [&str; 4] = ["config.json", "generation_config.json", "horizon.json", "model.safetensors"];
 
@@ -209,7 +209,8 @@ fn an_interrupt_finishes_the_step_and_exports() {
         ["--data", "text.txt", "--steps", "1000000", "--warmup", "0", "--out", "out", "--log", "log.jsonl"];
     let quiet = short(&more);
     let loud: Vec<_> = quiet.into_iter().filter(|&argument| argument != "--quiet").collect();
-    let mut child = Command::new(env!("CARGO_BIN_EXE_horizon"))
+    let mut child = with_signals()
+        .arg(env!("CARGO_BIN_EXE_horizon"))
         .args(loud)
         .current_dir(dir.path())
         .stderr(Stdio::piped())

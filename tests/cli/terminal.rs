@@ -14,7 +14,7 @@ use nix::fcntl::OFlag;
 use nix::sys::signal::Signal;
 use support::folder::states;
 
-use super::{Ran, names, send, short, write_text};
+use super::{Ran, names, send, short, with_signals, write_text};
 
 /// Longer than signals count as one request.
 const SAME_REQUEST: Duration = Duration::from_millis(1100);
@@ -34,9 +34,9 @@ fn loud(steps: &str) -> Vec<&str> {
 
 /// Runs the command in a shell that evaluates `before`.
 fn in_shell(folder: &Path, before: &str, arguments: &[&str]) -> Command {
-    let mut command = Command::new("sh");
+    let mut command = with_signals();
     command
-        .args(["-c", &format!("{before} exec \"$0\" \"$@\""), env!("CARGO_BIN_EXE_horizon")])
+        .args(["sh", "-c", &format!("{before} exec \"$0\" \"$@\""), env!("CARGO_BIN_EXE_horizon")])
         .args(arguments)
         .current_dir(folder);
     command

@@ -14,8 +14,8 @@ use nix::errno::Errno;
 
 use crate::inject::{self, Action, Fault, Report};
 use crate::invariants::{Results, clean, complete, equal, files, old_or_new, steps};
+use crate::is_long;
 use crate::work::{Ran, TRAIN, copy, horizon, run, workplace};
-use crate::{failing, is_long};
 
 struct Scenario {
     name: &'static str,
@@ -186,7 +186,8 @@ impl Case<'_> {
             return Err("changed input".to_owned());
         }
         let is_harmless = ran.code() == Some(0) && !ran.err.contains("warning:");
-        if !is_harmless {
+        // The next run removes what a failed removal has left.
+        if !is_harmless || clean(folder).is_err() {
             if self.promise == Promise::Named && !self.fault.lasts {
                 Results::of(folder)?;
             }
@@ -284,10 +285,8 @@ fn a_fault_at_any_call_loses_nothing() {
     });
     let mut findings = findings.into_inner().unwrap();
     findings.sort();
-    let failing = failing(&findings);
-    let pending = findings.len() - failing.len();
-    println!("injection: {} faults, {} lost, {pending} pending", hits.into_inner(), failing.len());
-    assert!(failing.is_empty(), "{} findings: {failing:#?}", failing.len());
+    println!("injection: {} faults, {} lost", hits.into_inner(), findings.len());
+    assert!(findings.is_empty(), "{} findings: {findings:#?}", findings.len());
 }
 
 #[test]

@@ -12,17 +12,6 @@ mod power;
 mod sharing;
 mod work;
 
-/// Classes of findings that are printed and do not fail yet, by the first words of their message.
-const PENDING: &[&str] = &["left over", "not retried", "lost records"];
-
-/// Prints the findings of pending classes; returns the others.
-fn failing(findings: &[String]) -> Vec<&String> {
-    let is_pending = |finding: &&String| PENDING.iter().any(|class| finding.starts_with(class));
-    let (pending, failing): (Vec<_>, Vec<_>) = findings.iter().partition(is_pending);
-    pending.iter().for_each(|finding| println!("pending: {finding}"));
-    failing
-}
-
 fn is_long() -> bool {
     std::env::var_os("HZ_LONG").is_some()
 }

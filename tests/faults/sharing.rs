@@ -57,7 +57,7 @@ impl Endless {
     fn stop(mut self) -> Ran {
         let child = self.0.take().expect("it runs until here");
         // The child has not been waited for, so its id is still its own.
-        kill(Pid::from_raw(child.id().try_into().unwrap()), Signal::SIGINT).unwrap();
+        kill(Pid::from_raw(child.id().try_into().unwrap()), Signal::SIGTERM).unwrap();
         wait(child)
     }
 }
@@ -85,7 +85,7 @@ fn one_run_at_a_time_writes_to_a_folder_of_checkpoints() {
         run(command).failed(&["another run writes", "ckpts"]);
     }
     let stopped = endless.stop();
-    assert_eq!((stopped.code(), &stopped.err[..]), (Some(130), ""), "the others have not disturbed it");
+    assert_eq!((stopped.code(), &stopped.err[..]), (Some(143), ""), "the others have not disturbed it");
     complete(folder).unwrap();
     clean(folder).unwrap();
 }
@@ -98,7 +98,7 @@ fn an_interrupted_call_for_the_lock_is_repeated() {
     let fault = Fault { action: Action::Fail(Errno::EINTR), calls: "lock", at: 1, lasts: false };
     inject::load(&mut second, dir.path(), Some(fault), Path::new("/dev/null"));
     run(second).failed(&["another run writes", "ckpts"]);
-    assert_eq!(endless.stop().code(), Some(130));
+    assert_eq!(endless.stop().code(), Some(143));
 }
 
 #[test]
@@ -110,7 +110,7 @@ fn a_checkpoint_can_be_checked_while_later_ones_are_written() {
         run(horizon(dir.path(), &format!("info ckpts/{step} --check"))).succeeded();
         run(horizon(dir.path(), "info ckpts --check")).succeeded();
     }
-    assert_eq!(endless.stop().code(), Some(130));
+    assert_eq!(endless.stop().code(), Some(143));
 }
 
 #[test]
