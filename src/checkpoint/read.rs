@@ -39,9 +39,9 @@ pub struct Checkpoint {
 /// Opens a checkpoint. `path` is its own folder, or a folder of checkpoints: then the one named by
 /// `latest` is opened or, if there is no such file, the newest complete one.
 ///
-/// Errors: there is no checkpoint, or a run has just removed it (`NotFound`); a file is damaged
-/// (`BadFormat`), missing or cannot be read. Errors name the file and the newest complete checkpoint in the same folder of
-/// checkpoints.
+/// Errors: `NotFound` if there is no checkpoint, also because a run has just removed it; `BadFormat`
+/// if a file is damaged; a file is missing or cannot be read. Errors name the file and the newest
+/// complete checkpoint in the same folder of checkpoints.
 pub fn open(path: &Path) -> Result<Checkpoint> {
     let (opened, folder) = if is_step(path) || input::is_there(&path.join(MANIFEST)) {
         (Checkpoint::open_step(path), path.parent())

@@ -114,7 +114,8 @@ pub type StateJob<'a> = dyn Fn(&mut Fill) -> Result<()> + Sync + 'a;
 /// An error of either ends the save and is its outcome; training continues. The sink is then
 /// dropped at once, without `finish`, and should remove its partial output when dropped. It is also
 /// dropped unfinished if the device fails before AdamW of the saved step is done. A save that
-/// begins after a failure of the device calls it on the calling thread. A panic is a bug and poisons the trainer.
+/// begins after a failure of the device calls it on the calling thread. A panic is a bug and poisons
+/// the trainer.
 ///
 /// [`Trainer::save_wait`]: super::Trainer::save_wait
 pub trait Sink: Send {

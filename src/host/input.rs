@@ -90,7 +90,7 @@ impl InputFile {
     /// Checks, after reading, that the file was not written to since it was opened: its size and its
     /// time of modification are the same. Errors, which name the file: it was (`BadFormat`).
     pub fn check_unchanged(&self) -> Result<()> {
-        let now = self.file.metadata().map_err(|error| Error::reading(&self.path, &error))?;
+        let now = self.metadata()?;
         if (now.len(), modified(&now)) == (self.bytes, self.modified) {
             return Ok(());
         }

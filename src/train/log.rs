@@ -1,6 +1,6 @@
 //! The log of a run.
 
-use std::fs::{File, TryLockError};
+use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
@@ -9,7 +9,8 @@ use nix::fcntl::OFlag;
 use serde::{Deserialize, Serialize};
 
 use crate::base::{Error, Message, Result, RunId, Status};
-use crate::host::folder::{check_target, create_folder_of, is_stream, open_stream, sync_parent};
+use crate::host::files::try_lock;
+use crate::host::folder::{create_folder_of, is_stream, open_stream, replaced_path, sync_parent};
 use crate::host::input;
 use crate::train::metrics::StepRecord;
 
@@ -68,7 +69,7 @@ impl Log {
         if is_stream(path) {
             return Ok(());
         }
-        check_target(path)?;
+        replaced_path(path)?;
         if !path.exists() {
             return Ok(());
         }
@@ -100,7 +101,7 @@ impl Log {
         let mut options = File::options();
         options.read(true).write(true).create(true).truncate(false);
         let file = options.custom_flags(OFlag::O_NOCTTY.bits()).open(path).map_err(cannot)?;
-        if let Err(TryLockError::WouldBlock) = file.try_lock() {
+        if let Ok(false) = try_lock(&file) {
             return Err(Error::new(
                 Status::InvalidState,
                 format!("another run writes the log {}; give another file", path.display()),

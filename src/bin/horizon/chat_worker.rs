@@ -1,5 +1,5 @@
 //! `horizon chat-worker`, which the command starts for itself: renders chat templates within limits
-//! of time and memory. It is no subcommand for users, so no help names it.
+//! of time and memory. Users do not call it, so it is in no help.
 
 use std::fs::{self, File};
 use std::io::{stdin, stdout};
@@ -19,8 +19,6 @@ use nix::sys::resource::{Resource, setrlimit};
 use nix::time::ClockId;
 use nix::unistd::close;
 
-/// The first argument.
-pub const NAME: &str = "chat-worker";
 /// The template engine ends recursion by its own limits before this stack is full, in most cases.
 const STACK_BYTES: usize = 64 << 20;
 /// Milliseconds between two looks at the time.

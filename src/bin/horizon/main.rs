@@ -36,12 +36,13 @@ mod train;
 use std::process::ExitCode;
 
 use horizon::base::{Front, hide_caught_panics};
+use horizon::data::chat::SUBCOMMAND;
 
 use crate::options::Command;
 
 fn main() -> ExitCode {
     hide_caught_panics();
-    if std::env::args_os().nth(1).is_some_and(|subcommand| subcommand == chat_worker::NAME) {
+    if std::env::args_os().nth(1).is_some_and(|subcommand| subcommand == SUBCOMMAND) {
         return chat_worker::run();
     }
     stop::make_size_limit_an_error();

@@ -43,7 +43,7 @@ fn write_whole_or_not(to: &mut (impl Write + AsFd), bytes: &[u8]) -> io::Result<
     Ok(())
 }
 
-/// Writes to standard output. A closed pipe is no error.
+/// Writes to standard output. If the reader has closed the pipe, returns `Ok`.
 pub fn print(bytes: &[u8]) -> Result<()> {
     print_for_reader(bytes).map(drop)
 }

@@ -21,6 +21,7 @@ use horizon::base::{Error, Result, RunId, Status};
 use horizon::checkpoint::{Changes, Checkpoint, open};
 use horizon::data::DataPath;
 use horizon::data::chat::now;
+use horizon::host::folder::names_descriptor;
 use serde_json::{Map, Value, json};
 
 use crate::inherit::{READ, inherit, new_id, with_weight};
@@ -113,8 +114,8 @@ pub fn effective(options: TrainOptions, matches: &ArgMatches) -> Result<Effectiv
     Ok(Effective { options, given, time, run, checkpoint: Some(checkpoint), warnings })
 }
 
-/// Opens the checkpoint of `--resume`. `None` if the run begins: the option is left out, or names the
-/// folder of `--checkpoint-dir`, and there is no checkpoint yet.
+/// Opens the checkpoint of `--resume`. Returns `None` if the run begins: the option is left out, or it
+/// names the folder of `--checkpoint-dir`, which has no checkpoint.
 fn resumed(options: &TrainOptions) -> Result<Option<Checkpoint>> {
     let Some(folder) = &options.resume else { return Ok(None) };
     let folder = absolute(folder)?;
@@ -297,7 +298,9 @@ fn given(matches: &ArgMatches) -> Result<Noted> {
     for name in words(NOTED).filter(|name| *name != "chat-template") {
         let Some(values) = matches.get_raw(&id(name)).filter(|_| is_given(matches, name)) else { continue };
         let values: Vec<&OsStr> = values.collect();
-        if (READ.contains(&name) || name == "log") && values.iter().any(|value| is_descriptor(value)) {
+        if (READ.contains(&name) || name == "log")
+            && values.iter().any(|value| names_descriptor(Path::new(value)))
+        {
             given.descriptors.push(name.to_owned());
             continue;
         }
@@ -311,13 +314,6 @@ fn given(matches: &ArgMatches) -> Result<Noted> {
         )));
     }
     Ok(given)
-}
-
-/// Returns true for the names of open descriptors of a process, which are others in another one.
-fn is_descriptor(path: &OsStr) -> bool {
-    let path = Path::new(path);
-    ["/dev/stdin", "/dev/stdout", "/dev/stderr"].iter().any(|name| path == Path::new(name))
-        || ["/dev/fd", "/proc/self/fd"].iter().any(|folder| path.parent() == Some(Path::new(folder)))
 }
 
 /// A value of an option as checkpoints note it.

@@ -90,8 +90,8 @@ impl Stop {
         self.asked.store(true, Ordering::Relaxed);
         if let Some(note) = note {
             let again = if signal == Signal::SIGINT { "press Ctrl-C again" } else { "send another signal" };
-            // A terminal that does not accept output must not keep the next signal from being
-            // received. Without a thread, there is no message.
+            // On a thread of its own: a terminal that accepts no output would block this one, which
+            // receives the next signal. If the thread cannot start, the message is dropped.
             let _ = start_thread("note", move || message!("\n{signal}: {note}; {again} to stop at once"));
         }
     }

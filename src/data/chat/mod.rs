@@ -73,7 +73,7 @@ pub use time::now;
 #[cfg(not(feature = "text"))]
 pub use without::ChatTemplate;
 #[cfg(feature = "text")]
-pub use worker::{MEMORY_BYTES, OUT_OF_TIME, seconds_max, serve};
+pub use worker::{MEMORY_BYTES, OUT_OF_TIME, SUBCOMMAND, seconds_max, serve};
 
 /// Messages and the other variables of the chat template.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]

@@ -35,6 +35,8 @@ use pipes::Pipes;
 
 pub use serve::serve;
 
+/// First argument of the command that makes it a worker.
+pub const SUBCOMMAND: &str = "chat-worker";
 /// Address space of a worker, its program and its stacks included.
 pub const MEMORY_BYTES: u64 = 512 << 20;
 /// Exit status of a worker whose request took too much processor time.
@@ -219,7 +221,7 @@ impl Worker {
     /// are for this process, which then closes the worker's standard input.
     fn start(program: &Path, wait: Duration) -> Result<Worker> {
         let mut command = Command::new(program);
-        command.arg("chat-worker").env_clear().process_group(0).current_dir("/");
+        command.arg(SUBCOMMAND).env_clear().process_group(0).current_dir("/");
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut process = command.spawn().map_err(|error| {
             Error::new(

@@ -117,12 +117,15 @@ impl Seek for NewFile {
 /// (`InvalidArgument`).
 pub fn replaced_path(path: &Path) -> Result<PathBuf> {
     let cannot = |error: io::Error| Error::writing(path, &error);
+    let folder =
+        || Error::argument(format!("cannot write {}: it names a folder; name a file", path.display()));
+    if path.as_os_str().as_bytes().ends_with(b"/") {
+        return Err(folder());
+    }
     match retried(|| fs::metadata(path)) {
         Ok(data) if !data.is_file() => Err(refused(path, &data)),
         Ok(_) => retried(|| fs::canonicalize(path)).map_err(cannot),
-        Err(_) if names_folder(path) => {
-            Err(Error::argument(format!("cannot write {}: it names a folder; name a file", path.display())))
-        }
+        Err(_) if names_folder(path) => Err(folder()),
         Err(error) if error.kind() == ErrorKind::NotFound => match fs::read_link(path) {
             Ok(to) => replaced_path(&path.with_file_name(to)),
             Err(_) => Ok(path.to_owned()),
@@ -131,7 +134,7 @@ pub fn replaced_path(path: &Path) -> Result<PathBuf> {
     }
 }
 
-/// True for a path that ends with `/`, `/.` or `..`.
+/// True for a path that ends with `/.` or `..`.
 fn names_folder(path: &Path) -> bool {
     let bytes = path.as_os_str().as_bytes();
     !bytes.is_empty() && path.file_name().is_none_or(|name| !bytes.ends_with(name.as_bytes()))
@@ -216,9 +219,12 @@ pub fn open_stream(path: &Path) -> io::Result<File> {
     File::options().append(true).custom_flags(OFlag::O_NOCTTY.bits()).open(path)
 }
 
+/// True for the names of open descriptors of this process. In another process they name others.
+pub fn names_descriptor(path: &Path) -> bool {
+    is_descriptor(path) || ["/dev/stdout", "/dev/stderr"].map(Path::new).contains(&path)
+}
+
 /// True for an open descriptor and a character device, into which an output is written as it is.
 pub fn is_stream(path: &Path) -> bool {
-    is_descriptor(path)
-        || ["/dev/stdout", "/dev/stderr"].map(Path::new).contains(&path)
-        || fs::metadata(path).is_ok_and(|data| data.file_type().is_char_device())
+    names_descriptor(path) || fs::metadata(path).is_ok_and(|data| data.file_type().is_char_device())
 }

@@ -32,12 +32,12 @@ use crate::base::{Error, Result};
 use crate::host::files::retried;
 
 pub use file::{
-    NewFile, check_output, check_replaceable, is_stream, open_stream, replace_file, replace_link,
-    replaced_path, unnamed_file, write_output,
+    NewFile, check_output, check_replaceable, is_stream, names_descriptor, open_stream, replace_file,
+    replace_link, replaced_path, unnamed_file, write_output,
 };
 pub use hidden::{Kind, Sweep};
 pub use new::{Filling, MayReplace, NewFolder, SizedFile};
-pub use output::{check_own, check_target, create_folder_of};
+pub use output::{check_own, create_folder_of};
 
 /// Creates a folder and its missing parents, and syncs each new name to disk.
 pub fn create_folder(folder: &Path) -> io::Result<()> {

@@ -1,11 +1,12 @@
 //! The folders of an installation.
 
 use std::collections::BTreeSet;
-use std::fs::{self, File, TryLockError};
+use std::fs::{self, File};
 use std::io::{self, ErrorKind};
 use std::path::{Component, Path, PathBuf};
 
 use horizon::base::{Error, Result, Status};
+use horizon::host::files::try_lock;
 use horizon::host::folder::create_folder;
 use nix::unistd::{AccessFlags, access};
 
@@ -100,8 +101,8 @@ impl Folders {
     /// Locks the folder of the list, if it exists, until the result is dropped.
     pub fn lock(&self) -> Result<Option<File>> {
         let Ok(file) = File::open(self.on_disk(&self.share("horizon"))) else { return Ok(None) };
-        match file.try_lock() {
-            Err(TryLockError::WouldBlock) => Err(Error::new(
+        match try_lock(&file) {
+            Ok(false) => Err(Error::new(
                 Status::InvalidState,
                 format!(
                     "another `horizon install` is writing to {}: repeat this one when it ends",
@@ -109,7 +110,7 @@ impl Folders {
                 ),
             )),
             // Some file systems have no locks.
-            Ok(()) | Err(TryLockError::Error(_)) => Ok(Some(file)),
+            Ok(true) | Err(_) => Ok(Some(file)),
         }
     }
 }

@@ -48,10 +48,10 @@ pub struct TrainOptions {
     ///
     /// Text: each file is a document, and so is an open pipe: /dev/stdin, <(command).
     ///
-    /// Refused: named pipes, devices, rows above 128 MiB or with millions of values, texts above
-    /// 16 GiB, compressed files and Parquet that expand to more than 32 MiB and 200 times their size,
-    /// and files that become longer while they are read. A tokenizer takes about 280 bytes of memory
-    /// per token of one text or row: split texts of many million tokens.
+    /// Refused: named pipes, devices, rows above 128 MiB or with millions of values, texts above 16
+    /// GiB, compressed files and Parquet that expand to more than 32 MiB and 200 times their size,
+    /// and files that become longer while they are read. A tokenizer takes about 280 bytes of
+    /// memory per token of one text or row: split texts of many million tokens.
     ///
     /// Folders: the files below, of rows or else of text; links to files are followed. Not read:
     /// hidden files and folders named target; next to rows also README, LICENSE and other
@@ -184,8 +184,8 @@ pub struct TrainOptions {
     /// of --mode without those of the gradient. --out, --log and --trace may lie in the folder.
     ///
     /// With --resume, another folder than its own makes a branch: a run with an id of its own, which
-    /// does not write to the log and the export of the first. The same folder in both options makes
-    /// one command for all starts of a run: it begins the run while there is no checkpoint.
+    /// does not write to the log and the export of the first. If both options name the same folder,
+    /// the same command begins the run and, once there is a checkpoint, continues it.
     #[arg(long, help_heading = CHECKPOINTS, value_name = "DIR")]
     pub checkpoint_dir: Option<PathBuf>,
     /// Steps between checkpoints; 0: only the last [default: 0]
@@ -209,12 +209,13 @@ pub struct TrainOptions {
     /// run, and continues it at every later start. To export a run that is complete: --resume DIR
     /// --out EXPORT.
     ///
-    /// --log and --out of the checkpoint are used only if what is there has the run's id, or nothing
-    /// is there, in a folder that exists; a warning names those that are not used. A branch (see
-    /// --checkpoint-dir) uses neither. A renamed folder is the same folder, and paths that moved with
-    /// it are found. Of a copied folder (a backup, or moved to another disk), or one of another user,
-    /// no path is used: --data and --val must be given again, and so must --log and --out, which are
-    /// continued if they have the copied run's id. Pipes are not noted and must be given again.
+    /// --log and --out of the checkpoint are used only if what is there has the run's id, or
+    /// nothing is there, in a folder that exists; a warning names those that are not used. A branch
+    /// (see --checkpoint-dir) uses neither. A renamed folder is the same folder, and paths that
+    /// moved with it are found. Of a copied folder (a backup, or moved to another disk), or one of
+    /// another user, no path is used: --data and --val must be given again, and so must --log and
+    /// --out, which are continued if they have the copied run's id. Pipes are not noted and must be
+    /// given again.
     #[arg(long, help_heading = CHECKPOINTS, value_name = "DIR")]
     pub resume: Option<PathBuf>,
     /// Options allowed to differ from the checkpoint, e.g. mode,lr
@@ -231,9 +232,9 @@ pub struct TrainOptions {
     /// Written after the last step, or where the run is stopped. Replaces an earlier export, and
     /// refuses a folder with other files. Like every output, it must not be, contain or lie inside
     /// an input or another output; only --log and --trace may lie in the folder of a model. A model
-    /// with which a resumed run began is an input. The folder is always complete, also when several runs export to
-    /// it or one is killed; hidden files `.DIR.partial-*` of a killed run are removed by the next.
-    /// horizon.json in it has the run's id.
+    /// with which a resumed run began is an input. The folder is always complete, also when several
+    /// runs export to it or one is killed; hidden files `.DIR.partial-*` of a killed run are
+    /// removed by the next. horizon.json in it has the run's id.
     #[arg(long, help_heading = OUTPUT, value_name = "DIR")]
     pub out: Option<PathBuf>,
     /// Number format of --out: bf16, or f32 (master weights)
@@ -246,8 +247,9 @@ pub struct TrainOptions {
     /// removed. Missing folders are created. A link is followed, also to a file that does not exist
     /// yet. /dev/stdout, other open descriptors and /dev/null are appended to. Fields:
     ///
-    /// run (the run's id, 32 hexadecimal digits, as in its checkpoints, trace and export); step; loss (nats per token trained on); grad_norm (before clipping); lr; tokens (without
-    /// padding); epoch; val_loss, after a validation.
+    /// run (the run's id, 32 hexadecimal digits, as in its checkpoints, trace and export); step;
+    /// loss (nats per token trained on); grad_norm (before clipping); lr; tokens (without padding);
+    /// epoch; val_loss, after a validation.
     ///
     /// step_seconds; data_seconds (the part of it spent waiting for data); tokens_per_second;
     /// tflops (useful 10^12 FLOP/s: 6 per matmul parameter and token, plus causal attention,
