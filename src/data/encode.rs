@@ -2,7 +2,8 @@
 
 use std::path::PathBuf;
 use std::slice::from_ref;
-use std::sync::OnceLock;
+
+use once_cell::sync::OnceCell;
 
 use crate::base::{Error, Result, Status};
 use crate::data::chat::{Conversation, Renderer};
@@ -28,7 +29,7 @@ pub struct EncoderSource {
 impl EncoderSource {
     /// Returns an encoder. Only a chat template that replaces the model's is opened at once.
     pub fn open(&self) -> Result<Encoder> {
-        let encoder = Encoder { source: self.clone(), tokenizer: OnceLock::new(), template: OnceLock::new() };
+        let encoder = Encoder { source: self.clone(), tokenizer: OnceCell::new(), template: OnceCell::new() };
         if self.chat_template.is_some() {
             encoder.optional_template()?;
         }
@@ -45,8 +46,8 @@ impl EncoderSource {
 #[derive(Debug)]
 pub struct Encoder {
     source: EncoderSource,
-    tokenizer: OnceLock<Result<Tokenizer>>,
-    template: OnceLock<Result<Option<Renderer>>>,
+    tokenizer: OnceCell<Result<Tokenizer>>,
+    template: OnceCell<Result<Option<Renderer>>>,
 }
 
 impl Encoder {
@@ -54,7 +55,7 @@ impl Encoder {
     pub fn bytes() -> Encoder {
         let tokenizer = TokenizerSource { folder: None, vocabulary: Tokenizer::BYTES };
         let source = EncoderSource { tokenizer, chat_template: None, time: None, chat_worker: None };
-        Encoder { source, tokenizer: OnceLock::new(), template: OnceLock::new() }
+        Encoder { source, tokenizer: OnceCell::new(), template: OnceCell::new() }
     }
 
     /// The tokenizer. Errors: those of [`TokenizerSource::open`].

@@ -11,7 +11,10 @@ fuzz_target!(|text: &[u8]| {
     let folder = Path::new("/folder");
     for name in index.files() {
         let path = folder.join(name);
-        assert!(path.parent() == Some(folder) && path.file_name().is_some_and(|last| last == name), "{name:?}");
+        assert!(
+            path.parent() == Some(folder) && path.file_name().is_some_and(|last| last == name),
+            "{name:?}"
+        );
     }
     assert!(index.files().len() <= index.names().count());
 });

@@ -13,7 +13,10 @@ fn check(file: &[u8]) {
     let folder = Path::new("/folder");
     for (name, _) in manifest.all_files() {
         let path = folder.join(name);
-        assert!(path.parent() == Some(folder) && path.file_name().is_some_and(|last| last == name), "{name:?}");
+        assert!(
+            path.parent() == Some(folder) && path.file_name().is_some_and(|last| last == name),
+            "{name:?}"
+        );
     }
     for unit in &manifest.units {
         let mut end = 0;

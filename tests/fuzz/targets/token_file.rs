@@ -8,7 +8,8 @@ fuzz_target!(|input: &[u8]| {
     let [choice, bytes @ ..] = input else { return };
     let format = [TokenFormat::Headed, TokenFormat::RawU16, TokenFormat::RawU32, TokenFormat::Headed]
         [usize::from(choice % 4)];
-    let packing = [Packing::Auto, Packing::Stream, Packing::Documents, Packing::Auto][usize::from(choice / 4 % 4)];
+    let packing =
+        [Packing::Auto, Packing::Stream, Packing::Documents, Packing::Auto][usize::from(choice / 4 % 4)];
     let vocabulary = [1 << 16, 1 << 17, 300, usize::MAX >> 1][usize::from(choice / 16 % 4)];
     let seq_len = [1, 3, 8, 64][usize::from(choice / 64)];
     let Ok(file) = TokenFile::from_bytes("input", format, vocabulary, bytes.to_vec()) else { return };

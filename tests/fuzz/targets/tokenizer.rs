@@ -1,9 +1,9 @@
 //! Opens a `tokenizer.json`, encodes a text with it and decodes the tokens.
 #![no_main]
 
-use std::fs;
 use std::path::PathBuf;
 use std::sync::OnceLock;
+use std::{fs, panic};
 
 use horizon::data::Warnings;
 use horizon::data::tokenizer::TokenizerSource;
@@ -24,7 +24,9 @@ fn folder() -> &'static PathBuf {
     })
 }
 
-fuzz_target!(|json: &[u8]| {
+// Panics of the crate are caught and become errors, but the hook of the fuzzer would abort at once.
+// Without it, those that are not caught still abort.
+fuzz_target!(init: panic::set_hook(Box::new(|_| ())), |json: &[u8]| {
     fs::write(folder().join("tokenizer.json"), json).expect("the tokenizer can be written");
     let source = TokenizerSource { folder: Some(folder().clone()), vocabulary: VOCABULARY };
     let Ok(tokenizer) = source.open() else { return };
