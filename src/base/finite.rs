@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use crate::base::{Error, Result};
+use crate::base::{Error, Result, Status};
 
 /// Returns index and value of the first element that is not finite, `None` if all are. `widen`
 /// converts an element.
@@ -13,6 +13,15 @@ pub fn find_non_finite<T: Copy>(elements: &[T], widen: impl Fn(T) -> f32) -> Opt
     }
     let at = elements.iter().position(|&element| !widen(element).is_finite())?;
     Some((at, widen(elements[at])))
+}
+
+/// The error of a weight that is not finite where it is saved or exported.
+pub fn non_finite(tensor: &str, element: usize, value: f32) -> Error {
+    let message = format!(
+        "element {element} of {tensor} is {value}; weights must be finite: load other weights, or a \
+         checkpoint from before, and lower the learning rate"
+    );
+    Error::new(Status::NonFinite, message)
 }
 
 /// Refuses a value of `name` that is below `least`, or not a finite f32 (`InvalidArgument`).

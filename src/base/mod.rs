@@ -27,7 +27,7 @@ pub use caught::{caught, hide_caught_panics};
 pub use dims::{Dims, Shape};
 pub use dtype::DType;
 pub use error::{Error, Result, Status};
-pub use finite::{check_f32, find_non_finite};
+pub use finite::{check_f32, find_non_finite, non_finite};
 pub use index::{ChunkIndex, MicroIndex, MicroSlotIndex, SlabIndex, SlotIndex, SpillIndex, UnitIndex};
 pub use message::{Front, Message, phrase};
 pub use name::Name;

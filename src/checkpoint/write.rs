@@ -7,7 +7,9 @@ use crossbeam_channel::{Sender, unbounded};
 use serde_json::{Map, Value};
 use xxhash_rust::xxh3::Xxh3;
 
-use crate::base::{Error, Meter, OwnedProgress, Position, Result, unwatched};
+use crate::base::{
+    Error, Meter, OwnedProgress, Position, Result, find_non_finite, master, non_finite, unwatched,
+};
 use crate::checkpoint::agree::{model_fields, numeric};
 use crate::checkpoint::folder::{Checkpoints, may_replace_step, step_name};
 use crate::checkpoint::manifest::{Checksum, MANIFEST, Manifest, SpanChecksums, StoredFile, UnitFile};
@@ -147,8 +149,11 @@ impl Writer {
         let (mut at, mut checksums) = (0, SpanChecksums::default());
         for span in StateSpan::all(state.optimizer) {
             let mut hash = Xxh3::new();
-            for chunk in state.span(span).chunks(CHUNK) {
+            for (number, chunk) in state.span(span).chunks(CHUNK).enumerate() {
                 hash.update(chunk);
+                if span == StateSpan::Weights {
+                    check_finite(state, number * CHUNK / size_of::<u16>(), chunk)?;
+                }
                 file.write_at(at, chunk)?;
                 at += chunk.len() as u64;
                 self.meter.add(chunk.len() as u64)?;
@@ -179,6 +184,16 @@ impl Writer {
         checkpoints.set_written(manifest.step);
         Ok(manifest.step)
     }
+}
+
+/// Refuses weights that are not finite, from which no training continues. `from` is the element of
+/// the unit with which `weights` begin.
+fn check_finite(state: &UnitState, from: usize, weights: &[u8]) -> Result<()> {
+    let widen = |bytes| master::widen(u16::from_le_bytes(bytes));
+    let Some((at, value)) = find_non_finite(weights.as_chunks().0, widen) else { return Ok(()) };
+    let tensors = &state.layout.tensors;
+    let tensor = &tensors[tensors.partition_point(|tensor| tensor.offset <= from + at) - 1];
+    Err(non_finite(&tensor.name, from + at - tensor.offset, value))
 }
 
 impl Sink for Writer {

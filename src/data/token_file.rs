@@ -38,6 +38,7 @@ use std::fmt;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
+use parking_lot::Mutex;
 use xxhash_rust::xxh3::Xxh3;
 
 use crate::base::{Error, Result, Status};
@@ -45,7 +46,7 @@ use crate::data::documents::bit;
 use crate::data::fingerprint::{Content, Hashing};
 use crate::data::read::kind::{HEAD_BYTES, read_head, refused_tokens};
 use crate::data::turn_ends::TurnEnds;
-use crate::host::input::{self, InputFile};
+use crate::host::input::{self, FileState, InputFile};
 use layout::{Layout, implausible};
 use source::Source;
 
@@ -119,6 +120,8 @@ pub struct TokenFile {
     layout: Layout,
     vocabulary: usize,
     hash: u64,
+    /// The last state of the file in which its bytes had this hash; `None` in memory.
+    hashed: Mutex<Option<FileState>>,
 }
 
 impl fmt::Debug for TokenFile {
@@ -180,7 +183,11 @@ impl TokenFile {
                 path.display()
             ));
         }
-        let file = TokenFile { path: path.to_owned(), source, layout, vocabulary, hash: 0 };
+        let hashed = Mutex::new(match &source {
+            Source::File(file) => Some(file.opened()),
+            Source::Memory(_) => None,
+        });
+        let file = TokenFile { path: path.to_owned(), source, layout, vocabulary, hash: 0, hashed };
         let content = match &file.source {
             Source::File(input) => {
                 hashing.content(path, input.bytes(), || input.synced_metadata(), || file.scan(hashing))?
@@ -307,9 +314,20 @@ impl TokenFile {
         })
     }
 
-    /// Checks, after reading, that the file was not written to since it was opened. Errors: it was.
+    /// Checks, after reading, that the file was not written to since it was opened. If its ctime
+    /// alone changed, a program may have set mtime back, and all bytes are hashed again. Errors: it
+    /// was.
     pub fn check_unchanged(&self) -> Result<()> {
-        self.source.check_unchanged()
+        let Source::File(file) = &self.source else { return Ok(()) };
+        let now = Some(file.check_unwritten()?);
+        let mut hashed = self.hashed.lock();
+        if *hashed != now {
+            if self.scan(&Hashing::PLAIN)?.hash != self.hash {
+                return Err(self.rewritten());
+            }
+            *hashed = now;
+        }
+        Ok(())
     }
 
     /// Returns the bytes of a range of tokens.

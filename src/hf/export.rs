@@ -12,7 +12,9 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
-use crate::base::{DType, Error, Meter, Progress, Result, RunId, Status, find_non_finite, master};
+use crate::base::{
+    DType, Error, Meter, Progress, Result, RunId, Status, find_non_finite, master, non_finite,
+};
 use crate::engine::{TensorSlice, Trainer};
 use crate::hf::shards::{self, Shard};
 use crate::hf::{FolderConfig, INDEX, file_text};
@@ -247,12 +249,7 @@ fn write_slice(slice: &TensorSlice, dtype: DType, file: &SizedFile, tensor: u64)
 /// Refuses values from element `from` of a slice, read as they are exported, if one is not finite.
 fn finite<T: Copy>(slice: &TensorSlice, from: usize, run: &[T], widen: impl Fn(T) -> f32) -> Result<()> {
     let Some((at, value)) = find_non_finite(run, widen) else { return Ok(()) };
-    let (element, name) = (slice.elements.start + from + at, &slice.tensor.name);
-    let message = format!(
-        "element {element} of {name} is {value}; weights must be finite: load other weights, or a checkpoint \
-         from before, and lower the learning rate"
-    );
-    Err(Error::new(Status::NonFinite, message))
+    Err(non_finite(&slice.tensor.name, slice.elements.start + from + at, value))
 }
 
 #[cfg(test)]

@@ -22,9 +22,28 @@ use crate::base::{Error, Result, Status};
 pub struct InputFile {
     path: PathBuf,
     file: File,
+    opened: FileState,
+}
+
+/// Size and times of a file at some moment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FileState {
     bytes: u64,
-    /// Seconds and nanoseconds.
+    /// mtime, in seconds and nanoseconds. Every write changes it, and any program can set it back.
     modified: (i64, i64),
+    /// ctime. Every write changes it, as new permissions, names and links do; no program can set it
+    /// back.
+    changed: (i64, i64),
+}
+
+impl FileState {
+    fn of(metadata: &Metadata) -> FileState {
+        FileState {
+            bytes: metadata.len(),
+            modified: (metadata.mtime(), metadata.mtime_nsec()),
+            changed: (metadata.ctime(), metadata.ctime_nsec()),
+        }
+    }
 }
 
 impl InputFile {
@@ -43,7 +62,7 @@ impl InputFile {
 
     fn with(path: &Path, flags: OFlag) -> Result<InputFile> {
         let (file, metadata) = open(path, flags, false)?;
-        Ok(InputFile { path: path.to_owned(), file, bytes: metadata.len(), modified: modified(&metadata) })
+        Ok(InputFile { path: path.to_owned(), file, opened: FileState::of(&metadata) })
     }
 
     /// The path under which it was opened.
@@ -53,7 +72,12 @@ impl InputFile {
 
     /// Size in bytes when it was opened.
     pub fn bytes(&self) -> u64 {
-        self.bytes
+        self.opened.bytes
+    }
+
+    /// Its state when it was opened.
+    pub fn opened(&self) -> FileState {
+        self.opened
     }
 
     /// Size, identity and times of the open file as they are now.
@@ -81,20 +105,31 @@ impl InputFile {
     pub fn read_at(&self, offset: u64, out: &mut [u8]) -> Result<()> {
         self.file.read_exact_at(out, offset).map_err(|error| match error.kind() {
             io::ErrorKind::UnexpectedEof => {
-                self.changed(&format!("became shorter while it was read: it had {} bytes", self.bytes))
+                self.changed(&format!("became shorter while it was read: it had {} bytes", self.bytes()))
             }
             _ => Error::reading(&self.path, &error),
         })
     }
 
-    /// Checks, after reading, that the file was not written to since it was opened: its size and its
-    /// time of modification are the same. Errors, which name the file: it was (`BadFormat`).
+    /// Checks, after reading, that the file is as it was when it was opened. Errors, which name the
+    /// file: as [`InputFile::check_unwritten`]; its ctime changed.
     pub fn check_unchanged(&self) -> Result<()> {
-        let now = self.metadata()?;
-        if (now.len(), modified(&now)) == (self.bytes, self.modified) {
-            return Ok(());
+        match self.check_unwritten()? == self.opened {
+            true => Ok(()),
+            false => Err(self.changed("or its permissions, names or times were changed while it was read")),
         }
-        Err(self.changed("was written to while it was read"))
+    }
+
+    /// Returns the state of the file now, after checking that neither its size nor its mtime changed
+    /// since it was opened. If its ctime did, its content may have changed too.
+    ///
+    /// Errors, which name the file: it was written to (`BadFormat`).
+    pub fn check_unwritten(&self) -> Result<FileState> {
+        let now = FileState::of(&self.metadata()?);
+        match (now.bytes, now.modified) == (self.opened.bytes, self.opened.modified) {
+            true => Ok(now),
+            false => Err(self.changed("was written to while it was read")),
+        }
     }
 
     fn changed(&self, how: &str) -> Error {
@@ -104,7 +139,7 @@ impl InputFile {
 
     /// Starts reading a range from the disk. A hint: it returns at once and has no errors.
     pub fn prefetch(&self, range: Range<u64>) {
-        let end = range.end.min(self.bytes);
+        let end = range.end.min(self.bytes());
         let (Ok(start), Ok(bytes)) =
             (i64::try_from(range.start), i64::try_from(end.saturating_sub(range.start)))
         else {
@@ -117,7 +152,7 @@ impl InputFile {
 
     /// Reads the whole file, of at most `bytes_max` bytes. Errors: as [`read_whole`].
     pub fn into_content(self, bytes_max: u64) -> Result<Vec<u8>> {
-        check_length(self.bytes, &self.path, bytes_max)?;
+        check_length(self.bytes(), &self.path, bytes_max)?;
         content(self.file, &self.path, bytes_max)
     }
 
@@ -222,10 +257,6 @@ fn nowhere(path: &Path) -> Option<Error> {
     let (path, target) = (path.display(), target.display());
     let message = format!("cannot read {path}: it is a link to {target}, which does not exist");
     Some(Error::new(Status::NotFound, message))
-}
-
-fn modified(metadata: &Metadata) -> (i64, i64) {
-    (metadata.mtime(), metadata.mtime_nsec())
 }
 
 fn refused(path: &Path, what: &str) -> Error {

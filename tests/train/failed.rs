@@ -138,6 +138,23 @@ fn a_step_that_fails_leaves_the_state_before_it() {
     }
 }
 
+/// AdamW of a step whose loss is finite may make weights from which no training continues.
+#[test]
+fn weights_that_are_not_finite_are_neither_saved_nor_exported() {
+    let dir = tempfile::tempdir().unwrap();
+    let overflows =
+        |options: &mut RunOptions| (options.lr, options.warmup, options.steps) = (3e38, Some(0), Some(1));
+    let (ended, warnings) = trained(dir.path(), true, &overflows, &AtomicBool::new(false), &mut |_| {});
+    let error = ended.unwrap_err();
+    for word in
+        ["the checkpoint of step 1 failed: save unit 0: element ", " is inf; weights must be", "is no ch"]
+    {
+        assert!(error.message().contains(word), "no {word:?} in {error}");
+    }
+    assert!(warnings.len() <= 1 && !dir.path().join("out").exists(), "{warnings:?}");
+    assert!(names(&dir.path().join("run")).iter().all(|name| !name.starts_with("step-")));
+}
+
 /// Nothing is written to another folder at the path, and none is created.
 #[test]
 fn a_folder_of_checkpoints_that_is_moved_or_removed_gets_nothing_more() {

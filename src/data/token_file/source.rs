@@ -38,14 +38,6 @@ impl Source {
         }
     }
 
-    /// Errors: as [`InputFile::check_unchanged`].
-    pub fn check_unchanged(&self) -> Result<()> {
-        match self {
-            Source::File(file) => file.check_unchanged(),
-            Source::Memory(_) => Ok(()),
-        }
-    }
-
     /// Returns the first bytes: all that decide what the file is.
     pub fn head(&self) -> Result<Vec<u8>> {
         let mut head = vec![0; self.bytes().min(PROBE_BYTES) as usize];

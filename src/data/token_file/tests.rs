@@ -208,6 +208,22 @@ fn a_file_that_is_changed_while_it_is_read_is_named() {
     assert!(outside.contains("tokens.bin was written to while it was read"), "{outside}");
     let rewritten = read(&|| std::fs::write(&path, long(&[2, 1])).unwrap());
     assert!(rewritten.contains("tokens.bin was written to while it was read"), "{rewritten}");
+    let modified = |set: Option<std::time::SystemTime>| {
+        let file = std::fs::File::options().write(true).open(&path).unwrap();
+        set.iter().for_each(|time| file.set_modified(*time).unwrap());
+        file.metadata().unwrap().modified().unwrap()
+    };
+    let hidden = read(&|| {
+        let before = modified(None);
+        std::fs::write(&path, long(&[2, 1])).unwrap();
+        modified(Some(before));
+    });
+    assert!(hidden.contains("tokens.bin changed while it was read"), "{hidden}");
+    std::fs::write(&path, long(&[1, 2])).unwrap();
+    let file = TokenFile::open(&path, TokenFormat::Headed, 256).unwrap();
+    std::thread::sleep(std::time::Duration::from_millis(20));
+    std::fs::hard_link(&path, dir.path().join("link.bin")).unwrap();
+    file.check_unchanged().unwrap();
     let mut bytes = own();
     std::fs::write(&path, &bytes).unwrap();
     let file = TokenFile::open(&path, TokenFormat::Headed, 256).unwrap();
