@@ -800,8 +800,8 @@ HZ_CHECKED hz_status_t hz_trainer_model(const hz_trainer_t *trainer, hz_model_co
  *
  * Weights are finite f32 numbers: hz_trainer_load_hf and hz_trainer_write_tensor refuse others. AdamW can still
  * overflow (a huge learning rate), and a number above 3.39e38 becomes infinite where it is rounded to bf16. Steps,
- * evaluations, logits and log-probabilities with such weights, and exporting them, fail with HZ_STATUS_NON_FINITE.
- * Checkpoints store and restore any state, bit for bit.
+ * evaluations, logits and log-probabilities with such weights, exporting them, and checkpoints of them fail with
+ * HZ_STATUS_NON_FINITE.
  */
 
 /* A tensor of the model. */
@@ -1112,21 +1112,21 @@ HZ_CHECKED hz_status_t hz_trainer_save(hz_trainer_t *trainer, hz_save_callback_t
  * removed meanwhile (except on NFS). On a file system without locks, other writers are not noticed. A folder that has
  * checkpoints is only accepted if the trainer resumed from one of them or wrote to it before.
  *
- * `note` is stored with it, e.g. data position, random state, learning rate. Tensor options are not stored. The state
- * is stored as it is, also if it is not finite.
+ * `note` is stored with it, e.g. data position, random state, learning rate. Tensor options are not stored.
  *
  * Errors: HZ_STATUS_INVALID_STATE if a save is running or hz_trainer_save_wait was not called for the last one, if
  * another trainer or process writes to the folder, or if it has checkpoints of another run;
  * HZ_STATUS_INVALID_ARGUMENT if it has other files and no checkpoint; HZ_STATUS_NOT_FOUND if it cannot be created
- * there; HZ_STATUS_DISK_FULL and HZ_STATUS_IO, or hz_trainer_save_wait returns them. */
+ * there; HZ_STATUS_NON_FINITE (a weight is not finite), HZ_STATUS_DISK_FULL and HZ_STATUS_IO, or hz_trainer_save_wait
+ * returns them. */
 HZ_CHECKED hz_status_t hz_trainer_save_to(hz_trainer_t *trainer, const char *folder, uint64_t keep,
                                           const char *note /* or NULL */);
 
 /* Returns the result of a save.
  * Blocks until the save has ended.
- * Errors: HZ_STATUS_CANCELLED if `save` or the progress callback cancelled it, or HZ_STATUS_DISK_FULL, HZ_STATUS_IO and
- * HZ_STATUS_NOT_FOUND (the folder was removed) of hz_trainer_save_to: the trainer stays usable and another save may
- * start; HZ_STATUS_INVALID_STATE if no save was started. */
+ * Errors: HZ_STATUS_CANCELLED if `save` or the progress callback cancelled it, or HZ_STATUS_NON_FINITE,
+ * HZ_STATUS_DISK_FULL, HZ_STATUS_IO and HZ_STATUS_NOT_FOUND (the folder was removed) of hz_trainer_save_to: the trainer
+ * stays usable and another save may start; HZ_STATUS_INVALID_STATE if no save was started. */
 HZ_CHECKED hz_status_t hz_trainer_save_wait(hz_trainer_t *trainer);
 
 /* Loads the state of a checkpoint. Training then continues bit for bit as if it had not been interrupted;

@@ -95,7 +95,8 @@ impl Drop for Syncing {
 
 impl Checkpoints {
     /// Begins a checkpoint of the state after the last step of `trainer`. Pass the writer to
-    /// [`Trainer::save`] before the next step. It replaces a checkpoint of the same step.
+    /// [`Trainer::save`] before the next step. It replaces a checkpoint of the same step. The save
+    /// fails if a weight is not finite (`NonFinite`): no training continues from there.
     ///
     /// Errors: too little disk space (`DiskFull`), or the folder cannot be written to.
     pub fn writer(self: &Arc<Self>, trainer: &Trainer, note: Note) -> Result<Box<Writer>> {
