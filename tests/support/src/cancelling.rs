@@ -1,7 +1,7 @@
 //! A device that cancels the trainer's running call before its n-th task.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering::SeqCst};
-use std::sync::{Arc, OnceLock};
 
 use horizon::base::Result;
 use horizon::device::cpu::CpuDevice;
@@ -10,13 +10,14 @@ use horizon::device::{Device, DeviceInfo, DeviceSpan, Lane, Lanes, Work};
 use horizon::engine::{Backend, Canceller, KernelsSetting, MakeKernels};
 use horizon::host::{HostSpan, MemoryKind};
 use horizon::ops::cpu::CpuKernels;
+use once_cell::sync::OnceCell;
 
 use crate::fake_cuda::backend_around;
 
 /// Counts tasks, those of the disk lane excepted, and cancels.
 #[derive(Default)]
 pub struct Trigger {
-    canceller: OnceLock<Canceller>,
+    canceller: OnceCell<Canceller>,
     left: AtomicI64,
 }
 

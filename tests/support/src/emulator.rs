@@ -3,7 +3,8 @@
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::OnceLock;
+
+use once_cell::sync::OnceCell;
 
 use crate::root;
 
@@ -17,7 +18,7 @@ const PROGRAMS: [(&str, &str); 3] = [("flock", "util-linux"), ("make", "make"), 
 /// # Panics
 /// If a program that the build needs is not installed, or the build fails.
 pub fn library() -> &'static Path {
-    static LIBRARY: OnceLock<PathBuf> = OnceLock::new();
+    static LIBRARY: OnceCell<PathBuf> = OnceCell::new();
     LIBRARY.get_or_init(|| {
         if let Some(built) = std::env::var_os("HZ_EMULATED_LIBRARY") {
             return PathBuf::from(built);

@@ -23,9 +23,9 @@ mod library {
     use std::mem;
     use std::os::unix::ffi::OsStrExt;
     use std::ptr::NonNull;
-    use std::sync::OnceLock;
 
     use horizon::sys::cuda::bindings::cudaStream_t;
+    use once_cell::sync::OnceCell;
 
     use crate::emulator;
     use crate::fake_cuda::calls::stream_of;
@@ -34,7 +34,7 @@ mod library {
 
     /// Looks up a symbol of the library, which is opened once and never closed.
     pub fn symbol(name: &CStr) -> Result<NonNull<c_void>, String> {
-        static LIBRARY: OnceLock<usize> = OnceLock::new();
+        static LIBRARY: OnceCell<usize> = OnceCell::new();
         let library = *LIBRARY.get_or_init(|| {
             let path = CString::new(emulator::library().as_os_str().as_bytes()).expect("a path");
             // SAFETY: the initialisers of this library have no preconditions.

@@ -27,12 +27,13 @@ mod kernels;
 mod machine;
 
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, Once, OnceLock};
+use std::sync::{Arc, Once};
 use std::time::Duration;
 
 use horizon::base::Result;
 use horizon::sys::cuda::{Api, Stream, install};
 use horizon::sys::cuda_status::{self, Presence};
+use once_cell::sync::OnceCell;
 
 use device::{Device, PRESENCE};
 pub use faults::{FUNCTIONS, Fault, Injection};
@@ -129,7 +130,7 @@ pub fn install_if_asked() -> Option<&'static FakeCuda> {
 
 /// The device of rehearsals.
 fn rehearsal() -> &'static FakeCuda {
-    static DEVICE: OnceLock<FakeCuda> = OnceLock::new();
+    static DEVICE: OnceCell<FakeCuda> = OnceCell::new();
     DEVICE.get_or_init(|| FakeCuda::new(Setting { memory: 64 << 30, ..Setting::default() }))
 }
 
@@ -140,7 +141,7 @@ fn rehearsal() -> &'static FakeCuda {
 /// # Panics
 /// If there is none and `HZ_REQUIRE_GPU` is 1.
 pub fn has_gpu() -> bool {
-    static GPU: OnceLock<std::result::Result<(), String>> = OnceLock::new();
+    static GPU: OnceCell<std::result::Result<(), String>> = OnceCell::new();
     let found = GPU.get_or_init(|| {
         let found = linked_gpu();
         match &found {
