@@ -77,19 +77,12 @@ pub fn value(text: &[u8]) -> Result<Value> {
 pub fn check_size(text: &[u8]) -> Result<()> {
     const LIST: usize = 64;
     const WEIGHT_MAX: usize = 1 << 25;
-    let (mut at, mut weight) = (0, 0);
     // A shorter text cannot weigh more.
-    while text.len() > WEIGHT_MAX / LIST && at < text.len() {
-        let (length, more) = match text[at] {
-            b'"' => (string_length(&text[at..]), 8),
-            b'{' | b'[' => (1, LIST),
-            b',' => (1, 1),
-            _ => (1, 0),
-        };
-        at += length;
-        weight += more;
+    if text.len() <= WEIGHT_MAX / LIST {
+        return Ok(());
     }
-    match weight > WEIGHT_MAX {
+    let Counts { lists, texts, commas } = counts(text);
+    match lists * LIST + texts * 8 + commas > WEIGHT_MAX {
         true => Err(bad(
             "it has too many values; the most are about 32 million numbers, 4 million texts, or 512 \
                          thousand lists and objects"
@@ -97,6 +90,36 @@ pub fn check_size(text: &[u8]) -> Result<()> {
         )),
         false => Ok(()),
     }
+}
+
+/// Numbers of values in a JSON text.
+pub struct Counts {
+    /// Lists and objects.
+    pub lists: usize,
+    /// Texts and keys.
+    pub texts: usize,
+    /// Commas: the other values, and those of `lists` and `texts` but for the first ones.
+    pub commas: usize,
+}
+
+/// Counts the values of a text without parsing it.
+pub fn counts(text: &[u8]) -> Counts {
+    let mut counts = Counts { lists: 0, texts: 0, commas: 0 };
+    let mut at = 0;
+    while at < text.len() {
+        match text[at] {
+            b'"' => {
+                counts.texts += 1;
+                at += string_length(&text[at..]);
+                continue;
+            }
+            b'{' | b'[' => counts.lists += 1,
+            b',' => counts.commas += 1,
+            _ => {}
+        }
+        at += 1;
+    }
+    counts
 }
 
 fn bad(message: String) -> Error {

@@ -68,58 +68,108 @@ pub enum Warning {
 }
 
 /// Warnings of a row, a file or all data: for each kind, how often, and where first.
+///
+/// A kind that names a field or a role is counted for each of the first [`NAMES_MAX`] names, and
+/// for all others together.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(from = "Vec<Counted>", into = "Vec<Counted>")]
-pub struct Warnings(BTreeMap<Warning, (u64, String)>);
+#[serde(from = "Counted", into = "Counted")]
+pub struct Warnings {
+    counts: BTreeMap<Warning, (u64, String)>,
+    /// Counts of all other names, in the order of [`NAMED`].
+    others: [u64; NAMED.len()],
+}
 
-/// A warning with its count and first example.
-type Counted = (Warning, (u64, String));
+/// Most names of a kind that are counted one by one.
+const NAMES_MAX: usize = 64;
+/// Most characters of a name.
+const NAME_CHARACTERS_MAX: usize = 100;
 
-impl From<Vec<Counted>> for Warnings {
-    fn from(counted: Vec<Counted>) -> Warnings {
-        Warnings(counted.into_iter().collect())
+/// Warnings with counts and first examples, and the counts of other names.
+type Counted = (Vec<(Warning, (u64, String))>, [u64; NAMED.len()]);
+
+impl From<Counted> for Warnings {
+    fn from((counts, others): Counted) -> Warnings {
+        Warnings { counts: counts.into_iter().collect(), others }
     }
 }
 
-impl From<Warnings> for Vec<Counted> {
-    fn from(warnings: Warnings) -> Vec<Counted> {
-        warnings.0.into_iter().collect()
+impl From<Warnings> for Counted {
+    fn from(warnings: Warnings) -> Counted {
+        (warnings.counts.into_iter().collect(), warnings.others)
     }
 }
 
 impl Warnings {
     /// Counts a warning. `example` shows the value or says where; it may be empty.
     pub fn add(&mut self, warning: Warning, example: impl fmt::Display) {
-        self.0.entry(warning).or_insert_with(|| (0, example.to_string())).0 += 1;
+        self.add_many(warning, 1, || example.to_string());
     }
 
     /// Adds the warnings found at a place, e.g. "a.jsonl, line 3".
     pub fn extend(&mut self, place: impl fmt::Display, found: Warnings) {
-        for (warning, (count, example)) in found.0 {
-            let first = || if example.is_empty() { place.to_string() } else { format!("{place}: {example}") };
-            self.0.entry(warning).or_insert_with(|| (0, first())).0 += count;
-        }
+        self.add_all(found, |example| match example.is_empty() {
+            true => place.to_string(),
+            false => format!("{place}: {example}"),
+        });
     }
 
     /// Adds the warnings that were found after these, at the same place.
     pub fn append(&mut self, later: Warnings) {
-        for (warning, (count, example)) in later.0 {
-            self.0.entry(warning).or_insert((0, example)).0 += count;
+        self.add_all(later, |example| example);
+    }
+
+    fn add_all(&mut self, later: Warnings, first: impl Fn(String) -> String) {
+        for (warning, (count, example)) in later.counts {
+            self.add_many(warning, count, || first(example));
         }
+        for (others, more) in self.others.iter_mut().zip(later.others) {
+            *others += more;
+        }
+    }
+
+    fn add_many(&mut self, warning: Warning, count: u64, first: impl FnOnce() -> String) {
+        let warning = warning.shortened();
+        if let Some((known, _)) = self.counts.get_mut(&warning) {
+            *known += count;
+            return;
+        }
+        if let Some(kind) = NAMED.iter().position(|(name_of, _)| name_of(&warning).is_some()) {
+            let names = || self.counts.keys().filter_map(NAMED[kind].0).count();
+            if self.others[kind] > 0 || names() >= NAMES_MAX {
+                self.others[kind] += count;
+                return;
+            }
+        }
+        self.counts.insert(warning, (count, first()));
     }
 
     /// The number of warnings of a kind.
     pub fn count(&self, warning: &Warning) -> u64 {
-        self.0.get(warning).map_or(0, |(count, _)| *count)
+        self.counts.get(warning).map_or(0, |(count, _)| *count)
     }
 
-    /// Kinds, counts and first examples.
+    /// Kinds, counts and first examples, without the names that are counted together.
     pub fn iter(&self) -> impl Iterator<Item = (&Warning, u64, &str)> {
-        self.0.iter().map(|(warning, (count, first))| (warning, *count, &first[..]))
+        self.counts.iter().map(|(warning, (count, first))| (warning, *count, &first[..]))
     }
 }
 
 impl Warning {
+    /// Returns the warning with the beginning of a long name.
+    fn shortened(mut self) -> Warning {
+        if let Warning::UnusedField(name)
+        | Warning::UnusedTurnField(name)
+        | Warning::MessageIgnored(name)
+        | Warning::RoleTagged(name) = &mut self
+            && let Some((cut, _)) = name.char_indices().nth(NAME_CHARACTERS_MAX)
+        {
+            name.truncate(cut);
+            name.push('…');
+            name.shrink_to_fit();
+        }
+        self
+    }
+
     /// Writes the warning for `count` rows, turns, lines or files.
     fn text(&self, count: u64) -> String {
         let of = |one: &str, several: &str| match count {
@@ -222,25 +272,31 @@ impl Warning {
     }
 }
 
-/// More fields than this that are not used share one line.
-const SINGLE_FIELDS: usize = 3;
+/// More names than this share one line.
+const SINGLE_NAMES: usize = 3;
+/// Most names of a line.
+const LISTED_NAMES: usize = 10;
 
 impl Warnings {
-    /// Writes the fields of one kind in one line, the most frequent first; `None` if they are few.
-    fn together(&self, field_of: FieldOf, text: &str) -> Option<String> {
-        let mut fields: Vec<(u64, &str)> =
-            self.iter().filter_map(|(warning, count, _)| Some((count, field_of(warning)?))).collect();
-        fields.sort_by_key(|(count, _)| std::cmp::Reverse(*count));
-        let listed = fields.iter().map(|(count, field)| format!("`{field}` ({})", thousands(*count)));
-        (fields.len() > SINGLE_FIELDS).then(|| format!("{text}: {}", listed.collect::<Vec<_>>().join(", ")))
+    /// Writes the names of one kind in one line, the most frequent first; `None` if they are few.
+    fn together(&self, (name_of, text): (NameOf, &str), others: u64) -> Option<String> {
+        let mut names: Vec<(u64, &str)> =
+            self.iter().filter_map(|(warning, count, _)| Some((count, name_of(warning)?))).collect();
+        names.sort_by_key(|(count, _)| std::cmp::Reverse(*count));
+        let (listed, rest) = names.split_at(names.len().min(LISTED_NAMES));
+        let others = others + rest.iter().map(|(count, _)| count).sum::<u64>();
+        let listed = listed.iter().map(|(count, name)| format!("`{name}` ({})", thousands(*count)));
+        let others = (others > 0).then(|| format!("and others ({})", thousands(others)));
+        (names.len() > SINGLE_NAMES)
+            .then(|| format!("{text}: {}", listed.chain(others).collect::<Vec<_>>().join(", ")))
     }
 }
 
-/// Returns the field of a warning of one kind; `None` for other warnings.
-type FieldOf = fn(&Warning) -> Option<&str>;
+/// Returns the name in a warning of one kind; `None` for other warnings.
+type NameOf = fn(&Warning) -> Option<&str>;
 
-/// The kinds of fields that are not used.
-const UNUSED: [(FieldOf, &str); 2] = [
+/// The kinds of warnings with a name, and the text for several names.
+const NAMED: [(NameOf, &str); 4] = [
     (
         |warning| if let Warning::UnusedField(field) = warning { Some(field) } else { None },
         "rows have fields that are not used",
@@ -249,14 +305,23 @@ const UNUSED: [(FieldOf, &str); 2] = [
         |warning| if let Warning::UnusedTurnField(field) = warning { Some(field) } else { None },
         "messages have fields that neither Horizon nor the chat template reads",
     ),
+    (
+        |warning| if let Warning::MessageIgnored(role) = warning { Some(role) } else { None },
+        "messages of roles whose content the chat template does not show to the model",
+    ),
+    (
+        |warning| if let Warning::RoleTagged(role) = warning { Some(role) } else { None },
+        "messages of other roles are trained on, since the chat template tags them with {% generation %}",
+    ),
 ];
 
 impl fmt::Display for Warnings {
     /// Writes one line per kind, safe for a terminal; nothing without warnings.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let together = UNUSED.map(|(field_of, text)| (field_of, self.together(field_of, text)));
+        let kinds = NAMED.iter().zip(self.others);
+        let together: Vec<_> = kinds.map(|(kind, others)| (kind.0, self.together(*kind, others))).collect();
         let is_together = |warning: &Warning| {
-            together.iter().any(|(field_of, line)| line.is_some() && field_of(warning).is_some())
+            together.iter().any(|(name_of, line)| line.is_some() && name_of(warning).is_some())
         };
         for (warning, count, first) in self.iter().filter(|(warning, ..)| !is_together(warning)) {
             let text = warning.text(count);
@@ -298,6 +363,33 @@ mod tests {
         let expected = "warning: 1 message has a field `e` that neither Horizon nor the chat template reads (y)\n\
              warning: rows have fields that are not used: `b` (1,500), `d` (3), `a` (2), `c` (1)\n";
         assert_eq!(all.to_string(), expected);
+    }
+
+    /// However the warnings of rows are joined, in memory that does not grow with the names.
+    #[test]
+    fn many_names_are_counted_together() {
+        let mut all = Warnings::default();
+        for row in 0..50 {
+            let mut found = Warnings::default();
+            (0..20).for_each(|at| found.add(Warning::UnusedField(format!("f{}", row * 20 + at)), ""));
+            found.add(Warning::UnusedField("f7".into()), "");
+            found.add(Warning::MessageIgnored(format!("{row:02}").repeat(1 << 10)), "");
+            (0..100).for_each(|at| found.add(Warning::RoleTagged(format!("{at}")), ""));
+            let sent = serde_json::to_string(&found).unwrap();
+            all.extend("a", serde_json::from_str(&sent).unwrap());
+        }
+        assert_eq!(all.iter().count(), 64 + 50 + 64);
+        assert!(all.iter().all(|(warning, ..)| warning.text(1).len() < 250));
+        let text = all.to_string();
+        let line = |at: usize| text.lines().nth(at).unwrap();
+        assert!(
+            line(0).starts_with("warning: rows have fields that are not used: `f7` (51), `f0` (1), `f1` (1)")
+        );
+        // 50 times 21, of which 51 + 9 are listed.
+        assert!(line(0).ends_with("`f16` (1), and others (990)"), "{text}");
+        assert!(line(1).ends_with("…` (1), and others (40)"), "{text}");
+        assert!(line(2).ends_with("`17` (50), and others (4,500)"), "{text}");
+        assert_eq!(text.lines().count(), 3);
     }
 
     #[test]

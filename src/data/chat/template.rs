@@ -7,7 +7,7 @@ use minijinja::{Environment, Error as JinjaError, ErrorKind, Value as Jinja};
 use serde_json::{Map, Value};
 
 use super::files::{Sources, Templates, source_of};
-use super::jinja::{Source, rewrite};
+use super::jinja::{GENERATION, Source, rewrite};
 use super::reads::Reads;
 use super::values::Values;
 use super::{Conversation, Rendered, check, jinja, spans, time};
@@ -76,7 +76,7 @@ impl ChatTemplate {
         environment.set_trim_blocks(true);
         environment.set_lstrip_blocks(true);
         jinja::configure(&mut environment);
-        environment.add_filter("generation", |turn: String| format!("{TURN_BEGINS}{turn}{TURN_ENDS}"));
+        environment.add_filter(GENERATION, |turn: String| format!("{TURN_BEGINS}{turn}{TURN_ENDS}"));
         environment.add_function("raise_exception", |message: String| -> Result<Jinja, JinjaError> {
             Err(JinjaError::new(ErrorKind::InvalidOperation, message))
         });
@@ -264,6 +264,27 @@ mod tests {
         assert_eq!(rendered(&[]), "");
         assert_eq!(rendered(&["ab"]), "");
         assert_eq!(rendered(&["ab", "cd", "", "éf"]), "fé..dc.");
+    }
+
+    #[test]
+    fn names_that_only_minijinja_has_are_errors() {
+        for source in [
+            "{{ debug() }}",
+            "{{ 'ab' | split }}",
+            "{{ 'a' | lines }}",
+            "{{ [1] | zip([2]) }}",
+            "{{ [1] | chain([2]) }}",
+            "{{ 1 | bool }}",
+            "{{ 1 is int }}",
+            "{{ 'a' is safe }}",
+            "{{ 'a' is startingwith 'a' }}",
+            "{{ ['a'] | select('endingwith', 'a') }}",
+            "{{ 'a' | generation }}",
+        ] {
+            let opened = ChatTemplate::new(source, SpecialTokens::default(), None);
+            let error = opened.and_then(|template| template.prompt(&[])).unwrap_err();
+            assert!(error.message().contains("unknown"), "{source}: {error}");
+        }
     }
 
     #[test]

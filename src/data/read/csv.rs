@@ -22,15 +22,53 @@ const SEPARATORS: [u8; 4] = *b",\t;|";
 struct CsvRows {
     reader: Reader<Tail>,
     columns: Vec<String>,
-    /// Line of the last record, if its last cell has several lines.
-    open: Option<u64>,
 }
 
-/// A text, its last byte that ends no line, and the bytes that may still be read for a row.
+/// A text, the place in a cell where reading has come to, and the bytes that may still be read for a
+/// row.
 struct Tail {
     text: Box<dyn BufRead>,
-    last: u8,
+    separator: u8,
+    place: InCell,
+    is_at_end: bool,
     left: usize,
+}
+
+/// A place in a cell, as the `csv` crate reads cells; it does not tell whether the text ends within
+/// quotes.
+#[derive(Clone, Copy, PartialEq)]
+enum InCell {
+    Begin,
+    Bare,
+    Quoted,
+    /// Behind a quote that ends the cell, unless another one follows.
+    Closed,
+}
+
+impl InCell {
+    fn after(self, byte: u8, separator: u8) -> InCell {
+        match (self, byte) {
+            (InCell::Begin | InCell::Closed, b'"') => InCell::Quoted,
+            (InCell::Quoted, b'"') => InCell::Closed,
+            (InCell::Quoted, _) => InCell::Quoted,
+            _ if byte == separator || matches!(byte, b'\n' | b'\r') => InCell::Begin,
+            _ => InCell::Bare,
+        }
+    }
+}
+
+impl Tail {
+    /// Errors: the text has ended within quotes, so that its rest became one cell.
+    fn check_closed(&self) -> Result<()> {
+        match self.is_at_end && self.place == InCell::Quoted {
+            true => Err(bad(
+                "a quote opens a cell, and the file ends before one closes it; copy the file again if it \
+                             is cut off, else close the quote, or double those that belong to a text"
+                    .to_owned(),
+            )),
+            false => Ok(()),
+        }
+    }
 }
 
 impl Read for Tail {
@@ -39,8 +77,8 @@ impl Read for Tail {
         self.left = self.left.checked_sub(read).ok_or_else(|| {
             too_long(format!("a row is longer than {}, the most for a table", Size(ROW_BYTES_MAX)))
         })?;
-        let last = out[..read].iter().rfind(|byte| !matches!(byte, b'\n' | b'\r'));
-        self.last = last.copied().unwrap_or(self.last);
+        self.is_at_end = read == 0;
+        self.place = out[..read].iter().fold(self.place, |place, &byte| place.after(byte, self.separator));
         Ok(read)
     }
 }
@@ -58,9 +96,11 @@ pub fn open(mut text: Box<dyn BufRead>, tabs: bool) -> Result<Records> {
     if stated.is_some() {
         text.consume(b"sep=;".len());
     }
-    let mut reader =
-        ReaderBuilder::new().delimiter(separator).from_reader(Tail { text, last: 0, left: ROW_BYTES_MAX });
-    let names = reader.byte_headers().map_err(|error| bad(format!("cannot read the header: {error}")))?;
+    let tail = Tail { text, separator, place: InCell::Begin, is_at_end: false, left: ROW_BYTES_MAX };
+    let mut reader = ReaderBuilder::new().delimiter(separator).from_reader(tail);
+    let names =
+        reader.byte_headers().map_err(|error| bad(format!("cannot read the header: {error}")))?.clone();
+    reader.get_ref().check_closed().map_err(|error| error.within("the header"))?;
     if names.len() > COLUMNS_MAX {
         return Err(bad(format!("the header has {} columns; the most are {COLUMNS_MAX}", names.len())));
     }
@@ -74,7 +114,7 @@ pub fn open(mut text: Box<dyn BufRead>, tabs: bool) -> Result<Records> {
         }
         columns.push(name);
     }
-    Ok(Box::new(CsvRows { reader, columns, open: None }))
+    Ok(Box::new(CsvRows { reader, columns }))
 }
 
 /// Returns the separator that the header, the first line, has most often outside of quotes.
@@ -109,21 +149,8 @@ impl CsvRows {
     }
 }
 
-impl CsvRows {
-    /// Returns the error of a quote without an end: the rest of the file is its cell.
-    fn end(&mut self) -> Option<Record> {
-        let open = self.open.take().filter(|_| self.reader.get_ref().last != b'"')?;
-        let error = bad("a quote opens a cell and nothing closes it".to_owned());
-        Some(Record { place: place(open), value: Value::Broken(error) })
-    }
-}
-
 fn bad(message: String) -> Error {
     Error::new(Status::BadFormat, message)
-}
-
-fn place(line: u64) -> Place {
-    Place { unit: "line", number: line, group: None }
 }
 
 impl Iterator for CsvRows {
@@ -135,7 +162,7 @@ impl Iterator for CsvRows {
         let read = self.reader.read_byte_record(&mut record);
         let line = |position: Option<&csv::Position>| position.map_or(0, csv::Position::line);
         let (line, value) = match read {
-            Ok(false) => return self.end().map(Ok),
+            Ok(false) => return None,
             Ok(true) => (line(record.position()), self.value(&record)),
             Err(error) => match error.into_kind() {
                 ErrorKind::Io(error) => return Some(Err(error)),
@@ -149,11 +176,10 @@ impl Iterator for CsvRows {
                 other => (line(Some(self.reader.position())), Err(format!("{other:?}"))),
             },
         };
-        let several = |cell: &[u8]| cell.contains(&b'\n') || cell.contains(&b'\r');
-        self.open = record.iter().next_back().is_some_and(several).then_some(line);
-        Some(Ok(Record {
-            place: place(line),
-            value: value.unwrap_or_else(|message| Value::Invalid(bad(message))),
-        }))
+        let value = match self.reader.get_ref().check_closed() {
+            Err(error) => Value::Broken(error),
+            Ok(()) => value.unwrap_or_else(|message| Value::Invalid(bad(message))),
+        };
+        Some(Ok(Record { place: Place { unit: "line", number: line, group: None }, value }))
     }
 }

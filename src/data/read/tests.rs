@@ -537,6 +537,8 @@ mod formats {
             ("a.csv", " prompt , completion\na,b\n", &["ab"]),
             ("a.csv", "text\ra\rb", &["a", "b"]),
             ("a.csv", "text,system\na,\n", &["a"]),
+            ("a.csv", "\u{feff}text\na\n\"b \"\"c\"\"\"", &["a", "b \"c\""]),
+            ("a.csv", "text\n5\" disk\n\"a\nb\"", &["5\" disk", "a\nb"]),
             ("a.csv", "", &[]),
         ] {
             let (found, _) = read_as(&folder.put(name, text), BadLines::Refuse, 1);
@@ -551,7 +553,15 @@ mod formats {
             refused(folder.texts("a.csv", text), words);
         }
         refused(folder.texts("a.csv", b"text\ncaf\xe9\n"), &["line 2: `text`", "not UTF-8"]);
-        refused(folder.texts("a.csv", "text\na\n\"b\nc\n"), &["a.csv, line 3: a quote opens a cell"]);
+        for text in ["\"b\nc\n", "\"b", "\"b\"\"", "\"\"\"", "\"b\nc\"\"\n"] {
+            let text = format!("text,system\na,\nx,{text}");
+            refused(
+                folder.texts("a.csv", &*text),
+                &["a.csv, line 3: a quote opens a cell", "copy the file again"],
+            );
+            refused(folder.texts("a.csv", &*text.replace("x,", "")), &["line 3: a quote opens a cell"]);
+        }
+        refused(folder.texts("a.csv", "\"text\na\n"), &["a.csv: the header: a quote opens a cell"]);
         refused(folder.texts("a.csv", "text\na\n\u{fdd3}\n"), &["line 3: `text`", "U+FDD3"]);
         // The index of a data frame, as pandas writes it.
         let path = folder.put("a.csv", ",txt\n0,a\n");

@@ -10,8 +10,13 @@ use crate::host::input;
 
 /// Largest JSON file of settings that is read, and largest template.
 pub(crate) const CONFIG_BYTES_MAX: u64 = 1 << 24;
-/// Largest `tokenizer.json` that is read.
-const TOKENIZER_BYTES_MAX: u64 = 1 << 28;
+/// Largest `tokenizer.json` that is read; Gemma's has 33 MB.
+const TOKENIZER_BYTES_MAX: u64 = 1 << 27;
+/// Most lists and objects, texts, and values of a `tokenizer.json`. Vocabulary and merges are most of
+/// them: Gemma 3 has 515 thousand lists, 1.4 million texts and as many values.
+const LISTS_MAX: usize = 1 << 20;
+const TEXTS_MAX: usize = 1 << 21;
+const VALUES_MAX: usize = 1 << 22;
 
 /// Reads a JSON file of settings; `None` if it does not exist.
 pub(crate) fn read_json<T: DeserializeOwned>(path: &Path) -> Result<Option<T>> {
@@ -22,7 +27,22 @@ pub(crate) fn read_json<T: DeserializeOwned>(path: &Path) -> Result<Option<T>> {
 
 /// Reads a part of `tokenizer.json`; `None` if the file does not exist.
 pub(super) fn read_of_tokenizer<T: DeserializeOwned>(path: &Path) -> Result<Option<T>> {
-    input::read_if_there(path, TOKENIZER_BYTES_MAX)?.map(|bytes| parse(path, bytes)).transpose()
+    let Some(bytes) = input::read_if_there(path, TOKENIZER_BYTES_MAX)? else { return Ok(None) };
+    check_tokenizer_size(&bytes).map_err(|error| error.within(path.display()))?;
+    parse(path, bytes).map(Some)
+}
+
+/// Refuses a `tokenizer.json` that would fill the memory, before it is parsed.
+pub(super) fn check_tokenizer_size(json: &[u8]) -> Result<()> {
+    let json::Counts { lists, texts, commas } = json::counts(json);
+    match lists > LISTS_MAX || texts > TEXTS_MAX || commas > VALUES_MAX {
+        true => Err(Error::new(
+            Status::BadFormat,
+            "it has too many values; the most are about 1 million lists and objects, 2 million texts, and 4 million \
+             values in all",
+        )),
+        false => Ok(()),
+    }
 }
 
 fn parse<T: DeserializeOwned>(path: &Path, bytes: Vec<u8>) -> Result<T> {
@@ -113,6 +133,15 @@ mod tests {
         fs::write(dir.path().join("tokenizer.json"), &padded).unwrap();
         let tokens = super::super::special::FolderTokens::read(dir.path());
         assert!(format!("{tokens:?}").contains("content: \"x\""), "{tokens:?}");
+        for (values, count) in [("[],", 1 << 20), ("\"\",", 1 << 21), ("0,", 1 << 22)] {
+            let json = format!("{{\"normalizer\": [{}0]}}", values.repeat(count + 1));
+            fs::write(dir.path().join("tokenizer.json"), json).unwrap();
+            let error = super::super::special::FolderTokens::read(dir.path()).unwrap_err();
+            assert!(error.message().contains("tokenizer.json: it has too many values"), "{error}");
+        }
+        // Gemma 3 has fewer lists and texts.
+        let merges = format!("{{\"merges\": [{}0]}}", "[\"a\",\"b\"],".repeat(700_000));
+        assert_eq!(check_tokenizer_size(merges.as_bytes()), Ok(()));
         let path = dir.path().join("tokenizer_config.json");
         fs::write(&path, padded).unwrap();
         assert!(read_json::<Value>(&path).unwrap_err().message().contains("longer than 16777216 bytes"));

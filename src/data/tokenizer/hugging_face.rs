@@ -36,8 +36,13 @@ impl HuggingFace {
         inner.with_truncation(None).map_err(bad)?.with_padding(None);
         let has_dropout = remove_dropout(&mut inner);
         let json_vocabulary = vocabulary(&inner);
+        let missing = tokens.missing();
+        let known = inner.get_added_tokens_decoder();
+        let all =
+            known.values().map(|token| &token.content).chain(missing.iter().map(|token| &token.content));
+        limits::check_added(all.map(String::as_str))?;
         inner
-            .add_tokens(tokens.missing().into_iter().map(|token| AddedToken {
+            .add_tokens(missing.into_iter().map(|token| AddedToken {
                 single_word: token.single_word,
                 lstrip: token.lstrip,
                 rstrip: token.rstrip,

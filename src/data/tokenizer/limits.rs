@@ -8,15 +8,16 @@
 use serde::Deserialize;
 use serde_json::Value;
 
+use super::files::check_tokenizer_size;
 use crate::base::{Error, Result, Status};
 
 /// Most bytes that may become of one byte of text.
 const GROWTH_MAX: f64 = 64.0;
 /// Most steps of a part, and elements of a list of the post-processor.
 const STEPS_MAX: usize = 256;
-const FILE_BYTES_MAX: usize = 256 << 20;
-/// Most bytes of all added tokens, which are found by one automaton.
-const ADDED_BYTES_MAX: usize = 16 << 20;
+/// Most bytes of all added tokens, which are found by one automaton with some 90 bytes for each;
+/// models with 65 thousand tokens of audio have 1 MB.
+const ADDED_BYTES_MAX: usize = 4 << 20;
 
 #[derive(Deserialize)]
 struct Parts {
@@ -39,15 +40,10 @@ struct Added {
 
 /// Refuses a `tokenizer.json` that is too large, or makes texts much longer.
 pub fn check(json: &[u8]) -> Result<()> {
-    if json.len() > FILE_BYTES_MAX {
-        return Err(refused(format!("it has {} bytes; the most is {FILE_BYTES_MAX}", json.len())));
-    }
+    check_tokenizer_size(json)?;
     let parts: Parts = serde_json::from_slice(json)
         .map_err(|error| refused(format!("not a Hugging Face tokenizer: {error}")))?;
-    let added: usize = parts.added_tokens.iter().map(|token| token.content.len()).sum();
-    if added > ADDED_BYTES_MAX {
-        return Err(refused(format!("its added tokens have {added} bytes; the most is {ADDED_BYTES_MAX}")));
-    }
+    check_added(parts.added_tokens.iter().map(|token| &token.content[..]))?;
     for (name, parts) in [
         ("normalizer and pre-tokenizer", &[&parts.normalizer, &parts.pre_tokenizer][..]),
         ("post-processor", &[&parts.post_processor]),
@@ -66,6 +62,14 @@ pub fn check(json: &[u8]) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// Refuses added tokens that are too long together.
+pub fn check_added<'a>(tokens: impl Iterator<Item = &'a str>) -> Result<()> {
+    match tokens.map(str::len).sum() {
+        ..=ADDED_BYTES_MAX => Ok(()),
+        bytes => Err(refused(format!("its added tokens have {bytes} bytes; the most is {ADDED_BYTES_MAX}"))),
+    }
 }
 
 fn refused(message: String) -> Error {
@@ -197,6 +201,17 @@ mod tests {
         let twice = json!({"single": [{"Sequence": {"id": "A"}}, {"Sequence": {"id": "A"}}]});
         let json = json!({"post_processor": {"processors": vec![twice; 30]}}).to_string();
         assert!(message(check(json.as_bytes())).contains("its post-processor can make a text"));
+    }
+
+    #[test]
+    fn added_tokens_and_values_are_limited() {
+        let added = |bytes: usize| check_added([&*"a".repeat(bytes), "b"].into_iter());
+        assert_eq!(added(ADDED_BYTES_MAX - 1), Ok(()));
+        assert!(message(added(ADDED_BYTES_MAX)).contains("have 4194305 bytes; the most is 4194304"));
+        let json = json!({"added_tokens": [{"content": "a".repeat(ADDED_BYTES_MAX + 1)}]}).to_string();
+        assert!(message(check(json.as_bytes())).contains("its added tokens have 4194305 bytes"));
+        let lists = format!("{{\"model\": [{}0]}}", "[],".repeat(1 << 20));
+        assert!(message(check(lists.as_bytes())).contains("it has too many values"));
     }
 
     #[test]

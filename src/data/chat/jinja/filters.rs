@@ -55,8 +55,14 @@ pub fn add(environment: &mut Environment<'static>) {
     environment.add_filter("center", |text: String, width: Option<i64>| {
         center(&text, width.unwrap_or(80).min(1_000_000), " ")
     });
-    // Python wraps lines and sorts keys.
-    environment.remove_filter("pprint");
+    // Python's `pprint` wraps lines and sorts keys; Jinja does not have the others.
+    for name in ["pprint", "bool", "chain", "lines", "split", "zip"] {
+        environment.remove_filter(name);
+    }
+    for name in ["endingwith", "int", "safe", "startingwith"] {
+        environment.remove_test(name);
+    }
+    environment.remove_global("debug");
     environment.add_test("iterable", is_iterable);
     environment.add_test("sequence", is_sequence);
     environment.add_test("mapping", |value: &Value| value.kind() == ValueKind::Map && !is_namespace(value));

@@ -27,4 +27,4 @@ mod python;
 mod source;
 
 pub use python::{configure, value};
-pub use source::{Source, rewrite};
+pub use source::{GENERATION, Source, rewrite};

@@ -9,7 +9,7 @@
 //! | `x[a:b:c]` | `x.__slice__(a, b, c)` | slices are Python's |
 //! | `for x in y` | `for x in (y)\|__iter__` | a loop over none is an error |
 //! | `x.items` without call | `x.__field__('items')` | Jinja finds the method of `dict` first |
-//! | `{% generation %}` | `{% filter generation %}` | an extension of transformers |
+//! | `{% generation %}` | `{% filter __generation__ %}` | an extension of transformers |
 
 use super::expression::{NoExpression, Parser};
 
@@ -17,6 +17,7 @@ use super::expression::{NoExpression, Parser};
 pub const SLICE: &str = "__slice__";
 pub const ITER: &str = "__iter__";
 pub const FIELD: &str = "__field__";
+pub const GENERATION: &str = "__generation__";
 
 /// Methods of `dict`.
 pub const OF_DICT: [&str; 9] =
@@ -29,9 +30,11 @@ pub struct Source {
     pub has_tags: bool,
 }
 
-/// Rewrites a template. An error is the description of an escape that is not supported.
+/// Rewrites a template. An error describes an escape that is not supported, or a `generation` tag
+/// that is not nested in other tags.
 pub fn rewrite(source: &str) -> Result<Source, String> {
     let mut out = Source { text: String::with_capacity(source.len()), has_tags: false };
+    let mut blocks = Blocks::default();
     let mut rest = source;
     while let Some(at) = ["{{", "{%", "{#"].iter().filter_map(|open| rest.find(open)).min() {
         out.text.push_str(&rest[..at]);
@@ -48,6 +51,10 @@ pub fn rewrite(source: &str) -> Result<Source, String> {
             }
             _ => {
                 let (tokens, end) = tokens(rest)?;
+                blocks.follow(&tokens).map_err(|message| {
+                    let line = 1 + source[..source.len() - rest.len()].matches('\n').count();
+                    format!("{message} (line {line} of the template)")
+                })?;
                 out.block(&rest[..2], &tokens);
                 rest = &rest[end..];
                 continue;
@@ -58,7 +65,48 @@ pub fn rewrite(source: &str) -> Result<Source, String> {
         rest = &rest[end..];
     }
     out.text.push_str(rest);
-    Ok(out)
+    match blocks.0.contains(&"generation") {
+        true => Err("{% generation %} has no {% endgeneration %}".to_owned()),
+        false => Ok(out),
+    }
+}
+
+/// The blocks that are open, the innermost last. minijinja checks their nesting, too, but knows
+/// `generation` by another name.
+#[derive(Default)]
+struct Blocks(Vec<&'static str>);
+
+impl Blocks {
+    const ALL: [&str; 10] =
+        ["for", "if", "set", "macro", "filter", "call", "with", "block", "autoescape", "generation"];
+
+    fn follow(&mut self, tokens: &[Token]) -> Result<(), String> {
+        let mut words = tokens.iter().filter(|token| !matches!(token, Token::Space(_))).map(Token::text);
+        let word = match words.next() {
+            Some(open) if open.starts_with("{%") => words.next().unwrap_or_default(),
+            _ => return Ok(()),
+        };
+        let named = |name: &str| Blocks::ALL.into_iter().find(|block| *block == name);
+        let open = self.0.last().copied();
+        let is_misplaced = match (word, word.strip_prefix("end").and_then(named)) {
+            ("else" | "elif", _) => open == Some("generation"),
+            (_, Some(closed)) => {
+                self.0.pop();
+                open != Some(closed) && (open == Some("generation") || closed == "generation")
+            }
+            _ => {
+                self.0.extend(named(word).filter(|block| *block != "set" || is_block(tokens)));
+                false
+            }
+        };
+        match is_misplaced {
+            true => Err(format!(
+                "{{% {word} %}} stands where {} is open; close tags in the reverse order of their opening",
+                open.map_or("no block".to_owned(), |open| format!("{{% {open} %}}"))
+            )),
+            false => Ok(()),
+        }
+    }
 }
 
 /// Returns true if a text begins with the tag `{% word %}`.
@@ -236,8 +284,8 @@ impl Source {
         let words: Vec<&Token> = tokens.iter().filter(|token| !matches!(token, Token::Space(_))).collect();
         let word = if open == "{%" { words.get(1).map_or("", |token| token.text()) } else { "" };
         let replaced = match word {
-            "generation" if words.len() == 3 => "filter generation",
-            "endgeneration" if words.len() == 3 => "endfilter",
+            "generation" if words.len() == 3 => format!("filter {GENERATION}"),
+            "endgeneration" if words.len() == 3 => "endfilter".to_owned(),
             _ => {
                 let verbatim = |_| tokens.iter().map(Token::text).collect();
                 return self.text.push_str(&tag(word, tokens).unwrap_or_else(verbatim));
@@ -245,7 +293,7 @@ impl Source {
         };
         self.has_tags = true;
         for token in tokens {
-            self.text.push_str(if token.is(word) { replaced } else { token.text() });
+            self.text.push_str(if token.is(word) { &replaced } else { token.text() });
         }
     }
 }
@@ -303,13 +351,45 @@ mod tests {
         assert!(rewritten.has_tags);
         assert_eq!(
             rewritten.text,
-            "{%- filter generation -%}x{% endfilter +%}{% if a %}generation{% endif %}{%"
+            "{%- filter __generation__ -%}x{% endfilter +%}{% if a %}generation{% endif %}{%"
         );
         for source in
             ["{% set generation = 1 %}", "{% raw %}{% generation %}{% endraw %}", "{# {% generation %} #}"]
         {
             let rewritten = rewrite(source).unwrap();
             assert!(!rewritten.has_tags && rewritten.text == source);
+        }
+    }
+
+    #[test]
+    fn generation_is_nested_in_other_blocks() {
+        for (source, words) in [
+            (
+                "{% for a in b %}\n{% generation %}x{% endfor %}{% endgeneration %}",
+                "{% endfor %} stands where {% generation %} is open; close tags in the reverse order of their \
+                 opening (line 2 of the template)",
+            ),
+            (
+                "{% generation %}{%- if a %}{% endgeneration %}{% endif %}",
+                "{% endgeneration %} stands where {% if %}",
+            ),
+            ("{% generation %}{% set a | trim %}{% endgeneration %}{% endset %}", "where {% set %} is open"),
+            (
+                "{% if a %}{% generation %}{% else %}{% endgeneration %}{% endif %}",
+                "where {% generation %} is open",
+            ),
+            ("{% endgeneration %}", "{% endgeneration %} stands where no block is open"),
+            ("{% generation %}x", "{% generation %} has no {% endgeneration %}"),
+        ] {
+            let message = rewrite(source).err().unwrap();
+            assert!(message.contains(words), "{message}");
+        }
+        for source in [
+            "{% if a %}{% generation %}{% set b = 1 %}{% set c %}x{% endset %}{% endgeneration %}{% endif %}",
+            "{% generation %}{% raw %}{% endfor %}{% endraw %}{# {% if a %} #}{{ 'if' }}{% endgeneration %}",
+            "{% call(x) a() %}{% for a in b recursive %}{% else %}{% endfor %}{% endcall %}",
+        ] {
+            assert!(rewrite(source).is_ok(), "{source}");
         }
     }
 
