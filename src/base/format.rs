@@ -48,7 +48,7 @@ pub fn parse_size(text: &str) -> Result<usize, String> {
         "m" => 2,
         "g" => 3,
         "t" => 4,
-        _ => return Err(format!("the unit {unit:?} is not known; use K, M, G, T, KiB … TiB or KB … TB")),
+        _ => return Err("its unit is not known; use K, M, G, T, KiB … TiB or KB … TB".to_owned()),
     };
     let number: f64 =
         number.parse().map_err(|_| "it must be a number and a unit, as in 8G or 512MiB".to_owned())?;
@@ -82,6 +82,15 @@ pub fn escaped(text: &str, kept: &str) -> String {
         }
     }
     shown
+}
+
+/// A text; of one with more than 60 characters only the beginning, and `…`.
+pub fn shortened(text: &str) -> String {
+    const CHARACTERS_MAX: usize = 60;
+    match text.char_indices().nth(CHARACTERS_MAX) {
+        Some((end, _)) => format!("{}…", &text[..end]),
+        None => text.to_owned(),
+    }
 }
 
 /// A path, [escaped].
@@ -203,6 +212,12 @@ mod tests {
             escaped("\u{200b}\u{202e}\u{2028}\u{200d}אב", ""),
             "\\u{200b}\\u{202e}\\u{2028}\u{200d}אב"
         );
+    }
+
+    #[test]
+    fn long_texts_are_shortened() {
+        assert_eq!(shortened(&"é".repeat(60)), "é".repeat(60));
+        assert_eq!(shortened(&"é".repeat(61)), "é".repeat(60) + "…");
     }
 
     #[test]

@@ -5,6 +5,7 @@ use std::fmt;
 use std::str::FromStr;
 use std::sync::Arc;
 
+use crate::base::format::shortened;
 use crate::base::{DType, Error, Message, Name, Result, Shape};
 use crate::device::cpu::CpuDevice;
 use crate::device::cuda::CudaOptions;
@@ -41,6 +42,7 @@ impl FromStr for DeviceChoice {
             "cpu" => Ok(DeviceChoice::Cpu),
             "cuda" => Ok(DeviceChoice::Cuda(0)),
             _ => number(text).map(DeviceChoice::Cuda).ok_or_else(|| {
+                let text = shortened(text);
                 Error::argument(format!("there is no device `{text}`: write auto, cpu, cuda or cuda:N"))
             }),
         }

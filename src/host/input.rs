@@ -156,6 +156,13 @@ impl InputFile {
         content(self.file, &self.path, bytes_max)
     }
 
+    /// Returns a reader of the file, of at most `bytes_max` bytes. Errors: it is longer
+    /// (`BadFormat`).
+    pub fn into_reader(self, bytes_max: u64) -> Result<impl Read> {
+        check_length(self.bytes, &self.path, bytes_max)?;
+        Ok(self.file.take(bytes_max))
+    }
+
     /// Returns the file, positioned at its beginning.
     pub fn into_file(self) -> File {
         self.file

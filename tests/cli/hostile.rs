@@ -35,6 +35,7 @@ fn long(before: &str, after: &str) -> Vec<u8> {
 }
 
 const TRAIN: [&str; 6] = ["train", "--model", "model", "--data", "text.txt", "--quiet"];
+const PLOT: [&str; 4] = ["plot", "trace.json", "--out", "trace.svg"];
 const TOKENIZE: [&str; 6] = ["tokenize", "--model", "tiny", "--show", "1", "--data"];
 
 fn refuse(here: &Path, (name, content, command, words): Hostile) {
@@ -91,6 +92,8 @@ fn inputs_that_are_made_to_do_harm_are_refused() {
                 &TOKENIZE,
                 "element 1",
             ),
+            ("trace.json", objects("\"traceEvents\": [], ", 8 << 20), &PLOT, "has no tasks"),
+            ("trace.json", format!("[{}{{}}]", "[],".repeat(20 << 20)).into(), &PLOT, "has no tasks"),
         ]);
     }
     all.into_iter().for_each(|hostile| refuse(dir.path(), hostile));

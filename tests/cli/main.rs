@@ -153,6 +153,33 @@ fn unknown_options_and_values_are_refused_by_name() {
 }
 
 #[test]
+fn arguments_in_errors_are_escaped_and_short() {
+    let value = "a\u{202e}\u{9b}\r\nb\x1b[31m";
+    let option = format!("--{value}");
+    for arguments in [
+        &["train", "--seq-len", value][..],
+        &["train", "--mode", value],
+        &["train", "--recompute", value],
+        &["train", "--device", value],
+        &["train", "--device-mem", value],
+        &["train", &option],
+        &["completions", value],
+        &[value],
+    ] {
+        let ran = horizon(arguments);
+        assert!(ran.err.contains("a\\u{202e}\\u{9b}\\r\\nb\\u{1b}[31m"), "{}", ran.err);
+        assert!(!ran.err.contains(['\u{202e}', '\u{9b}', '\r', '\x1b']), "{}", ran.err);
+        ran.badly(2, &["\n\nFor more information"]);
+    }
+    let long = "1".repeat(5000) + "X";
+    for option in ["--device-mem", "--host-mem", "--device"] {
+        let ran = horizon(&["train", option, &long]);
+        assert!(ran.err.len() < 400, "{}", ran.err);
+        ran.badly(2, &["1…"]);
+    }
+}
+
+#[test]
 fn info_is_for_people_and_for_programs() {
     let text = horizon(&["info"]).well().out;
     assert!(text.contains("tiny") && text.contains("small") && text.contains("GiB"), "{text}");

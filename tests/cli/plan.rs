@@ -223,7 +223,7 @@ fn runs_and_steps_are_drawn() {
     fs::write(folder.path().join("cut.jsonl"), format!("{first}\n{}", &second[..40])).unwrap();
     holds(drawn(&["cut.jsonl"]), &["<circle"]);
     fs::write(folder.path().join("torn.jsonl"), format!("{}\n{first}\n", &second[..40])).unwrap();
-    plot(&["torn.jsonl"]).badly(1, &["torn.jsonl: line 1 column"]);
+    plot(&["torn.jsonl"]).badly(1, &["torn.jsonl: line 1: "]);
     horizon_in(folder.path(), &["plot", "one.json", "one.jsonl"]).badly(1, &["one kind"]);
     fs::write(folder.path().join("bad.jsonl"), "{\"a\": 1}\n").unwrap();
     horizon_in(folder.path(), &["plot", "bad.jsonl"]).badly(1, &["bad.jsonl", "--log"]);

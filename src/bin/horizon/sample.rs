@@ -3,7 +3,7 @@
 use std::io::{self, IsTerminal, Read, stderr, stdin, stdout};
 use std::ops::ControlFlow;
 
-use horizon::base::format::several;
+use horizon::base::format::{escaped, several};
 use horizon::base::{Error, Result, Shape};
 use horizon::engine::{Trainer, TrainerOptions};
 use horizon::host::input;
@@ -109,8 +109,8 @@ fn name(options: &SampleOptions) -> String {
     }
 }
 
-/// Largest prompt that is read.
-const PROMPT_BYTES_MAX: u64 = 1 << 26;
+/// Largest prompt that is read; tokenized, it takes up to fifteen times as much memory.
+const PROMPT_BYTES_MAX: u64 = 1 << 24;
 
 /// The prompt, or the user's message.
 fn asked(options: &SampleOptions) -> Result<Vec<u8>> {
@@ -141,12 +141,10 @@ fn whole_characters(bytes: &[u8]) -> usize {
     }
 }
 
-/// Text that is safe on a terminal: invalid UTF-8 and control characters, except newline and tab,
-/// become �.
+/// Text that is safe on a terminal: control and invisible characters, except newline and tab, are
+/// escaped; invalid UTF-8 becomes �.
 pub fn printable(bytes: &[u8]) -> String {
-    let tame =
-        |c: char| if c.is_control() && c != '\n' && c != '\t' { char::REPLACEMENT_CHARACTER } else { c };
-    String::from_utf8_lossy(bytes).chars().map(tame).collect()
+    escaped(&String::from_utf8_lossy(bytes), "\n\t")
 }
 
 #[cfg(test)]
@@ -155,8 +153,8 @@ mod tests {
 
     #[test]
     fn terminals_are_left_alone() {
-        assert_eq!(printable(b"a\tb\n\x1b[2J\xff\x00"), "a\tb\n\u{fffd}[2J\u{fffd}\u{fffd}");
-        assert_eq!(printable("é→".as_bytes()), "é→");
+        assert_eq!(printable(b"a\tb\n\x1b[2J\xff\x00"), "a\tb\n\\u{1b}[2J\u{fffd}\\u{0}");
+        assert_eq!(printable("é→\u{202e}".as_bytes()), "é→\\u{202e}");
     }
 
     #[test]

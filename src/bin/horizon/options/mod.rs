@@ -10,8 +10,10 @@ mod values;
 use std::ffi::OsString;
 use std::io;
 
+use clap::error::ContextValue;
 use clap::{Arg, ArgAction, ArgMatches, CommandFactory, FromArgMatches, Parser, Subcommand};
 
+use horizon::base::format::{escaped, shortened};
 pub use install::InstallOptions;
 pub use notes::{Line, sections};
 pub use tools::{
@@ -139,11 +141,12 @@ pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> (Cli, ArgMatches)
         let cli = Cli::from_arg_matches(&matches)?;
         Ok((cli, matches))
     });
-    parsed.unwrap_or_else(|error| {
+    parsed.unwrap_or_else(|mut error| {
         if let Some(message) = renamed::explain(&subcommand, &error) {
             message!("error: {message}");
             std::process::exit(error.exit_code());
         }
+        escape(&mut error);
         let printed = error.print();
         if let Some(failed) = printed.err().filter(|failed| failed.kind() != io::ErrorKind::BrokenPipe) {
             message!("error: cannot write to standard output: {failed}");
@@ -151,6 +154,28 @@ pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> (Cli, ArgMatches)
         }
         std::process::exit(error.exit_code())
     })
+}
+
+/// Escapes and shortens the arguments that an error quotes; the styles of clap stay.
+fn escape(error: &mut clap::Error) {
+    let shown = |text: &str| shortened(&escaped(text, ""));
+    let context: Vec<_> = error.context().map(|(kind, value)| (kind, value.clone())).collect();
+    for (kind, mut value) in context {
+        match &mut value {
+            ContextValue::String(text) => *text = shown(text),
+            ContextValue::Strings(texts) => texts.iter_mut().for_each(|text| *text = shown(text)),
+            ContextValue::StyledStrs(texts) => {
+                for text in texts {
+                    let plain = text.to_string();
+                    if escaped(&plain, "") != plain {
+                        *text = escaped(&plain, "").into();
+                    }
+                }
+            }
+            _ => continue,
+        }
+        error.insert(kind, value);
+    }
 }
 
 #[cfg(test)]

@@ -115,7 +115,7 @@ pub struct SampleOptions {
     /// dropped, with a warning.
     #[arg(long, help_heading = DATA, value_name = "TEXT", default_value = "\n", allow_hyphen_values = true)]
     pub prompt: String,
-    /// File with the prompt, as it is; -: standard input
+    /// File with the prompt, as it is, up to 16 MiB; -: standard input
     #[arg(long, help_heading = DATA, value_name = "FILE", conflicts_with = "prompt")]
     pub prompt_file: Option<PathBuf>,
     /// Apply the chat template to --prompt and print the answer
@@ -183,6 +183,8 @@ pub struct TokenizeOptions {
 #[derive(Args, Debug)]
 pub struct PlotOptions {
     /// Logs of `train --log`, or traces of --trace; several are overlaid
+    ///
+    /// A log may have up to 1 GiB, a trace up to 128 MiB and 524288 tasks.
     #[arg(help_heading = DATA, value_name = "RUN.jsonl|TRACE.json", required = true)]
     pub files: Vec<PathBuf>,
 

@@ -6,6 +6,7 @@ use std::str::FromStr;
 
 use clap::ValueEnum;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
+use horizon::base::format::escaped;
 use horizon::base::{DType, Error, Front};
 use horizon::data::{DataPath, Packing};
 use horizon::engine::DeviceChoice;
@@ -87,7 +88,7 @@ pub fn pinning() -> impl TypedValueParser<Value = Pinning> {
 }
 
 fn message(error: Error) -> String {
-    error.message_for(Front::Command).into_owned()
+    escaped(&error.message_for(Front::Command), "")
 }
 
 pub fn data_path(text: &str) -> Result<DataPath, String> {

@@ -1,6 +1,6 @@
 //! Pictures of logs and traces.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 
 use plotters::coord::Shift;
@@ -159,12 +159,17 @@ fn trimmed(text: String) -> String {
 
 /// The last training step of a trace: the time between two clip decisions with a backward pass
 /// between them; the whole trace if there is none.
-fn last_step(spans: &[Span]) -> Range<f64> {
+fn last_step(spans: &[&Span]) -> Range<f64> {
     let mut decided: Vec<f64> =
-        spans.iter().filter(|span| span.kind == "clip decision").map(|span| span.to).collect();
+        spans.iter().filter(|span| &*span.kind == "clip decision").map(|span| span.to).collect();
     decided.sort_by(f64::total_cmp);
-    let backwards = || spans.iter().filter(|span| span.kind.contains("backward"));
-    let trains = |pair: &&[f64]| backwards().any(|span| pair[0] < span.from && span.from < pair[1]);
+    let mut backwards: Vec<f64> =
+        spans.iter().filter(|span| span.kind.contains("backward")).map(|span| span.from).collect();
+    backwards.sort_by(f64::total_cmp);
+    let trains = |pair: &&[f64]| {
+        let next = backwards.partition_point(|from| *from <= pair[0]);
+        backwards.get(next).is_some_and(|from| *from < pair[1])
+    };
     match decided.windows(2).rfind(trains) {
         Some(pair) => pair[0]..pair[1],
         None => range(spans.iter().flat_map(|span| [span.from, span.to]), false),
@@ -172,22 +177,22 @@ fn last_step(spans: &[Span]) -> Range<f64> {
 }
 
 /// A timeline: the last step of each process, from its start on.
-struct Shown {
+struct Shown<'a> {
     /// Process and lane of each row, from the top.
-    rows: Vec<(String, String)>,
+    rows: Vec<(&'a str, &'a str)>,
     /// Kinds of tasks, by falling total time.
-    kinds: Vec<String>,
+    kinds: Vec<&'a str>,
     /// Row, kind, and time of each task.
     tasks: Vec<(usize, usize, Range<f64>)>,
     /// Length of the longest step.
     length: f64,
 }
 
-impl Shown {
-    fn of(spans: &[Span]) -> Shown {
-        let mut by_process: BTreeMap<&str, Vec<Span>> = BTreeMap::new();
+impl<'a> Shown<'a> {
+    fn of(spans: &'a [Span]) -> Shown<'a> {
+        let mut by_process: BTreeMap<&str, Vec<&Span>> = BTreeMap::new();
         for span in spans {
-            by_process.entry(&span.process).or_default().push(span.clone());
+            by_process.entry(&span.process).or_default().push(span);
         }
         let (mut cut, mut length) = (Vec::new(), 0.0f64);
         for spans in by_process.values() {
@@ -200,23 +205,21 @@ impl Shown {
                 }
             }
         }
-        let mut rows: Vec<_> =
-            cut.iter().map(|(span, _)| (span.process.clone(), span.lane.clone())).collect();
-        rows.sort_by_key(|(process, lane)| (process.clone(), LANES.iter().position(|known| known == lane)));
-        rows.dedup();
+        let place = |lane: &str| LANES.iter().position(|known| *known == lane);
+        let key = |span: &'a Span| (&*span.process, place(&span.lane), &*span.lane);
+        let rows: BTreeSet<_> = cut.iter().map(|(span, _)| key(span)).collect();
+        let at_row: BTreeMap<_, usize> = rows.iter().copied().zip(0..).collect();
         let mut taken: BTreeMap<&str, f64> = BTreeMap::new();
         for (span, part) in &cut {
             *taken.entry(&span.kind).or_default() += part.end - part.start;
         }
         let mut kinds: Vec<_> = taken.into_iter().collect();
         kinds.sort_by(|(_, one), (_, other)| other.total_cmp(one));
-        let kinds: Vec<String> = kinds.into_iter().map(|(kind, _)| kind.to_owned()).collect();
-        let at = |(span, part): (&Span, Range<f64>)| {
-            let row =
-                rows.iter().position(|(process, lane)| *process == span.process && *lane == span.lane)?;
-            Some((row, kinds.iter().position(|kind| *kind == span.kind)?, part))
-        };
-        let tasks = cut.into_iter().filter_map(at).collect();
+        let kinds: Vec<&str> = kinds.into_iter().map(|(kind, _)| kind).collect();
+        let at_kind: BTreeMap<_, usize> = kinds.iter().copied().zip(0..).collect();
+        let tasks =
+            cut.into_iter().map(|(span, part)| (at_row[&key(span)], at_kind[&*span.kind], part)).collect();
+        let rows = rows.into_iter().map(|(process, _, lane)| (process, lane)).collect();
         Shown { rows, kinds, tasks, length }
     }
 }
@@ -225,6 +228,7 @@ pub fn draw_lanes(spans: &[Span], svg: &mut String) -> Drawn {
     let Shown { rows, kinds, tasks, length } = Shown::of(spans);
     let labels: Vec<String> = rows.into_iter().map(|(process, lane)| format!("{process} {lane}")).collect();
     let label_width = labels.iter().map(|label| label.chars().count()).max().unwrap_or(0) as u32 * 8 + 14;
+    let label_width = label_width.min(WIDTH * 2 / 3);
     let legend_rows = kinds.len().div_ceil(LEGEND_COLUMNS) as u32;
     let height = ROW * labels.len() as u32 + 50 + legend_rows * 20;
     let root = SVGBackend::with_string(svg, (WIDTH, height)).into_drawing_area();
@@ -259,7 +263,7 @@ pub fn draw_lanes(spans: &[Span], svg: &mut String) -> Drawn {
     for (at, kind) in kinds.into_iter().enumerate() {
         let (x, y) = (14 + (at % LEGEND_COLUMNS) as i32 * 175, (at / LEGEND_COLUMNS) as i32 * 20);
         legend.draw(&Rectangle::new([(x, y), (x + 14, y + 12)], colour(at).mix(shade(at)).filled()))?;
-        legend.draw(&text(kind, (x + 20, y)))?;
+        legend.draw(&text(kind.to_owned(), (x + 20, y)))?;
     }
     root.present()?;
     Ok(())

@@ -4,12 +4,13 @@ mod draw;
 mod read;
 
 use std::fmt::Display;
+use std::io::BufReader;
 use std::path::{Path, PathBuf};
 
 use horizon::base::format::{escaped, shown};
 use horizon::base::{Error, Result, Status};
 use horizon::host::folder::replace_file;
-use horizon::host::input;
+use horizon::host::input::{self, InputFile};
 
 use crate::options::PlotOptions;
 use crate::paths::Paths;
@@ -31,17 +32,15 @@ pub fn plot(options: &PlotOptions) -> Result<()> {
             .files
             .iter()
             .zip(names)
-            .map(|(path, name)| read(path, |text| Run::parse(text, name)))
+            .map(|(path, name)| read_log(path, name))
             .collect::<Result<Vec<_>>>()?;
         draw_runs(&runs, &mut svg)
     } else if traces == options.files.len() {
         let mut spans = Vec::new();
         for (path, name) in options.files.iter().zip(&names) {
-            let mut read = read(path, read_trace)?;
-            if traces > 1 {
-                read.iter_mut().for_each(|span| span.process = format!("{name} {}", span.process));
-            }
-            spans.append(&mut read);
+            let prefix = if traces > 1 { format!("{name} ") } else { String::new() };
+            let text = input::read_text(path, TRACE_BYTES_MAX)?;
+            spans.append(&mut read_trace(&text, &prefix).map_err(|error| error.within(path.display()))?);
         }
         draw_lanes(&spans, &mut svg)
     } else {
@@ -53,18 +52,25 @@ pub fn plot(options: &PlotOptions) -> Result<()> {
     let cannot =
         |error: &dyn Display| Error::new(Status::Io, format!("cannot write {}: {error}", out.display()));
     drawn.map_err(|error| cannot(&error))?;
-    // XML has no control characters; names of files and of lanes can have some.
-    let svg = escaped(&svg, "\n");
+    let svg = xml(&svg);
     replace_file(out, |file| file.write_all(svg.as_bytes()).map_err(|error| cannot(&error)))?;
     message!("wrote {}", shown(out));
     Ok(())
 }
 
-/// Largest log or trace that is drawn.
-const FILE_BYTES_MAX: u64 = 1 << 30;
+/// Largest log that is drawn: that of more than a million steps.
+const LOG_BYTES_MAX: u64 = 1 << 30;
+/// Largest trace that is drawn.
+const TRACE_BYTES_MAX: u64 = 1 << 27;
 
-fn read<T>(path: &Path, parse: impl FnOnce(&str) -> Result<T>) -> Result<T> {
-    parse(&input::read_text(path, FILE_BYTES_MAX)?).map_err(|error| error.within(path.display()))
+fn read_log(path: &Path, name: String) -> Result<Run> {
+    let log = InputFile::open(path)?.into_reader(LOG_BYTES_MAX)?;
+    Run::read(BufReader::with_capacity(1 << 16, log), name).map_err(|error| error.within(path.display()))
+}
+
+/// Replaces characters that XML does not have; names of files and of lanes can have some.
+fn xml(svg: &str) -> String {
+    escaped(svg, "\n").replace(['\u{fffe}', '\u{ffff}'], "\u{fffd}")
 }
 
 /// Refuses a path for the picture that cannot be written or is one of the files.
@@ -112,6 +118,11 @@ fn names(files: &[PathBuf]) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_picture_is_xml() {
+        assert_eq!(xml("<a>\u{1}\u{fffe}\n\u{ffff}é</a>"), "<a>\\u{1}\u{fffd}\n\u{fffd}é</a>");
+    }
 
     #[test]
     fn files_are_named_by_what_distinguishes_them() {
