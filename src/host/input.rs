@@ -159,7 +159,7 @@ impl InputFile {
     /// Returns a reader of the file, of at most `bytes_max` bytes. Errors: it is longer
     /// (`BadFormat`).
     pub fn into_reader(self, bytes_max: u64) -> Result<impl Read> {
-        check_length(self.bytes, &self.path, bytes_max)?;
+        check_length(self.bytes(), &self.path, bytes_max)?;
         Ok(self.file.take(bytes_max))
     }
 
