@@ -10,7 +10,7 @@ use std::thread;
 use horizon::base::{DType, Error};
 use horizon::host::files;
 use horizon::host::folder::{Filling, Kind, MayReplace, NewFile, NewFolder, SizedFile, Sweep};
-use horizon::host::input::InputFile;
+use horizon::host::input::{FileState, InputFile};
 use horizon::host::{
     Arena, Doorbell, HostSpan, HugePages, Isa, Limit, Limits, MemoryKind, Node, Others, Pages, Pin, Pinning,
     Plain, Pool, Span, Topology, check_threads, side,
@@ -197,6 +197,8 @@ fn files_check_their_bounds() {
     input.read_at(99, &mut last).unwrap();
     std::fs::write(&path, [7; 99]).unwrap();
     assert!(input.read_at(99, &mut last).is_err() && last == [7]);
+    let opened: FileState = input.opened();
+    assert!(input.check_unwritten().is_err() && input.opened() == opened);
     let folder = NewFolder::plan(&dir.path().join("new"), 10, |_| Ok(false)).unwrap();
     let filling: Filling = folder.begin().unwrap();
     let sized: SizedFile = filling.sized("sized", 10).unwrap();
