@@ -87,7 +87,7 @@ fn failures(options: &TrainerOptions, stride: usize) -> [usize; 2] {
 /// Otherwise a part of it may be missing.
 #[test]
 fn after_a_failure_of_the_device_the_state_of_a_completed_step_can_be_saved() {
-    let stride = if std::env::var_os("HZ_LONG").is_some() { 1 } else { 41 };
+    let stride = if std::env::var_os("HZ_LONG").is_some() { 1 } else { 83 };
     for (at, options) in placements().into_iter().enumerate() {
         let [whole, partial] = failures(&options, stride);
         let waits_on_host = at < 2;
