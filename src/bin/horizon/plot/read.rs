@@ -190,7 +190,7 @@ impl Events<'_> {
                 (self.kinds.len(), LANES_MAX, "kinds of tasks"),
             ] {
                 if count > max {
-                    return Err(bad(format!("it has more than {max} {what}")));
+                    return Err(bad(format!("it has more than {max} {what}; trace fewer steps")));
                 }
             }
         }
