@@ -44,17 +44,20 @@ struct Marker {
 }
 
 impl Marker {
-    /// Reads the marker of a folder; `None` if it has no valid one.
-    fn of(folder: &Path) -> Option<Marker> {
-        let text = read_whole(&folder.join(MARKER), MARKER_BYTES_MAX).ok()?;
-        serde_json::from_slice(&text).ok()
+    /// Reads the marker of a folder; `None` if it has no valid one. Errors: it cannot be read.
+    fn of(folder: &Path) -> Result<Option<Marker>> {
+        match read_whole(&folder.join(MARKER), MARKER_BYTES_MAX) {
+            Err(error) if error.status() == Status::Io => Err(error),
+            read => Ok(read.ok().and_then(|text| serde_json::from_slice(&text).ok())),
+        }
     }
 }
 
-/// Returns the run that exported a folder; `None` if none is noted there.
+/// Returns the run that exported a folder; `None` if none is noted there. Errors: the note cannot be
+/// read.
 #[doc(hidden)]
-pub fn run_of_export(folder: &Path) -> Option<RunId> {
-    Marker::of(folder)?.run
+pub fn run_of_export(folder: &Path) -> Result<Option<RunId>> {
+    Ok(Marker::of(folder)?.and_then(|marker| marker.run))
 }
 
 /// The target folder of an export: new, empty, or an earlier export.
@@ -101,7 +104,7 @@ impl ExportTarget {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
             Err(error) => return Err(cannot(&error)),
         };
-        let marker = Marker::of(folder);
+        let marker = Marker::of(folder)?;
         let mut has_entries = false;
         for entry in entries {
             has_entries = true;

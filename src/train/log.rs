@@ -70,11 +70,11 @@ impl Log {
             return Ok(());
         }
         replaced_path(path)?;
-        if !path.exists() {
-            return Ok(());
+        match input::InputFile::open(path) {
+            Ok(file) => Kept::of(&file.into_file(), path, run, after).map(drop),
+            Err(error) if error.status() == Status::NotFound => Ok(()),
+            Err(error) => Err(error),
         }
-        let file = input::InputFile::open(path)?.into_file();
-        Kept::of(&file, path, run, after).map(drop)
     }
 
     /// Opens the log of a run that begins, or resumes after the step `after`. Missing folders are
@@ -123,9 +123,12 @@ impl Log {
         self.warning.take()
     }
 
-    /// Returns true if a file is the log of this run, or empty.
-    pub fn is_of(path: &Path, run: RunId) -> bool {
-        Log::check(path, run, Some(u64::MAX)).is_ok()
+    /// Returns true if a file is the log of this run, empty or missing. Errors: it cannot be read.
+    pub fn is_of(path: &Path, run: RunId) -> Result<bool> {
+        match Log::check(path, run, Some(u64::MAX)) {
+            Err(error) if error.status() == Status::Io => Err(error),
+            checked => Ok(checked.is_ok()),
+        }
     }
 
     /// Appends a record. After an error the file ends with the previous record.
@@ -382,9 +385,9 @@ mod tests {
             assert_eq!(Log::check(&path, id(1), after).unwrap_err(), error);
             assert_eq!(fs::read_to_string(&path).unwrap(), before);
         }
-        assert!(Log::is_of(&dir.path().join("none"), id(1)));
+        assert!(Log::is_of(&dir.path().join("none"), id(1)).unwrap());
         fs::write(&path, full + &odd).unwrap();
-        assert!(Log::is_of(&path, id(1)) && !Log::is_of(&path, id(2)));
+        assert!(Log::is_of(&path, id(1)).unwrap() && !Log::is_of(&path, id(2)).unwrap());
     }
 
     #[test]

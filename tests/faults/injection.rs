@@ -245,7 +245,8 @@ fn names_a_part(message: &str, path: &str) -> bool {
         let rest = |word: &&str| part.trim_start_matches('.').strip_prefix(word);
         words.iter().filter_map(rest).any(|rest| rest.is_empty() || rest.starts_with('.'))
     };
-    path.is_empty() || path.split('/').any(is_name)
+    // The folder of a file that is named.
+    path.is_empty() || path == "/." || path.split('/').any(is_name)
 }
 
 #[test]

@@ -16,6 +16,7 @@
 //! write nothing but what the command line names.
 
 use std::fs;
+use std::io::ErrorKind;
 use std::path::Path;
 
 use horizon::base::format::{quoted, shown};
@@ -23,6 +24,7 @@ use horizon::base::{Error, Result, RunId, Status};
 use horizon::checkpoint::Checkpoint;
 use horizon::data::DataPath;
 use horizon::hf::run_of_export;
+use horizon::host::files::{entries, retried};
 use horizon::train::{Log, Origin, Standing};
 
 use crate::options::TrainOptions;
@@ -64,7 +66,7 @@ pub fn inherit(
     if let Standing::Own(origin) = &standing {
         find(noted, origin, checkpoint)?;
     } else {
-        let unread = take(noted, |name, _| READ.contains(&name));
+        let unread = take(noted, |name, _| Ok(READ.contains(&name)))?;
         if !unread.is_empty() {
             return Err(Error::argument(format!(
                 "{why}; so the paths that it notes are not used; if they are right, add {}",
@@ -74,8 +76,8 @@ pub fn inherit(
     }
     let own = origin.map(|origin| origin.id).filter(|_| matches!(standing, Standing::Own(_)));
     let left_out = take(noted, |name, path| {
-        WRITTEN.contains(&name) && !own.is_some_and(|run| is_usable(name, path, run))
-    });
+        Ok(WRITTEN.contains(&name) && !own.map_or(Ok(false), |run| is_usable(name, path, run))?)
+    })?;
     let copied = origin.map(|origin| origin.id).filter(|&run| continues && names_outputs(options, run));
     let run = own.or(copied).unwrap_or_else(new_id);
     if had_out && !noted.contains_key("out") {
@@ -129,9 +131,11 @@ fn find(noted: &mut Given, origin: &Origin, checkpoint: &Checkpoint) -> Result<(
     for name in WRITTEN {
         for value in noted.get_mut(name).into_iter().flatten() {
             let Some(moved) = origin.moved(Path::new(value), &folder) else { continue };
-            let is_new =
-                || (has_moved || moved.starts_with(&folder)) && !is_usable(name, Path::new(value), origin.id);
-            if is_usable(name, &moved, origin.id) && (moved.exists() || is_new()) {
+            let is_new = || {
+                let is_near = has_moved || moved.starts_with(&folder);
+                Ok::<_, Error>(is_near && !is_usable(name, Path::new(value), origin.id)?)
+            };
+            if is_usable(name, &moved, origin.id)? && (moved.exists() || is_new()?) {
                 *value = moved.display().to_string();
             }
         }
@@ -145,35 +149,51 @@ pub fn with_weight(path: &Path, weight: f64) -> String {
 }
 
 /// Removes the options that `is_taken` selects by name and path. Returns them as on a command line.
-fn take(noted: &mut Given, is_taken: impl Fn(&str, &Path) -> bool) -> Vec<String> {
-    let is_taken =
-        |name: &str, values: &[String]| values.iter().any(|value| is_taken(name, Path::new(value)));
-    let (taken, left): (Given, Given) =
-        std::mem::take(noted).into_iter().partition(|(name, values)| is_taken(name, values));
+fn take(noted: &mut Given, is_taken: impl Fn(&str, &Path) -> Result<bool>) -> Result<Vec<String>> {
+    let (mut taken, mut left) = (Given::default(), Given::default());
+    for (name, values) in std::mem::take(noted) {
+        let mut is_any = false;
+        for value in &values {
+            is_any |= is_taken(&name, Path::new(value))?;
+        }
+        if is_any { &mut taken } else { &mut left }.insert(name, values);
+    }
     *noted = left;
     let spelled = |(name, values): (String, Vec<String>)| {
         let values: Vec<String> = values.iter().map(quoted).collect();
         format!("--{name} {}", values.join(" "))
     };
-    taken.into_iter().map(spelled).collect()
+    Ok(taken.into_iter().map(spelled).collect())
 }
 
 /// Returns true if a path of `--log` or `--out` has nothing, in a folder that exists, or the output
-/// of this run.
-fn is_usable(option: &str, path: &Path, run: RunId) -> bool {
-    path.parent().is_some_and(Path::is_dir)
-        && match option {
-            "log" => Log::is_of(path, run),
-            _ => match fs::read_dir(path) {
-                Ok(mut entries) => entries.next().is_none() || run_of_export(path) == Some(run),
-                Err(_) => !path.exists(),
-            },
-        }
+/// of this run. Errors: what is there cannot be read, and may be the run's.
+fn is_usable(option: &str, path: &Path, run: RunId) -> Result<bool> {
+    if !path.parent().map_or(Ok(false), is_folder)? {
+        return Ok(false);
+    }
+    if option == "log" {
+        return Log::is_of(path, run);
+    }
+    if !is_folder(path)? {
+        return path.try_exists().map(|exists| !exists).map_err(|error| Error::reading(path, &error));
+    }
+    let entries = entries(path).map_err(|error| Error::reading(path, &error))?;
+    Ok(entries.is_empty() || run_of_export(path)? == Some(run))
+}
+
+/// Errors: this cannot be found out.
+fn is_folder(path: &Path) -> Result<bool> {
+    match retried(|| fs::metadata(path)) {
+        Ok(facts) => Ok(facts.is_dir()),
+        Err(error) if [ErrorKind::NotFound, ErrorKind::NotADirectory].contains(&error.kind()) => Ok(false),
+        Err(error) => Err(Error::reading(path, &error)),
+    }
 }
 
 /// Returns true if the log or the export that the command line names is this run's.
 fn names_outputs(options: &TrainOptions, run: RunId) -> bool {
     let has_records = |log: &Path| fs::metadata(log).is_ok_and(|facts| facts.is_file() && facts.len() > 0);
-    options.log.as_deref().is_some_and(|log| has_records(log) && Log::is_of(log, run))
-        || options.out.as_deref().is_some_and(|out| run_of_export(out) == Some(run))
+    options.log.as_deref().is_some_and(|log| has_records(log) && Log::is_of(log, run).is_ok_and(|own| own))
+        || options.out.as_deref().is_some_and(|out| run_of_export(out).is_ok_and(|of| of == Some(run)))
 }

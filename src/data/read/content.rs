@@ -11,6 +11,7 @@ use flate2::bufread::GzDecoder;
 
 use crate::base::{Error, Result, Status, json};
 use crate::data::read::kind::{Compression, Format, PARQUET, is_of_data, page, read_head, refused};
+use crate::host::files::retried;
 use crate::host::input;
 
 /// The contents of a file.
@@ -125,7 +126,7 @@ struct Unchanged {
 
 impl Read for Unchanged {
     fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
-        let read = self.file.read(out)?;
+        let read = retried(|| self.file.read(out))?;
         self.left = self.left.checked_sub(read as u64).ok_or_else(|| {
             too_long("it became longer while it was read; do not change it during a run".to_owned())
         })?;
