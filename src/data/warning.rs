@@ -69,7 +69,7 @@ pub enum Warning {
 
 /// Warnings of a row, a file or all data: for each kind, how often, and where first.
 ///
-/// A kind that names a field or a role is counted for each of the first [`NAMES_MAX`] names, and
+/// A kind that names a field or a role is counted for each of the first 64 names, and
 /// for all others together.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(from = "Counted", into = "Counted")]
