@@ -27,7 +27,7 @@ use horizon::ops::{
     Access, AttentionBackward, AttentionForward, BiasBackward, CrossEntropyBackward, CrossEntropyForward,
     CrossEntropyForwardBackward, CrossEntropyLogprobs, Element, EmbeddingBackward, EmbeddingForward, Heads,
     Linear, LinearBackwardInput, LinearBackwardWeight, LinearForward, Op, QkNormBackward, QkNormForward,
-    RmsnormBackward, RmsnormForward, Rope, RopeDirection, Round, Squares, SwigluBackward, SwigluForward,
+    RmsnormBackward, RmsnormForward, Rope, RopeDirection, Round, Squares, GluBackward, GluForward,
     Widen, Write, Zero,
 };
 use meter::cuda::{Cuda, Effort};
@@ -100,9 +100,9 @@ fn matmuls(dims: &Dims, n: usize, chunk: usize) -> Vec<(&'static str, Op<Fill>)>
     let ops = layers.into_iter().flat_map(|(layer, sizes)| {
         let (dx_write, dweight_write) = (Write::Set, Write::Set);
         let ops = [
-            LinearForward { out: Any, x: Any, weight: Any, residual: None, bias: None, sizes }.into(),
-            LinearBackwardInput { dx: Any, dout: Any, weight: Any, dx_write, sizes }.into(),
-            LinearBackwardWeight { dweight: Any, dout: Any, x: Any, dweight_write, sizes }.into(),
+            LinearForward { scale: 1.0, out: Any, x: Any, weight: Any, residual: None, bias: None, sizes }.into(),
+            LinearBackwardInput { scale: 1.0, dx: Any, dout: Any, weight: Any, dx_write, sizes }.into(),
+            LinearBackwardWeight { scale: 1.0, dweight: Any, dout: Any, x: Any, dweight_write, sizes }.into(),
         ];
         ops.map(|op| (layer, op))
     });
@@ -115,9 +115,9 @@ fn attention(dims: &Dims, shape: Shape, window: usize) -> [Op<Fill>; 2] {
     let doc_start = || Fill::rows(n, |row| row / t * t);
     let doc_end = Fill::rows(n, |row| (row / t + 1) * t);
     [
-        AttentionForward { out: Any, lse: Any, qkv: Any, doc_start: doc_start(), window, shape, heads }
+        AttentionForward { scale: SCALE, out: Any, lse: Any, qkv: Any, doc_start: doc_start(), window, shape, heads }
             .into(),
-        AttentionBackward {
+        AttentionBackward { scale: SCALE,
             dqkv: Any,
             dout: Any,
             out: Any,
@@ -138,8 +138,8 @@ fn heads(dims: &Dims, shape: Shape) -> Vec<Op<Fill>> {
     let (n, heads, eps, positions) =
         (shape.n(), Heads::from(dims), 1e-5, Fill::rows(shape.n(), |n| n % shape.t));
     vec![
-        QkNormForward { out: Any, rstd: Any, qkv: Any, q_weight: Any, k_weight: Any, eps, n, heads }.into(),
-        QkNormBackward {
+        QkNormForward { span: NormSpan::Head, offset: 0.0, out: Any, rstd: Any, qkv: Any, q_weight: Any, k_weight: Any, eps, n, heads }.into(),
+        QkNormBackward { span: NormSpan::Head, offset: 0.0,
             dqkv: Any,
             dq_weight: Any,
             dk_weight: Any,
@@ -153,7 +153,7 @@ fn heads(dims: &Dims, shape: Shape) -> Vec<Op<Fill>> {
         }
         .into(),
         BiasBackward { dbias: Any, dout: Any, dbias_write: Write::Add, n, c: heads.qkv() }.into(),
-        Rope { qkv: Any, positions, inv_freq: Any, direction: RopeDirection::Forward, n, heads }.into(),
+        Rope { rotation: Rotation::whole(&heads), qkv: Any, positions, inv_freq: Any, direction: RopeDirection::Forward, n, heads }.into(),
     ]
 }
 
@@ -171,8 +171,8 @@ fn rows(dims: &Dims, n: usize, chunk: usize) -> Vec<Op<Fill>> {
     });
     let targets = || Fill::rows(chunk, |_| 0);
     vec![
-        RmsnormForward { out: Any, rstd: Any, x: Any, weight: Any, eps, n, c }.into(),
-        RmsnormBackward {
+        RmsnormForward { residual: None, offset: 0.0, out: Any, rstd: Any, x: Any, weight: Any, eps, n, c }.into(),
+        RmsnormBackward { offset: 0.0,
             dx: Any,
             dweight: Any,
             dout: Any,
@@ -185,8 +185,8 @@ fn rows(dims: &Dims, n: usize, chunk: usize) -> Vec<Op<Fill>> {
             c,
         }
         .into(),
-        SwigluForward { out: Any, gate_up: Any, n, f }.into(),
-        SwigluBackward { gate_up: Any, dout: Any, n, f }.into(),
+        GluForward { activation: Activation::Silu, out: Any, gate_up: Any, n, f }.into(),
+        GluBackward { activation: Activation::Silu, gate_up: Any, dout: Any, n, f }.into(),
         CrossEntropyForward { loss: Any, logits: Any, targets: targets(), weights: Any, n: chunk, v, stride }
             .into(),
         CrossEntropyForwardBackward {
@@ -202,8 +202,8 @@ fn rows(dims: &Dims, n: usize, chunk: usize) -> Vec<Op<Fill>> {
         .into(),
         CrossEntropyLogprobs { logprobs: Any, logits: Any, targets: targets(), n: chunk, v, stride }.into(),
         CrossEntropyBackward { logits: Any, targets: targets(), dlogprobs: Any, n: chunk, v, stride }.into(),
-        EmbeddingForward { out: Any, table: Any, tokens: tokens(), n, c, v }.into(),
-        EmbeddingBackward {
+        EmbeddingForward { scale: 1.0, out: Any, table: Any, tokens: tokens(), n, c, v }.into(),
+        EmbeddingBackward { scale: 1.0,
             dtable: Any,
             dout: Any,
             tokens: tokens(),

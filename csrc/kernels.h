@@ -61,14 +61,14 @@ typedef struct hzk_bf16 {
 typedef struct CUstream_st* hzk_stream; /* cudaStream_t; null is the default CUDA stream */
 
 /* ---- embedding ----------------------------------------------------------------------------------------------------------
- * out[n] = weight[tokens[n]].
+ * out[n] = scale · weight[tokens[n]].
  * The row of a token outside [0, V) becomes NaN, which the step's non-finite check detects.
  * Least bytes: 4·N·C + 4·N.
  */
 int hzk_embedding_forward(hzk_bf16* out /* = [N,C] */, const int32_t* tokens /* [N] */, const hzk_bf16* weight /* [V,C] */,
-                          int64_t N, int64_t C, int64_t V, hzk_stream stream);
+                          float scale, int64_t N, int64_t C, int64_t V, hzk_stream stream);
 
-/* dweight[v] += sum of dout[n] over the rows n whose token is v, in ascending n.
+/* dweight[v] += sum of scale · dout[n] over the rows n whose token is v, in ascending n.
  * The host sorts the tokens before the step: `order` contains the rows 0..N-1, sorted stably by token;
  * `first` contains, for each of the U distinct tokens, the position in `order` of its first row, and
  * first[U] = N. Each row of dweight thus has one writer and a fixed order of addition, without atomics or
@@ -77,29 +77,33 @@ int hzk_embedding_forward(hzk_bf16* out /* = [N,C] */, const int32_t* tokens /* 
  * Least bytes: 2·N·C + 8·U·C.
  */
 int hzk_embedding_backward(float* dweight /* += [V,C] */, const hzk_bf16* dout /* [N,C] */, const int32_t* tokens /* [N] */,
-                           const int32_t* order /* [N] */, const int32_t* first /* [U+1] */, int64_t N, int64_t U, int64_t C,
-                           int64_t V, hzk_stream stream);
+                           const int32_t* order /* [N] */, const int32_t* first /* [U+1] */, float scale, int64_t N, int64_t U,
+                           int64_t C, int64_t V, hzk_stream stream);
 
 /* ---- RMSNorm ------------------------------------------------------------------------------------------------------------
- * rstd[n] = 1 / sqrt(mean(x[n]²) + eps);  out = x · rstd · weight.
+ * rstd[n] = 1 / sqrt(mean(x[n]²) + eps);  out = residual + x · rstd · (offset + weight).
+ * `residual` may be null: then nothing is added. The sum is computed in f32 and rounded once. The residual has
+ * the stride of `out` and may be `out`. `out` may be `x` if there is no residual, with equal strides.
  * Limits: C <= 16384.
- * Least bytes: 4·N·C.
+ * Least bytes: 4·N·C (6·N·C with a residual).
  */
 int hzk_rmsnorm_forward(hzk_bf16* out /* = [N,C] */, float* rstd /* = [N] */, const hzk_bf16* x /* [N,C] */,
-                        const hzk_bf16* weight /* [C] */, float eps, int64_t N, int64_t C, hzk_stream stream);
+                        const hzk_bf16* weight /* [C] */, const hzk_bf16* residual /* [N,C] or null */, float offset, float eps,
+                        int64_t N, int64_t C, int64_t out_stride, int64_t x_stride, hzk_stream stream);
 
-/* With g = dout · weight:  dx (+)= rstd · (g - x · rstd² · mean(g · x));
- *                          dweight += sum over rows of dout · x · rstd.
+/* With g = dout · (offset + weight):  dx (+)= rstd · (g - x · rstd² · mean(g · x));
+ *                                     dweight += sum over rows of dout · x · rstd.
  * With `accumulate` the sum dx + ... is computed in f32 and rounded once: it adds the branch's gradient to
  * that of the residual stream.
- * `dx` may be `dout` or `x` when accumulate is 0.
+ * `dx` may be `dout` or `x` when accumulate is 0, with equal strides.
  * scratch: hzk_rmsnorm_backward_scratch(N, C) bytes, 16-byte aligned.
  * Least bytes: 6·N·C (8·N·C accumulating).
  */
 size_t hzk_rmsnorm_backward_scratch(int64_t N, int64_t C);
 int hzk_rmsnorm_backward(hzk_bf16* dx /* = or += [N,C] */, float* dweight /* += [C] */, void* scratch,
                          const hzk_bf16* dout /* [N,C] */, const hzk_bf16* x /* [N,C] */, const hzk_bf16* weight /* [C] */,
-                         const float* rstd /* [N] */, int accumulate, int64_t N, int64_t C, hzk_stream stream);
+                         const float* rstd /* [N] */, float offset, int accumulate, int64_t N, int64_t C, int64_t dx_stride,
+                         int64_t dout_stride, int64_t x_stride, hzk_stream stream);
 
 /* ---- QK norm ------------------------------------------------------------------------------------------------------------
  * RMSNorm per head, with one weight for all heads, as in Qwen3. Call once for q (heads = H), once for k
@@ -109,45 +113,45 @@ int hzk_rmsnorm_backward(hzk_bf16* dx /* = or += [N,C] */, float* dweight /* += 
  * Least bytes: forward 4·N·heads·D, backward 6·N·heads·D.
  */
 int hzk_qk_norm_forward(hzk_bf16* out /* = [N,heads,D] */, float* rstd /* = [N,heads] */, const hzk_bf16* x /* [N,heads,D] */,
-                        const hzk_bf16* weight /* [D] */, float eps, int64_t N, int64_t heads, int64_t D, int64_t out_stride,
-                        int64_t x_stride, hzk_stream stream);
+                        const hzk_bf16* weight /* [D] */, float offset, float eps, int64_t N, int64_t heads, int64_t D,
+                        int64_t out_stride, int64_t x_stride, hzk_stream stream);
 size_t hzk_qk_norm_backward_scratch(int64_t N, int64_t heads, int64_t D);
 int hzk_qk_norm_backward(hzk_bf16* dx /* = [N,heads,D] */, float* dweight /* += [D] */, void* scratch,
                          const hzk_bf16* dout /* [N,heads,D] */, const hzk_bf16* x /* [N,heads,D] */,
-                         const hzk_bf16* weight /* [D] */, const float* rstd /* [N,heads] */, int64_t N, int64_t heads, int64_t D,
-                         int64_t dx_stride, int64_t dout_stride, int64_t x_stride, hzk_stream stream);
+                         const hzk_bf16* weight /* [D] */, const float* rstd /* [N,heads] */, float offset, int64_t N,
+                         int64_t heads, int64_t D, int64_t dx_stride, int64_t dout_stride, int64_t x_stride, hzk_stream stream);
 
 /* ---- RoPE ---------------------------------------------------------------------------------------------------------------
- * Rotates q and k in place. As in Hugging Face, element i pairs with i + D/2, and angle = position ·
- * inv_freq[i]. `inv_freq` includes the scaling: base^(-2i/D), divided by the factor (`linear`), or blended
- * piecewise (`llama3`); the host computes it once. `positions` has one value per row; it restarts at each
- * document. The angle is position · inv_freq[i] rounded to f32, as in Hugging Face; its sine and cosine
- * have f32 accuracy at any size.
- * backward rotates dq and dk by the opposite angle.
- * Limits: D is a multiple of 16, D <= 256; 0 <= position < 2^24.
- * Least bytes: 4·N·(H+G)·D.
+ * Rotates the first R elements of every head of q and k in place, by angle = position · inv_freq[i] for pair
+ * i, and multiplies them by `factor`. Pair i is (i, i + R/2), or (2i, 2i + 1) if `interleaved`. Queries are
+ * also multiplied by 1 + beta · ln(1 + floor(position / every)); beta 0 means no such factor.
+ * With `backward`, q and k are gradients and the angles are negated; the factors are the same.
+ * `inv_freq` includes all scaling of frequencies; the host computes it once. `positions` has one value per
+ * row; it restarts at each document. The angle is position · inv_freq[i] rounded to f32, as in Hugging Face;
+ * its sine and cosine have f32 accuracy at any size.
+ * Limits: D is a multiple of 8, R a multiple of 16, R <= D, R <= 256; R = D if beta is not 0; every >= 1;
+ * 0 <= position < 2^24.
+ * Least bytes: 4·N·(H+G)·R.
  */
-int hzk_rope_forward(hzk_bf16* q /* in place [N,H,D] */, hzk_bf16* k /* in place [N,G,D] */, const int32_t* positions /* [N] */,
-                     const float* inv_freq /* [D/2] */, int64_t N, int64_t H, int64_t G, int64_t D, int64_t q_stride,
-                     int64_t k_stride, hzk_stream stream);
-int hzk_rope_backward(hzk_bf16* dq /* in place [N,H,D] */, hzk_bf16* dk /* in place [N,G,D] */,
-                      const int32_t* positions /* [N] */, const float* inv_freq /* [D/2] */, int64_t N, int64_t H, int64_t G,
-                      int64_t D, int64_t q_stride, int64_t k_stride, hzk_stream stream);
+int hzk_rope(hzk_bf16* q /* in place [N,H,D] */, hzk_bf16* k /* in place [N,G,D] */, const int32_t* positions /* [N] */,
+             const float* inv_freq /* [R/2] */, int backward, int interleaved, float factor, float beta, int64_t every, int64_t N,
+             int64_t H, int64_t G, int64_t D, int64_t R, int64_t q_stride, int64_t k_stride, hzk_stream stream);
 
-/* ---- SwiGLU -------------------------------------------------------------------------------------------------------------
- * out = silu(gate) · up, silu(x) = x / (1 + e^-x). gate and up share `stride`; out is dense.
+/* ---- GLU ----------------------------------------------------------------------------------------------------------------
+ * out = act(gate) · up, act(x) = x / (1 + e^-z(x)). gate and up share `stride`; out is dense.
+ * activation: 0 is SiLU, z(x) = x; 1 is GELU by tanh, z(x) = sqrt(8/pi) · (x + 0.044715·x³).
  * Least bytes: 6·N·F.
  */
-int hzk_swiglu_forward(hzk_bf16* out /* = [N,F] */, const hzk_bf16* gate /* [N,F] */, const hzk_bf16* up /* [N,F] */, int64_t N,
-                       int64_t F, int64_t stride, hzk_stream stream);
+int hzk_glu_forward(hzk_bf16* out /* = [N,F] */, const hzk_bf16* gate /* [N,F] */, const hzk_bf16* up /* [N,F] */, int activation,
+                    int64_t N, int64_t F, int64_t stride, hzk_stream stream);
 
-/* dgate = dout · up · silu'(gate);  dup = dout · silu(gate). All four of gate, up, dgate, dup share
+/* dgate = dout · up · act'(gate);  dup = dout · act(gate). All four of gate, up, dgate, dup share
  * `stride`; dgate may be gate, dup may be up.
  * Least bytes: 10·N·F.
  */
-int hzk_swiglu_backward(hzk_bf16* dgate /* = [N,F] */, hzk_bf16* dup /* = [N,F] */, const hzk_bf16* dout /* [N,F] */,
-                        const hzk_bf16* gate /* [N,F] */, const hzk_bf16* up /* [N,F] */, int64_t N, int64_t F, int64_t stride,
-                        hzk_stream stream);
+int hzk_glu_backward(hzk_bf16* dgate /* = [N,F] */, hzk_bf16* dup /* = [N,F] */, const hzk_bf16* dout /* [N,F] */,
+                     const hzk_bf16* gate /* [N,F] */, const hzk_bf16* up /* [N,F] */, int activation, int64_t N, int64_t F,
+                     int64_t stride, hzk_stream stream);
 
 /* ---- bias ---------------------------------------------------------------------------------------------------------------
  * dbias += sum over rows of dout. Forward is an epilogue of the GEMM. Backward is not: cuBLASLt's epilogue

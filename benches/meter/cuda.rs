@@ -149,7 +149,7 @@ impl Cuda {
                 let ([out, x, weight], side) = (self.square, self.effort.side);
                 let sizes = Linear::dense(side, side, side);
                 let seconds =
-                    self.run(&LinearForward { out, x, weight, residual: None, bias: None, sizes }.into())?;
+                    self.run(&LinearForward { scale: 1.0, out, x, weight, residual: None, bias: None, sizes }.into())?;
                 Ok(2.0 * (side as f64).powi(3) / seconds)
             }
         }

@@ -142,7 +142,7 @@ fn config_of(model: &str) -> ModelConfig {
         _ => panic!("no shape {model}"),
     };
     let dims = Dims { c, h, g: 8, d: 128, f, v: 151_936, l };
-    ModelConfig { tied, qk_norm: true, positions_max: 40_960, ..ModelConfig::llama(dims) }
+    ModelConfig { tied, qk_norm: Some(NormSpan::Head), positions_max: 40_960, ..ModelConfig::llama(dims) }
 }
 
 /// A built-in machine; a workstation has the RAM of the published runs.

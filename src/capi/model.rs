@@ -11,7 +11,8 @@ use crate::capi::status::hz_status_t;
 use crate::capi::values::{Values, chosen_size, flag, size};
 use crate::checkpoint;
 use crate::hf::FolderConfig;
-use crate::model::{self, Biases, LAYERS_MAX, ModelConfig, RopeScaling, SIZE_MAX, Window};
+use crate::model::{self, Biases, LAYERS_MAX, ModelConfig, Rope, RopeScaling, SIZE_MAX, Window};
+use crate::ops::NormSpan;
 
 sized_struct! {
     hz_model_config_t, hz_model_config_init {
@@ -30,7 +31,7 @@ sized_struct! {
         o_bias: u32 = 0 => Values::FLAG,
         mlp_bias: u32 = 0 => Values::FLAG,
         qk_norm: u32 = 0 => Values::FLAG,
-        rope_scaling: u32 = ROPES.number(Rope::Plain) => Values::of(&ROPES),
+        rope_scaling: u32 = ROPES.number(Scaling::Plain) => Values::of(&ROPES),
         rope_original_positions: u32 = 0,
         rope_factor: f64 = 0.0,
         rope_low_freq_factor: f64 = 0.0,
@@ -41,18 +42,18 @@ sized_struct! {
 }
 
 /// `HZ_ROPE_*`.
-pub(super) static ROPES: Enum<Rope> = Enum {
+pub(super) static ROPES: Enum<Scaling> = Enum {
     name: "hz_rope_t",
     constants: &[
-        (c"HZ_ROPE_PLAIN", 0, Rope::Plain),
-        (c"HZ_ROPE_LINEAR", 1, Rope::Linear),
-        (c"HZ_ROPE_LLAMA3", 2, Rope::Llama3),
+        (c"HZ_ROPE_PLAIN", 0, Scaling::Plain),
+        (c"HZ_ROPE_LINEAR", 1, Scaling::Linear),
+        (c"HZ_ROPE_LLAMA3", 2, Scaling::Llama3),
     ],
 };
 
 /// A [`RopeScaling`] without its factors.
 #[derive(Clone, Copy, PartialEq)]
-pub(super) enum Rope {
+pub(super) enum Scaling {
     Plain,
     Linear,
     Llama3,
@@ -97,15 +98,14 @@ pub fn model_config(raw: &hz_model_config_t) -> Result<ModelConfig> {
     let config = ModelConfig {
         tied: flag(raw.tie_word_embeddings, "tie_word_embeddings")?,
         norm_eps: raw.rms_norm_eps as f32,
-        rope_theta: raw.rope_theta,
-        rope_scaling: rope_scaling(raw)?,
+        rope: Rope { theta: raw.rope_theta, scaling: rope_scaling(raw)?, ..Rope::default() },
         positions_max: size(raw.max_position_embeddings, "max_position_embeddings")?,
         biases: Biases {
             qkv: flag(raw.qkv_bias, "qkv_bias")?,
             o: flag(raw.o_bias, "o_bias")?,
             mlp: flag(raw.mlp_bias, "mlp_bias")?,
         },
-        qk_norm: flag(raw.qk_norm, "qk_norm")?,
+        qk_norm: flag(raw.qk_norm, "qk_norm")?.then_some(NormSpan::Head),
         ..ModelConfig::llama(dims)
     };
     // Checks the layer count before `window` makes one entry per layer.
@@ -117,9 +117,9 @@ pub fn model_config(raw: &hz_model_config_t) -> Result<ModelConfig> {
 
 fn rope_scaling(raw: &hz_model_config_t) -> Result<RopeScaling> {
     Ok(match ROPES.value(raw.rope_scaling, "rope_scaling")? {
-        Rope::Plain => RopeScaling::None,
-        Rope::Linear => RopeScaling::Linear { factor: raw.rope_factor },
-        Rope::Llama3 => RopeScaling::Llama3 {
+        Scaling::Plain => RopeScaling::None,
+        Scaling::Linear => RopeScaling::Linear { factor: raw.rope_factor },
+        Scaling::Llama3 => RopeScaling::Llama3 {
             factor: raw.rope_factor,
             low: raw.rope_low_freq_factor,
             high: raw.rope_high_freq_factor,
@@ -148,12 +148,13 @@ impl TryFrom<&ModelConfig> for hz_model_config_t {
     /// Errors: `Unsupported` if the windows of layers beyond the last bit differ from its window.
     fn try_from(config: &ModelConfig) -> Result<Self> {
         let Dims { c, h, g, d, f, v, l } = config.dims;
-        let (rope_scaling, [factor, low, high], original) = match config.rope_scaling {
-            RopeScaling::None => (Rope::Plain, [0.0; 3], 0),
-            RopeScaling::Linear { factor } => (Rope::Linear, [factor, 0.0, 0.0], 0),
+        let (rope_scaling, [factor, low, high], original) = match config.rope.scaling {
+            RopeScaling::None => (Scaling::Plain, [0.0; 3], 0),
+            RopeScaling::Linear { factor } => (Scaling::Linear, [factor, 0.0, 0.0], 0),
             RopeScaling::Llama3 { factor, low, high, original_positions } => {
-                (Rope::Llama3, [factor, low, high], original_positions)
+                (Scaling::Llama3, [factor, low, high], original_positions)
             }
+            RopeScaling::Yarn { .. } | RopeScaling::Long { .. } => todo!(),
         };
         let mut full_attention_layers = [0u64; LAYER_WORDS];
         let windows = config.window.as_ref().map_or(&[][..], |window| &window.layers);
@@ -187,11 +188,11 @@ impl TryFrom<&ModelConfig> for hz_model_config_t {
             head_dim: d as u64,
             max_position_embeddings: config.positions_max as u64,
             rms_norm_eps: f64::from(config.norm_eps),
-            rope_theta: config.rope_theta,
+            rope_theta: config.rope.theta,
             qkv_bias: config.biases.qkv.into(),
             o_bias: config.biases.o.into(),
             mlp_bias: config.biases.mlp.into(),
-            qk_norm: config.qk_norm.into(),
+            qk_norm: config.qk_norm.is_some().into(),
             rope_scaling: ROPES.number(rope_scaling),
             rope_original_positions: u32::try_from(original).map_err(|_| {
                 Error::argument(format!(
@@ -273,7 +274,10 @@ mod tests {
         let dims = Dims { c: 8, h: 2, g: 1, d: 4, f: 12, v: 16, l: 300 };
         let with = |layers: Vec<bool>| ModelConfig {
             biases: Biases { qkv: true, o: false, mlp: false },
-            rope_scaling: RopeScaling::Llama3 { factor: 8.0, low: 1.0, high: 4.0, original_positions: 8192 },
+            rope: Rope {
+                scaling: RopeScaling::Llama3 { factor: 8.0, low: 1.0, high: 4.0, original_positions: 8192 },
+                ..Rope::default()
+            },
             window: Some(Window { size: 7, layers }),
             ..ModelConfig::llama(dims)
         };

@@ -10,7 +10,8 @@ use crate::base::format::shortest;
 use crate::base::{Error, Name, Result, phrase};
 use crate::checkpoint::manifest::Manifest;
 use crate::engine::{AdamOptions, Trainer};
-use crate::model::{ModelConfig, RopeScaling};
+use crate::model::{ModelConfig, Multipliers, Norms, Rope, RopeScaling};
+use crate::ops::{Activation, NormSpan};
 use crate::plan::Plan;
 
 /// Names in [`Manifest::numeric`] whose values may differ from the checkpoint's. The resumed run is
@@ -234,15 +235,18 @@ pub fn model_fields(config: &ModelConfig) -> Map<String, Value> {
         dims,
         tied,
         norm_eps,
-        rope_theta,
-        rope_scaling,
+        norms,
+        norms_plus_one,
+        rope: Rope { theta, scaling, windowed_theta, rotated, interleaved, without, queries },
         positions_max,
         biases,
         qk_norm,
         window,
+        activation,
+        multipliers,
         split_layers: _,
     } = config;
-    object(json!({
+    let mut fields = object(json!({
         "hidden_size": dims.c,
         "num_attention_heads": dims.h,
         "num_key_value_heads": dims.g,
@@ -252,22 +256,61 @@ pub fn model_fields(config: &ModelConfig) -> Map<String, Value> {
         "num_hidden_layers": dims.l,
         "tie_word_embeddings": tied,
         "rms_norm_eps": shortest(*norm_eps),
-        "rope_theta": rope_theta,
-        "rope_scaling": match rope_scaling {
-            RopeScaling::None => Value::Null,
-            RopeScaling::Linear { factor } => json!({ "rope_type": "linear", "factor": factor }),
-            RopeScaling::Llama3 { factor, low, high, original_positions } => json!({
-                "rope_type": "llama3", "factor": factor, "low_freq_factor": low, "high_freq_factor": high,
-                "original_max_position_embeddings": original_positions,
-            }),
-        },
+        "rope_theta": theta,
+        "rope_scaling": scaling_fields(scaling),
         "max_position_embeddings": positions_max,
         "attention_bias": [biases.qkv, biases.o],
         "mlp_bias": biases.mlp,
-        "qk_norm": qk_norm,
+        "qk_norm": match qk_norm {
+            None => json!(false),
+            Some(NormSpan::Head) => json!(true),
+            Some(NormSpan::AllHeads) => json!("all heads"),
+        },
         "sliding_window": window.as_ref().map(|window| window.size),
         "sliding_layers": window.as_ref().map(|window| &window.layers),
-    }))
+    }));
+    // These are absent where the model is as a Llama, as in checkpoints of earlier versions.
+    let factors = (*multipliers != Multipliers::default()).then(|| {
+        let Multipliers { embedding, residual, scores, logits } = *multipliers;
+        json!([embedding, residual, scores, logits])
+    });
+    let options = json!({
+        "norms": match norms {
+            Norms::Before => None,
+            Norms::After => Some("after"),
+            Norms::Around => Some("around"),
+        },
+        "norms_plus_one": norms_plus_one.then_some(true),
+        "rotary_dim": rotated,
+        "rope_interleaved": interleaved.then_some(true),
+        "sliding_rope_theta": windowed_theta,
+        "no_rope_layers": without,
+        "query_scaling": queries.map(|queries| json!([queries.beta, queries.positions])),
+        "activation": (*activation != Activation::Silu).then(|| activation.name()),
+        "multipliers": factors,
+    });
+    fields.extend(object(options).into_iter().filter(|(_, value)| !value.is_null()));
+    fields
+}
+
+fn scaling_fields(scaling: &RopeScaling) -> Value {
+    match scaling {
+        RopeScaling::None => Value::Null,
+        RopeScaling::Linear { factor } => json!({ "rope_type": "linear", "factor": factor }),
+        RopeScaling::Llama3 { factor, low, high, original_positions } => json!({
+            "rope_type": "llama3", "factor": factor, "low_freq_factor": low, "high_freq_factor": high,
+            "original_max_position_embeddings": original_positions,
+        }),
+        RopeScaling::Yarn { factor, fast, slow, original_positions, attention_factor, truncate } => json!({
+            "rope_type": "yarn", "factor": factor, "beta_fast": fast, "beta_slow": slow,
+            "original_max_position_embeddings": original_positions, "attention_factor": attention_factor,
+            "truncate": truncate,
+        }),
+        RopeScaling::Long { short, long, original_positions, attention_factor } => json!({
+            "rope_type": "longrope", "short_factor": short, "long_factor": long,
+            "original_max_position_embeddings": original_positions, "attention_factor": attention_factor,
+        }),
+    }
 }
 
 /// Returns the map of a JSON object.

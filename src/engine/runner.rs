@@ -176,7 +176,7 @@ impl Runner {
     /// Writes and uploads the read-only constants shared by all layers. Called before the lanes are
     /// opened.
     pub fn upload_constants(&self) -> Result<()> {
-        self.store.write_constants(&model::constants(&self.config));
+        self.store.write_constants(&model::constants(&self.config, self.plan.policy.numeric.shape.t));
         self.upload(self.at(self.plan.device.constants()), self.store.constants())
     }
 

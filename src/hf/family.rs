@@ -169,7 +169,7 @@ impl Family {
                 switch("qkv_bias", "biases.qkv", qkv),
                 switch("o_bias", "biases.o", o),
                 switch("mlp_bias", "biases.mlp", mlp),
-                switch("qk_norm", "qk_norm", model.qk_norm),
+                switch("qk_norm", "qk_norm", model.qk_norm.is_some()),
                 model.window.as_ref().map_or(0, |window| window.size)
             ))
         })
@@ -181,13 +181,13 @@ impl Family {
             dims: _,
             tied: _,
             norm_eps: _,
-            rope_theta: _,
-            rope_scaling: _,
             positions_max: _,
             biases: Biases { qkv, o, mlp },
             qk_norm,
             window,
             split_layers: _,
+            ..
+
         } = model;
         let (&qkv, &o, &mlp) = (qkv, o, mlp);
         let biases = match self.attention_bias {
@@ -200,7 +200,7 @@ impl Family {
             (Windows::Never, Some(_)) => false,
             (Windows::Every, Some(window)) => window.layers.iter().all(|&holds| holds),
         };
-        biases && (self.mlp_bias || !mlp) && self.qk_norm == *qk_norm && window
+        biases && (self.mlp_bias || !mlp) && self.qk_norm == qk_norm.is_some() && window
     }
 }
 

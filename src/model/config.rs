@@ -1,11 +1,12 @@
 //! The configuration of a decoder.
 
 use crate::base::format::several;
-use crate::base::{Dims, Error, Result, phrase};
-use crate::model::RopeScaling;
+use crate::base::{Dims, Error, Result, Status, phrase};
+use crate::model::Rope;
+use crate::ops::{Activation, NormSpan};
 
-/// A pre-norm decoder: RMSNorm, RoPE, causal grouped-query attention (GQA), SwiGLU, and the options
-/// of its model family.
+/// A decoder: RMSNorm, RoPE, causal grouped-query attention (GQA), a gated MLP, and the options of
+/// its model family.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ModelConfig {
     /// The sizes.
@@ -14,19 +15,25 @@ pub struct ModelConfig {
     pub tied: bool,
     /// ε of every RMSNorm.
     pub norm_eps: f32,
-    /// Base of the rotary frequencies.
-    pub rope_theta: f64,
-    /// RoPE scaling for long sequences.
-    pub rope_scaling: RopeScaling,
+    /// The places of the norms in a layer.
+    pub norms: Norms,
+    /// True if every norm multiplies by 1 + weight (Gemma) instead of the weight.
+    pub norms_plus_one: bool,
+    /// The rotary positions.
+    pub rope: Rope,
     /// The longest supported sequence; longer ones are refused.
     pub positions_max: usize,
     /// The projections with a bias.
     pub biases: Biases,
-    /// True if every query and key head is normalised by an RMSNorm before RoPE (QK-norm, as in
-    /// Qwen3).
-    pub qk_norm: bool,
+    /// What an RMSNorm of queries and keys before RoPE normalises together (QK-norm); `None`
+    /// without it.
+    pub qk_norm: Option<NormSpan>,
     /// Sliding-window attention of some layers; none if every layer attends to the whole sequence.
     pub window: Option<Window>,
+    /// The activation of the MLP's gate.
+    pub activation: Activation,
+    /// Constant factors.
+    pub multipliers: Multipliers,
     /// True if a layer is two units, attention and MLP, with a boundary between them. This halves
     /// the weights on the device at a time and doubles the boundaries. It changes no bit.
     pub split_layers: bool,
@@ -41,6 +48,37 @@ pub struct Biases {
     pub o: bool,
     /// Gate, up and down projections.
     pub mlp: bool,
+}
+
+/// The places of the norms in a layer.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Norms {
+    /// In front of attention and MLP: x + f(norm(x)).
+    #[default]
+    Before,
+    /// After them: x + norm(f(x)) (OLMo 2).
+    After,
+    /// In front and after: x + norm(f(norm(x))) (Gemma 2, GLM-4).
+    Around,
+}
+
+/// Constant factors of a decoder.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Multipliers {
+    /// Of the token embeddings.
+    pub embedding: f32,
+    /// Of what attention and MLP add to the residual stream.
+    pub residual: f32,
+    /// Of the scores of attention; `None` means 1/√D.
+    pub scores: Option<f32>,
+    /// Of the logits.
+    pub logits: f32,
+}
+
+impl Default for Multipliers {
+    fn default() -> Multipliers {
+        Multipliers { embedding: 1.0, residual: 1.0, scores: None, logits: 1.0 }
+    }
 }
 
 /// A sliding window of attention.
@@ -61,21 +99,34 @@ pub const SIZE_MAX: usize = 1 << 20;
 pub const LAYERS_MAX: usize = 1 << 10;
 
 impl ModelConfig {
-    /// A plain Llama with these sizes: untied, ε 1e-5, RoPE base 10000 without scaling, sequences
-    /// up to 2048, no biases, no QK-norm, no window.
+    /// A plain Llama with these sizes: untied, ε 1e-5, norms in front, RoPE base 10000 without
+    /// scaling, sequences up to 2048, no biases, no QK-norm, no window, SwiGLU, no multipliers.
     pub fn llama(dims: Dims) -> ModelConfig {
         ModelConfig {
             dims,
             tied: false,
             norm_eps: 1e-5,
-            rope_theta: 10_000.0,
-            rope_scaling: RopeScaling::None,
+            norms: Norms::Before,
+            norms_plus_one: false,
+            rope: Rope::default(),
             positions_max: 2048,
             biases: Biases::default(),
-            qk_norm: false,
+            qk_norm: None,
             window: None,
+            activation: Activation::Silu,
+            multipliers: Multipliers::default(),
             split_layers: false,
         }
+    }
+
+    /// What is added to the weight of every norm.
+    pub fn norm_offset(&self) -> f32 {
+        if self.norms_plus_one { 1.0 } else { 0.0 }
+    }
+
+    /// The factor of attention scores.
+    pub fn score_scale(&self) -> f32 {
+        self.multipliers.scores.unwrap_or_else(|| 1.0 / (self.dims.d as f32).sqrt())
     }
 
     /// The window of decoder layer `layer`: positions that a row sees, counting itself; 0 means no
@@ -130,13 +181,28 @@ impl ModelConfig {
                 self.norm_eps
             )));
         }
-        if !(self.rope_theta.is_finite() && self.rope_theta > 0.0) {
-            return Err(Error::argument(format!(
-                "rope_theta is {}; it must be finite, > 0",
-                self.rope_theta
-            )));
+        self.rope.validate(d, l)?;
+        let Multipliers { embedding, residual, scores, logits } = self.multipliers;
+        let factors = [
+            ("embedding multiplier", embedding),
+            ("residual multiplier", residual),
+            ("attention multiplier", scores.unwrap_or(1.0)),
+            ("logits multiplier", logits),
+        ];
+        for (name, factor) in factors {
+            if !(factor.is_finite() && factor > 0.0) {
+                return Err(Error::argument(format!("the {name} is {factor}; it must be finite, > 0")));
+            }
         }
-        self.rope_scaling.validate()?;
+        if residual != 1.0 && (self.biases.o || self.biases.mlp) {
+            return Err(Error::new(
+                Status::Unsupported,
+                format!(
+                    "a residual multiplier ({residual}) is not supported with biases of the projections that it \
+                     multiplies"
+                ),
+            ));
+        }
         match &self.window {
             Some(Window { size: 0, .. }) => {
                 Err(Error::argument("sliding_window is 0; it must be at least 1"))

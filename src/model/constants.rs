@@ -4,12 +4,12 @@
 use crate::base::DType;
 use crate::model::ModelConfig;
 
-/// Bytes of the constants: the rotary frequencies, f32 `[D/2]`.
+/// Bytes of the constants: the rotary frequencies, f32 `[R/2]` for each table.
 pub fn constant_bytes(config: &ModelConfig) -> usize {
-    config.dims.d / 2 * DType::F32.bytes()
+    config.rope.table_count() * config.rope.rotating(config.dims.d) / 2 * DType::F32.bytes()
 }
 
-/// The values of the constants.
-pub fn constants(config: &ModelConfig) -> Vec<f32> {
-    config.rope_scaling.inv_freq(config.rope_theta, config.dims.d)
+/// The values of the constants, for sequences of `t` tokens.
+pub fn constants(config: &ModelConfig, t: usize) -> Vec<f32> {
+    config.rope.tables(config.dims.d, t).concat()
 }

@@ -4,14 +4,17 @@
 //! x ── RMSNorm ── q|k|v ── RoPE ── attention ── o ──(+x)── r ── MLP norm ── gate|up ── SwiGLU ── down ──(+r)── out
 //! ```
 //!
-//! `r` is the post-attention residual. Some families add biases, or an RMSNorm of query and key
-//! heads before RoPE. A layer is one unit, or two with the boundary `r` between them.
+//! `r` is the post-attention residual. Some families add biases, an RMSNorm of query and key heads
+//! before RoPE, or norms after `o` and `down`. A layer is one unit, or two with the boundary `r`
+//! between them.
 
 use std::mem::{Discriminant, discriminant};
 
-use crate::base::{DType, Dims, Shape};
-use crate::model::ModelConfig;
-use crate::model::modules::{Attention, HeadTask, Mlp, Norm, embedding_backward, embedding_forward, head};
+use crate::base::{DType, Shape};
+use crate::model::modules::{
+    Attention, Branch, HeadTask, Mlp, NormNames, embedding_backward, embedding_forward, head,
+};
+use crate::model::{ModelConfig, Norms};
 use crate::model::program::{Builder, External, Program, Recompute};
 use crate::ops::{Element, Write};
 
@@ -58,8 +61,26 @@ impl Sizes {
 }
 
 /// A key that determines the program of a layer: layers with equal keys have equal programs.
-pub fn layer_key(config: &ModelConfig, kind: UnitKind) -> (Discriminant<UnitKind>, usize) {
-    (discriminant(&kind), kind.layer().map_or(0, |layer| config.window_of(layer)))
+pub fn layer_key(config: &ModelConfig, kind: UnitKind) -> (Discriminant<UnitKind>, Option<(usize, bool)>) {
+    (discriminant(&kind), kind.layer().map(|layer| (config.window_of(layer), config.rope.rotates(layer))))
+}
+
+/// Names of the norms' tensors: of attention, then of the MLP.
+fn norm_names(norms: Norms) -> [NormNames; 2] {
+    match norms {
+        Norms::Before => [
+            [Some("input_layernorm.weight"), None],
+            [Some("post_attention_layernorm.weight"), None],
+        ],
+        Norms::After => [
+            [None, Some("post_attention_layernorm.weight")],
+            [None, Some("post_feedforward_layernorm.weight")],
+        ],
+        Norms::Around => [
+            [Some("input_layernorm.weight"), Some("post_attention_layernorm.weight")],
+            [Some("pre_feedforward_layernorm.weight"), Some("post_feedforward_layernorm.weight")],
+        ],
+    }
 }
 
 /// The program of a decoder layer, or of half a layer.
@@ -69,7 +90,7 @@ pub fn layer_key(config: &ModelConfig, kind: UnitKind) -> (Discriminant<UnitKind
 pub fn layer(config: &ModelConfig, kind: UnitKind, sizes: &Sizes, write: Write) -> Program {
     let mut builder = Builder::new(sizes.activation_dtype, write);
     let b = &mut builder;
-    let (Dims { c, f, .. }, n, eps) = (config.dims, sizes.shape.n(), config.norm_eps);
+    let (c, n) = (config.dims.c, sizes.shape.n());
     let x = b.input(External::Input, Element::Activation, n * c);
     let out = b.output(External::Output, Element::Activation, n * c);
     let (has_attention, has_mlp) = match kind {
@@ -78,7 +99,8 @@ pub fn layer(config: &ModelConfig, kind: UnitKind, sizes: &Sizes, write: Write) 
         UnitKind::Mlp(_) => (false, true),
         UnitKind::Embedding | UnitKind::Head => unreachable!("embedding and head are no layers"),
     };
-    let window = config.window_of(kind.layer().expect("a layer"));
+    let number = kind.layer().expect("a layer");
+    let [attention_norms, mlp_norms] = norm_names(config.norms);
     let post_attention = match (has_attention, has_mlp) {
         (true, true) => b.own(Element::Activation, n * c),
         (true, false) => out,
@@ -86,14 +108,14 @@ pub fn layer(config: &ModelConfig, kind: UnitKind, sizes: &Sizes, write: Write) 
     };
     b.save(post_attention, Recompute::Mlp);
     let attention = has_attention.then(|| {
-        let norm = Norm::forward(b, "input_layernorm.weight", x, eps, [n, c]);
-        let attention = Attention::forward(b, config, norm.out, (sizes.shape, window), x, post_attention);
-        (norm, attention)
+        Branch::forward(b, config, attention_norms, (x, post_attention, n), Recompute::Mlp, |b, ends| {
+            Attention::forward(b, config, number, sizes.shape, ends)
+        })
     });
     let mlp = has_mlp.then(|| {
-        let norm = Norm::forward(b, "post_attention_layernorm.weight", post_attention, eps, [n, c]);
-        let mlp = Mlp::forward(b, config.biases.mlp, norm.out, [n, c, f], post_attention, out);
-        (norm, mlp)
+        Branch::forward(b, config, mlp_norms, (post_attention, out, n), Recompute::Selective, |b, ends| {
+            Mlp::forward(b, config, n, ends)
+        })
     });
 
     b.start_backward();
@@ -101,14 +123,11 @@ pub fn layer(config: &ModelConfig, kind: UnitKind, sizes: &Sizes, write: Write) 
     // The gradient of the output is updated in place to that of the post-attention residual, then to
     // that of `x`.
     let mut dresidual = b.input(External::ResidualStream, Element::Activation, n * c);
-    if let Some((norm, mlp)) = mlp {
-        let dnormed = mlp.backward(b, dresidual);
-        norm.backward(b, dnormed, dresidual, Write::Add);
-        dresidual = dresidual.next();
+    if let Some(mlp) = mlp {
+        dresidual = mlp.backward(b, dresidual);
     }
-    if let Some((norm, attention)) = attention {
-        let dnormed = attention.backward(b, dresidual);
-        norm.backward(b, dnormed, dresidual, Write::Add);
+    if let Some(attention) = attention {
+        attention.backward(b, dresidual);
     }
     builder.finish()
 }
@@ -116,14 +135,14 @@ pub fn layer(config: &ModelConfig, kind: UnitKind, sizes: &Sizes, write: Write) 
 /// The forward program of the embedding.
 pub fn embedding(config: &ModelConfig, sizes: &Sizes) -> Program {
     let mut b = Builder::new(sizes.activation_dtype, Write::Set);
-    embedding_forward(&mut b, &config.dims, sizes.shape.n());
+    embedding_forward(&mut b, config, sizes.shape.n());
     b.finish()
 }
 
 /// The backward program of the embedding. If tied, it adds to the gradient that the head has set.
 pub fn embedding_gradient(config: &ModelConfig, sizes: &Sizes, write: Write) -> Program {
     let mut b = Builder::new(sizes.activation_dtype, if config.tied { Write::Add } else { write });
-    embedding_backward(&mut b, &config.dims, sizes.shape.n());
+    embedding_backward(&mut b, config, sizes.shape.n());
     b.finish()
 }
 

@@ -16,7 +16,7 @@ mod presets;
 mod program;
 mod rope;
 
-pub use config::{Biases, LAYERS_MAX, ModelConfig, SIZE_MAX, Window};
+pub use config::{Biases, LAYERS_MAX, ModelConfig, Multipliers, Norms, SIZE_MAX, Window};
 pub use constants::{constant_bytes, constants};
 pub use decoder::{Sizes, UnitKind};
 pub use init::{FRESH_BLOCK, fresh_values};
@@ -25,4 +25,4 @@ pub use modules::HeadTask;
 pub use passes::{PassId, Passes, matmul_parameters};
 pub use presets::{preset, preset_names, shape, shape_names};
 pub use program::{Base, Builder, External, Location, Owner, Pass, Program, Recompute, Value};
-pub use rope::RopeScaling;
+pub use rope::{Rope, RopeScaling};

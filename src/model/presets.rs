@@ -1,7 +1,7 @@
 //! Built-in model shapes, for training and planning without files.
 
 use crate::base::Dims;
-use crate::model::{Biases, ModelConfig};
+use crate::model::{Biases, ModelConfig, Rope};
 
 /// Names of the presets, which can be trained, smallest first.
 pub fn preset_names() -> &'static [&'static str] {
@@ -54,7 +54,7 @@ pub fn shape(name: &str) -> Option<ModelConfig> {
         dims: Dims { c, h, g, d, f, v, l },
         tied,
         norm_eps: if is_qwen { 1e-6 } else { 1e-5 },
-        rope_theta: if is_qwen { 1e6 } else { 5e5 },
+        rope: Rope { theta: if is_qwen { 1e6 } else { 5e5 }, ..Rope::default() },
         positions_max,
         biases: Biases { qkv: is_qwen, ..Biases::default() },
         ..ModelConfig::llama(Dims { c, h, g, d, f, v, l })

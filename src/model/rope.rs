@@ -1,9 +1,107 @@
-//! RoPE frequencies (Su et al. 2021), computed like transformers: in f32, step by step.
+//! Rotary positions: which layers and elements rotate, and the frequencies (RoPE; Su et al. 2021), computed like
+//! transformers: in f32, step by step.
 
 use crate::base::{Error, Result, phrase};
+use crate::ops::{Heads, QueryScaling, Rotation};
+
+/// The rotary positions of a decoder.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Rope {
+    /// Base of the frequencies.
+    pub theta: f64,
+    /// Scaling for long sequences.
+    pub scaling: RopeScaling,
+    /// Base of the layers with a window, whose frequencies are not scaled; `None` if their rotation
+    /// is that of the other layers.
+    pub windowed_theta: Option<f64>,
+    /// The first elements of a head that rotate (partial RoPE); `None` means all.
+    pub rotated: Option<usize>,
+    /// True if the pairs are (2i, 2i + 1), false if they are (i, i + R/2), R rotating elements.
+    pub interleaved: bool,
+    /// True for each layer without rotary positions (NoPE); `None` if all layers have them.
+    pub without: Option<Vec<bool>>,
+    /// Makes scores grow with the query's position; `None` in most families.
+    pub queries: Option<QueryScaling>,
+}
+
+impl Default for Rope {
+    /// Base 10000, all elements of all layers, in halves, without scaling.
+    fn default() -> Rope {
+        Rope {
+            theta: 10_000.0,
+            scaling: RopeScaling::None,
+            windowed_theta: None,
+            rotated: None,
+            interleaved: false,
+            without: None,
+            queries: None,
+        }
+    }
+}
+
+impl Rope {
+    /// Refuses invalid values (`InvalidArgument`), naming them, for heads of `d` and `l` layers.
+    pub fn validate(&self, d: usize, l: usize) -> Result<()> {
+        for theta in [Some(self.theta), self.windowed_theta].into_iter().flatten() {
+            if !(theta.is_finite() && theta > 0.0) {
+                return Err(Error::argument(format!("rope_theta is {theta}; it must be finite, > 0")));
+            }
+        }
+        self.scaling.validate(self.rotating(d) / 2)?;
+        if let Some(r) = self.rotated.filter(|&r| r % 2 != 0 || !(2..=d).contains(&r)) {
+            return Err(Error::argument(format!(
+                "{r} elements of a head of {d} rotate; it must be an even number up to head_dim"
+            )));
+        }
+        match &self.without {
+            Some(layers) if layers.len() != l => Err(Error::argument(format!(
+                "layers without rotary positions are given for {} layers, but num_hidden_layers is {l}",
+                layers.len()
+            ))),
+            _ if self.queries.is_some_and(|q| !(q.beta.is_finite() && q.positions > 0) || self.rotating(d) != d) => {
+                Err(Error::argument(format!("the scaling of queries is {:?}; it must be finite, of whole heads", self.queries)))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// R: elements of a head of `d` that rotate.
+    pub fn rotating(&self, d: usize) -> usize {
+        self.rotated.unwrap_or(d)
+    }
+
+    /// True if decoder layer `layer` has rotary positions.
+    pub fn rotates(&self, layer: usize) -> bool {
+        self.without.as_ref().is_none_or(|layers| !layers[layer])
+    }
+
+    /// The rotation of layers with or without a window.
+    pub fn rotation(&self, heads: &Heads, has_window: bool) -> Rotation {
+        let is_scaled = !has_window || self.windowed_theta.is_none();
+        Rotation {
+            r: self.rotating(heads.d),
+            interleaved: self.interleaved,
+            factor: if is_scaled { self.scaling.attention_factor() } else { 1.0 },
+            queries: self.queries,
+        }
+    }
+
+    /// The frequencies, `[R/2]`, of layers without a window, then, if they differ, of those with one; for heads of `d`
+    /// and sequences of `t` tokens.
+    pub fn tables(&self, d: usize, t: usize) -> Vec<Vec<f32>> {
+        let mut tables = vec![self.scaling.inv_freq(self.theta, self.rotating(d), t)];
+        tables.extend(self.windowed_theta.map(|theta| RopeScaling::None.inv_freq(theta, self.rotating(d), t)));
+        tables
+    }
+
+    /// Number of [`tables`](Rope::tables).
+    pub fn table_count(&self) -> usize {
+        1 + usize::from(self.windowed_theta.is_some())
+    }
+}
 
 /// RoPE scaling for sequences longer than those of pre-training.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub enum RopeScaling {
     /// No scaling.
     #[default]
@@ -26,29 +124,95 @@ pub enum RopeScaling {
         /// `original_max_position_embeddings`.
         original_positions: usize,
     },
+    /// YaRN (Peng et al. 2023): pairs that turn less than `slow` times in `original_positions` are divided by `factor`,
+    /// those that turn more than `fast` times are unchanged, and those between are interpolated by their number.
+    Yarn {
+        /// At least 1.
+        factor: f64,
+        /// `beta_fast`.
+        fast: f64,
+        /// `beta_slow`.
+        slow: f64,
+        /// `original_max_position_embeddings`.
+        original_positions: usize,
+        /// The factor of rotated queries and keys.
+        attention_factor: f64,
+        /// True if the range of interpolated pairs is rounded outwards to whole pairs.
+        truncate: bool,
+    },
+    /// LongRoPE (Ding et al. 2024): frequency i is divided by `short[i]`, or by `long[i]` if sequences are longer than
+    /// `original_positions`.
+    Long {
+        /// One per pair, > 0.
+        short: Vec<f64>,
+        /// One per pair, > 0.
+        long: Vec<f64>,
+        /// `original_max_position_embeddings`.
+        original_positions: usize,
+        /// The factor of rotated queries and keys.
+        attention_factor: f64,
+    },
 }
 
 impl RopeScaling {
-    /// Refuses invalid values (`InvalidArgument`), naming them.
-    pub fn validate(&self) -> Result<()> {
+    /// Refuses invalid values (`InvalidArgument`), naming them, for `pairs` rotating pairs.
+    pub fn validate(&self, pairs: usize) -> Result<()> {
         let key = |config: &str, rust: &str| {
             phrase(format!("rope_scaling.{config}"), format!("rope_{config}"), format!("rope_scaling.{rust}"))
         };
-        let factor_ok = |factor: f64| factor.is_finite() && factor >= 1.0;
-        match *self {
-            RopeScaling::Linear { factor } | RopeScaling::Llama3 { factor, .. } if !factor_ok(factor) => Err(
-                Error::argument(format!("{} is {factor}; it must be finite, ≥ 1", key("factor", "factor"))),
-            ),
-            RopeScaling::Llama3 { low, high, .. }
-                if !(low.is_finite() && high.is_finite() && 0.0 < low && low < high) =>
+        let is_positive = |value: f64| value.is_finite() && value > 0.0;
+        match self {
+            RopeScaling::Linear { factor } | RopeScaling::Llama3 { factor, .. } | RopeScaling::Yarn { factor, .. }
+                if !(factor.is_finite() && *factor >= 1.0) =>
             {
+                Err(Error::argument(format!("{} is {factor}; it must be finite, ≥ 1", key("factor", "factor"))))
+            }
+            RopeScaling::Llama3 { low, high, .. } if !(is_positive(*low) && high.is_finite() && low < high) => {
                 Err(Error::argument(format!(
                     "{} is {low} and {} is {high}; they must be finite, > 0, and the first must be smaller",
                     key("low_freq_factor", "low"),
                     key("high_freq_factor", "high")
                 )))
             }
-            RopeScaling::Llama3 { original_positions: 0, .. } => {
+            RopeScaling::Yarn { fast, slow, .. } if !(is_positive(*slow) && fast.is_finite() && slow <= fast) => {
+                Err(Error::argument(format!(
+                    "{} is {slow} and {} is {fast}; they must be finite, > 0, and the first not larger",
+                    key("beta_slow", "slow"),
+                    key("beta_fast", "fast")
+                )))
+            }
+            RopeScaling::Yarn { attention_factor, .. } | RopeScaling::Long { attention_factor, .. }
+                if !is_positive(*attention_factor) =>
+            {
+                Err(Error::argument(format!(
+                    "{} is {attention_factor}; it must be finite, > 0",
+                    key("attention_factor", "attention_factor")
+                )))
+            }
+            RopeScaling::Long { short, long, .. } => {
+                for (name, factors) in [("short", short), ("long", long)] {
+                    let key = key(&format!("{name}_factor"), name);
+                    if factors.len() != pairs {
+                        return Err(Error::argument(format!(
+                            "{key} has {} numbers; it must have one for each of the {pairs} rotating pairs of a head",
+                            factors.len()
+                        )));
+                    }
+                    if let Some(factor) = factors.iter().find(|factor| !is_positive(**factor)) {
+                        return Err(Error::argument(format!("{key} has {factor}; its numbers must be finite, > 0")));
+                    }
+                }
+                self.refuse_no_positions()
+            }
+            _ => self.refuse_no_positions(),
+        }
+    }
+
+    fn refuse_no_positions(&self) -> Result<()> {
+        match self {
+            RopeScaling::Llama3 { original_positions: 0, .. }
+            | RopeScaling::Yarn { original_positions: 0, .. }
+            | RopeScaling::Long { original_positions: 0, .. } => {
                 let name = phrase(
                     "rope_scaling.original_max_position_embeddings",
                     "rope_original_positions",
@@ -60,39 +224,64 @@ impl RopeScaling {
         }
     }
 
-    /// The rotation angles per position, `[D/2]`, for base `theta` and head dimension `d`.
+    /// The factor of rotated queries and keys.
+    pub fn attention_factor(&self) -> f32 {
+        match self {
+            RopeScaling::Yarn { attention_factor, .. } | RopeScaling::Long { attention_factor, .. } => {
+                *attention_factor as f32
+            }
+            _ => 1.0,
+        }
+    }
+
+    /// The rotation angles per position, `[R/2]`, for base `theta`, `r` rotating elements and
+    /// sequences of `t` tokens.
     ///
     /// Every operation rounds to f32 where PyTorch's does. The power is computed in f64 and rounded
     /// to the nearest f32; PyTorch's may differ by one ulp.
-    pub fn inv_freq(&self, theta: f64, d: usize) -> Vec<f32> {
-        (0..d).step_by(2).map(|at| self.scale(plain(theta, at, d))).collect()
-    }
-
-    fn scale(&self, frequency: f32) -> f32 {
-        match *self {
-            RopeScaling::None => frequency,
-            RopeScaling::Linear { factor } => frequency / factor as f32,
+    pub fn inv_freq(&self, theta: f64, r: usize, t: usize) -> Vec<f32> {
+        let powers = (0..r).step_by(2).map(|at| theta.powf(f64::from(at as f32 / r as f32)) as f32);
+        match self {
+            RopeScaling::None => powers.map(|power| 1.0 / power).collect(),
+            RopeScaling::Linear { factor } => powers.map(|power| 1.0 / power / *factor as f32).collect(),
             RopeScaling::Llama3 { factor, low, high, original_positions } => {
-                let positions = original_positions as f64;
-                let wavelength = (2.0 * std::f64::consts::PI) as f32 / frequency;
-                if wavelength < (positions / high) as f32 {
-                    return frequency;
-                }
-                let stretched = frequency / factor as f32;
-                if wavelength > (positions / low) as f32 {
-                    return stretched;
-                }
-                let smooth = (positions as f32 / wavelength - low as f32) / (high - low) as f32;
-                (1.0 - smooth) * frequency / factor as f32 + smooth * frequency
+                powers.map(|power| llama3(1.0 / power, *factor, [*low, *high], *original_positions as f64)).collect()
+            }
+            RopeScaling::Yarn { factor, fast, slow, original_positions, truncate, .. } => {
+                let pair_that_turns = |times: f64| {
+                    let wavelength = *original_positions as f64 / (times * 2.0 * std::f64::consts::PI);
+                    r as f64 * wavelength.ln() / (2.0 * theta.ln())
+                };
+                let (low, high) = (pair_that_turns(*fast), pair_that_turns(*slow));
+                let (low, high) = if *truncate { (low.floor(), high.ceil()) } else { (low, high) };
+                let (low, high) = (low.max(0.0), high.min((r - 1) as f64));
+                let high = if low == high { high + 0.001 } else { high };
+                let share = |pair: usize| ((pair as f32 - low as f32) / (high - low) as f32).clamp(0.0, 1.0);
+                let blend = |(pair, power): (usize, f32)| {
+                    let unscaled = 1.0 - share(pair);
+                    1.0 / (*factor as f32 * power) * (1.0 - unscaled) + 1.0 / power * unscaled
+                };
+                powers.enumerate().map(blend).collect()
+            }
+            RopeScaling::Long { short, long, original_positions, .. } => {
+                let factors = if t > *original_positions { long } else { short };
+                powers.zip(factors).map(|(power, factor)| 1.0 / (*factor as f32 * power)).collect()
             }
         }
     }
 }
 
-/// theta^(−at/d).
-fn plain(theta: f64, at: usize, d: usize) -> f32 {
-    let exponent = at as f32 / d as f32;
-    1.0 / theta.powf(f64::from(exponent)) as f32
+fn llama3(frequency: f32, factor: f64, [low, high]: [f64; 2], positions: f64) -> f32 {
+    let wavelength = (2.0 * std::f64::consts::PI) as f32 / frequency;
+    if wavelength < (positions / high) as f32 {
+        return frequency;
+    }
+    let stretched = frequency / factor as f32;
+    if wavelength > (positions / low) as f32 {
+        return stretched;
+    }
+    let smooth = (positions as f32 / wavelength - low as f32) / (high - low) as f32;
+    (1.0 - smooth) * frequency / factor as f32 + smooth * frequency
 }
 
 #[cfg(test)]
@@ -109,7 +298,7 @@ mod tests {
             (RopeScaling::Linear { factor: 2.5 }, 10_000.0, LINEAR),
             (llama3, 500.0, LLAMA3),
         ] {
-            let found = scaling.inv_freq(theta, 16);
+            let found = scaling.inv_freq(theta, 16, 8);
             for (found, expected) in found.iter().zip(expected) {
                 let ulps = found.to_bits().abs_diff(expected.to_bits());
                 assert!(ulps <= 2, "{scaling:?}: {found:e} is not {expected:e}");
@@ -139,9 +328,9 @@ mod tests {
             (llama3(8.0, 0.0, 4.0, 64), "rope_scaling.low is 0"),
             (llama3(8.0, 1.0, 4.0, 0), "rope_scaling.original_positions is 0"),
         ] {
-            let error = scaling.validate().unwrap_err();
+            let error = scaling.validate(8).unwrap_err();
             assert!(error.message().contains(word), "{error}");
         }
-        assert!(llama3(8.0, 1.0, 4.0, 8192).validate().is_ok());
+        assert!(llama3(8.0, 1.0, 4.0, 8192).validate(8).is_ok());
     }
 }

@@ -18,7 +18,7 @@ use crate::ops::cuda::{CudaKernels, HeadColumns, address::*, launch};
 use crate::ops::{Flops, Heads, Write, op};
 
 op! {
-    /// Attention forward, scale 1/√D. Row n attends to rows `doc_start[n] ..= n` and, with a window, to the
+    /// Attention forward. Row n attends to rows `doc_start[n] ..= n` and, with a window, to the
     /// last `window` of them.
     AttentionForward {
         /// `[N, H·D]`.
@@ -30,6 +30,8 @@ op! {
         /// `[N]`: the first row of each row's document.
         doc_start: P = Read, Element::I32, shape.n();
     }
+    /// The factor of the scores; 1/√D in most families.
+    scale: f32;
     /// Window: how many rows a row sees, counting itself; 0 means no window.
     window: usize;
     /// B and T.
@@ -66,6 +68,8 @@ op! {
         /// `[N]`: one past the last row of each row's document.
         doc_end: P = Read, Element::I32, shape.n();
     }
+    /// The factor of the scores; 1/√D in most families.
+    scale: f32;
     /// Window: how many rows a row sees, counting itself; 0 means no window.
     window: usize;
     /// B and T.
@@ -176,11 +180,10 @@ impl<'a> Starts<'a> {
 
 impl AttentionForward {
     pub(super) fn cpu(mut self, cpu: &CpuKernels) {
-        let AttentionForward { window, shape, heads, .. } = self;
+        let AttentionForward { scale: factor, window, shape, heads, .. } = self;
         let (n, t, stride, group) = (shape.n(), shape.t, heads.qkv(), heads.h / heads.g);
         let (qkv, doc_start): (&[f32], &[i32]) = (read(&self.qkv, n * stride), read(&self.doc_start, n));
         let (out, lse) = (write(&mut self.out, n * heads.attention_width()), write(&mut self.lse, n * heads.h));
-        let factor = 1.0 / (heads.d as f32).sqrt();
         let elements = QUERIES * KEYS + 2 * QUERIES;
         cpu.scratch.reserve(elements);
         // A tile is one head for some rows of a sequence.
@@ -236,7 +239,7 @@ impl AttentionForward {
     }
 
     pub(super) fn cuda(self, cuda: &CudaKernels) {
-        let AttentionForward { out, lse, qkv, doc_start, window, shape, heads } = self;
+        let AttentionForward { out, lse, qkv, doc_start, scale, window, shape, heads } = self;
         let (n, (h, g, d)) = (shape.n(), heads.counts());
         let HeadColumns { q, k, v, stride } = HeadColumns::of(&qkv, n, &heads);
         let by = &cuda.api.kernels;
@@ -253,7 +256,7 @@ impl AttentionForward {
             k,
             v,
             i32s(&doc_start, n),
-            1.0 / (heads.d as f32).sqrt(),
+            scale,
             window as i64,
             n as i64,
             h,
@@ -270,7 +273,7 @@ impl AttentionBackward {
     /// A tile is one key/value head of a sequence with the query heads that share it. Every sum over queries or
     /// keys runs inside one tile, in order.
     pub(super) fn cpu(mut self, cpu: &CpuKernels) {
-        let AttentionBackward { window, shape, heads, .. } = self;
+        let AttentionBackward { scale: factor, window, shape, heads, .. } = self;
         let (n, t, stride, group_heads) = (shape.n(), shape.t, heads.qkv(), heads.h / heads.g);
         let width = heads.attention_width();
         let [dout, out]: [&[f32]; 2] = [read(&self.dout, n * width), read(&self.out, n * width)];
@@ -279,7 +282,6 @@ impl AttentionBackward {
         // Used by the CUDA kernels only; read to check its length.
         let _: &[i32] = read(&self.doc_end, n);
         let dqkv = write(&mut self.dqkv, n * stride);
-        let factor = 1.0 / (heads.d as f32).sqrt();
         let scratch_elements = 2 * QUERIES * STRIDE + group_heads * t;
         cpu.scratch.reserve(scratch_elements);
         let whole = TileMut::of(dqkv, n, stride);
@@ -359,7 +361,7 @@ impl AttentionBackward {
     }
 
     pub(super) fn cuda(self, cuda: &CudaKernels) {
-        let AttentionBackward { dqkv, dout, out, lse, qkv, doc_start, doc_end, window, shape, heads } = self;
+        let AttentionBackward { dqkv, dout, out, lse, qkv, doc_start, doc_end, scale, window, shape, heads } = self;
         let (n, (h, g, d)) = (shape.n(), heads.counts());
         let HeadColumns { q, k, v, stride } = HeadColumns::of(&qkv, n, &heads);
         let HeadColumns { q: dq, k: dk, v: dv, .. } = HeadColumns::of(&dqkv, n, &heads);
@@ -383,7 +385,7 @@ impl AttentionBackward {
             v,
             i32s(&doc_start, n),
             i32s(&doc_end, n),
-            1.0 / (heads.d as f32).sqrt(),
+            scale,
             window as i64,
             n as i64,
             h,

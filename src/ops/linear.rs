@@ -47,7 +47,7 @@ impl Linear {
 }
 
 op! {
-    /// `out = residual + x · weightᵀ`, then `+ bias`, in f32, rounded once.
+    /// `out = residual + scale · x · weightᵀ`, then `+ bias`, in f32, rounded once.
     LinearForward {
         /// `[N, M]`.
         out: P = Set, Element::Activation, sizes.out_elements();
@@ -60,6 +60,8 @@ op! {
         /// `[M]`: added to every row.
         bias: Option<P> = Read, Element::BF16, sizes.m;
     }
+    /// The factor of the product.
+    scale: f32;
     /// N, K, M.
     sizes: Linear;
     {
@@ -78,7 +80,7 @@ op! {
 }
 
 op! {
-    /// The gradient of the input: `dx = dout · weight`.
+    /// The gradient of the input: `dx = scale · dout · weight`.
     LinearBackwardInput {
         /// `[N, K]`; written as `dx_write` says.
         dx: P = dx_write.into(), Element::Activation, sizes.n * sizes.k;
@@ -87,6 +89,8 @@ op! {
         /// `[M, K]`.
         weight: P = Read, Element::BF16, sizes.m * sizes.k;
     }
+    /// As in forward.
+    scale: f32;
     /// `=` or `+=`.
     dx_write: Write;
     /// N, K, M.
@@ -103,7 +107,7 @@ op! {
 }
 
 op! {
-    /// The gradient of the weight: `dweight = doutᵀ · x`.
+    /// The gradient of the weight: `dweight = scale · doutᵀ · x`.
     LinearBackwardWeight {
         /// `[M, K]`; written as `dweight_write` says.
         dweight: P = dweight_write.into(), Element::F32, sizes.m * sizes.k;
@@ -112,6 +116,8 @@ op! {
         /// `[N, K]`.
         x: P = Read, Element::Activation, sizes.n * sizes.k;
     }
+    /// As in forward.
+    scale: f32;
     /// `=` or `+=`.
     dweight_write: Write;
     /// N, K, M.
@@ -215,7 +221,7 @@ impl LinearForward {
                     widen(wide, &weight[depth.clone()]);
                 }
                 let weight = Matrix::new(wide, columns.len(), depth.len(), depth.len()).transposed();
-                multiply(&mut out, write, 1.0, x, weight);
+                multiply(&mut out, write, self.scale, x, weight);
                 write = Write::Add;
             }
             if let Some(bias) = bias {
@@ -225,8 +231,8 @@ impl LinearForward {
     }
 
     pub(super) fn cuda(self, cuda: &CudaKernels) {
-        let LinearForward { out, x, weight, residual, bias, .. } = self;
-        cuda.multiply(&self.gemm(), [out, weight, x], residual, bias);
+        let LinearForward { out, x, weight, residual, bias, scale, .. } = self;
+        cuda.multiply(&self.gemm(), [out, weight, x], scale, [residual, bias]);
     }
 }
 
@@ -251,16 +257,16 @@ impl LinearBackwardInput {
                 let weight = Matrix::new(wide, depth.len(), columns.len(), columns.len());
                 let dout = &dout[rows.start * out_stride + depth.start..];
                 let dout = Matrix::new(dout, rows.len(), depth.len(), out_stride);
-                multiply(&mut dx, write, 1.0, dout, weight);
+                multiply(&mut dx, write, self.scale, dout, weight);
                 write = Write::Add;
             }
         });
     }
 
     pub(super) fn cuda(self, cuda: &CudaKernels) {
-        let LinearBackwardInput { dx, dout, weight, dx_write, .. } = self;
+        let LinearBackwardInput { dx, dout, weight, scale, dx_write, .. } = self;
         let residual = (dx_write == Write::Add).then_some(dx);
-        cuda.multiply(&self.gemm(), [dx, weight, dout], residual, None);
+        cuda.multiply(&self.gemm(), [dx, weight, dout], scale, [residual, None]);
     }
 }
 
@@ -273,17 +279,17 @@ impl LinearBackwardWeight {
         each(&cpu.pool, tiles(dweight, OUTPUTS), |_, (rows, columns, mut dweight)| {
             let dout = Matrix::new(&dout[rows.start..], n, rows.len(), out_stride).transposed();
             let x = Matrix::new(&x[columns.start..], n, columns.len(), k);
-            multiply(&mut dweight, self.dweight_write, 1.0, dout, x);
+            multiply(&mut dweight, self.dweight_write, self.scale, dout, x);
         });
     }
 
     pub(super) fn cuda(self, cuda: &CudaKernels) {
-        let LinearBackwardWeight { dweight, dout, x, dweight_write, sizes } = self;
+        let LinearBackwardWeight { dweight, dout, x, scale, dweight_write, sizes } = self;
         if sizes.n == 0 {
             // A sum of no rows.
             return cuda.start_accumulator(&dweight, sizes.m * sizes.k, dweight_write);
         }
         let residual = (dweight_write == Write::Add).then_some(dweight);
-        cuda.multiply(&self.gemm(), [dweight, x, dout], residual, None);
+        cuda.multiply(&self.gemm(), [dweight, x, dout], scale, [residual, None]);
     }
 }

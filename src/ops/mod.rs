@@ -28,9 +28,11 @@ mod op;
 
 use crate::base::{DType, Dims, Result};
 
+pub use glu::Activation;
 pub use linear::Linear;
 pub use op::{Access, Contract, Element, Field, Flops, Operand};
-pub use rope::RopeDirection;
+pub use qk_norm::NormSpan;
+pub use rope::{QueryScaling, RopeDirection, Rotation};
 
 use op::op;
 
@@ -90,12 +92,12 @@ ops! {
     bias: BiasBackward;
     cross_entropy: CrossEntropyForward, CrossEntropyForwardBackward, CrossEntropyLogprobs, CrossEntropyBackward;
     embedding: EmbeddingForward, EmbeddingBackward;
+    glu: GluForward, GluBackward;
     gradient: Zero, Squares, Round, Widen;
     linear: LinearForward, LinearBackwardInput, LinearBackwardWeight;
     qk_norm: QkNormForward, QkNormBackward;
     rmsnorm: RmsnormForward, RmsnormBackward;
     rope: Rope;
-    swiglu: SwigluForward, SwigluBackward;
 }
 
 /// Elements of a norm block. Squares are summed per block, counted from each tensor's start, so the

@@ -128,7 +128,7 @@ fn qkv_biases_and_a_window_in_one_layer() {
     let config = ModelConfig {
         biases: Biases { qkv: true, o: false, mlp: false },
         window: Some(Window { size: 4, layers: vec![false, true] }),
-        rope_scaling: RopeScaling::Linear { factor: 3.0 },
+        rope: Rope { scaling: RopeScaling::Linear { factor: 3.0 }, ..Rope::default() },
         ..plain(ODD, true)
     };
     let step = Step::new(&Device::Cpu, config, Shape { b: 2, t: 9 }, 2, 0.4, &mut random);
@@ -140,8 +140,8 @@ fn qk_norm_and_all_biases() {
     let mut random = Random::new(25);
     let config = ModelConfig {
         biases: Biases { qkv: true, o: true, mlp: true },
-        qk_norm: true,
-        rope_scaling: RopeScaling::Llama3 { factor: 8.0, low: 1.0, high: 4.0, original_positions: 32 },
+        qk_norm: Some(NormSpan::Head),
+        rope: Rope { scaling: RopeScaling::Llama3 { factor: 8.0, low: 1.0, high: 4.0, original_positions: 32 }, ..Rope::default() },
         ..plain(ODD, false)
     };
     let step = Step::new(&Device::Cpu, config, Shape { b: 2, t: 9 }, 2, 0.4, &mut random);
@@ -152,7 +152,7 @@ fn qk_norm_and_all_biases() {
 fn qk_norm_mqa_and_a_window_in_all_layers() {
     let mut random = Random::new(26);
     let config = ModelConfig {
-        qk_norm: true,
+        qk_norm: Some(NormSpan::Head),
         window: Some(Window { size: 3, layers: vec![true; 2] }),
         ..plain(Dims { g: 1, ..ODD }, false)
     };
@@ -206,7 +206,7 @@ fn gradients_on_cuda_match_the_cpu() {
         let Device::Cuda(cuda) = &device else { continue };
         let all_options = ModelConfig {
             biases: Biases { qkv: true, o: true, mlp: true },
-            qk_norm: true,
+            qk_norm: Some(NormSpan::Head),
             window: Some(Window { size: 4, layers: vec![false, true] }),
             ..plain(dims, false)
         };

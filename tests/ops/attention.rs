@@ -57,11 +57,11 @@ impl Case {
             let lse = device.poisoned(n * dims.h * 4);
             let (out_span, lse_span, qkv) = (out.span(), lse.span(), qkv.span());
             let forward =
-                AttentionForward { out: out_span, lse: lse_span, qkv, doc_start, window, shape, heads };
+                AttentionForward { scale: SCALE, out: out_span, lse: lse_span, qkv, doc_start, window, shape, heads };
             spans::run(k, &forward.into());
             let Some(dout) = &dout else { return vec![out, lse] };
             let dqkv = device.poisoned_activations(n * dims.qkv());
-            let backward = AttentionBackward {
+            let backward = AttentionBackward { scale: SCALE,
                 dqkv: dqkv.span(),
                 dout: dout.span(),
                 out: out_span,

@@ -11,7 +11,7 @@ use horizon::ops::{
     CrossEntropyForward, CrossEntropyForwardBackward, CrossEntropyLogprobs, Element, EmbeddingBackward,
     EmbeddingForward, Flops, Heads, Kernels, Linear, LinearBackwardInput, LinearBackwardWeight,
     LinearForward, NORM_BLOCK, Op, Operand, QkNormBackward, QkNormForward, RmsnormBackward, RmsnormForward,
-    Rope, RopeDirection, Round, Squares, SwigluBackward, SwigluForward, Widen, Write, Zero,
+    Rope, RopeDirection, Round, Squares, GluBackward, GluForward, Widen, Write, Zero,
 };
 use support::operands::Fill::{self, Any};
 use support::operands::bound;
@@ -55,10 +55,10 @@ macro_rules! instances {
 }
 
 instances! {
-    AttentionForward: [0, 4].map(|window| AttentionForward {
+    AttentionForward: [0, 4].map(|window| AttentionForward { scale: SCALE,
         out: Any, lse: Any, qkv: Any, doc_start: doc_start(), window, shape: SHAPE, heads: HEADS,
     });
-    AttentionBackward: [0, 4].map(|window| AttentionBackward {
+    AttentionBackward: [0, 4].map(|window| AttentionBackward { scale: SCALE,
         dqkv: Any, dout: Any, out: Any, lse: Any, qkv: Any, doc_start: doc_start(), doc_end: doc_end(), window,
         shape: SHAPE, heads: HEADS,
     });
@@ -75,8 +75,8 @@ instances! {
     CrossEntropyBackward: [CrossEntropyBackward {
         logits: Any, targets: targets(), dlogprobs: Any, n: N, v: V, stride: STRIDE,
     }];
-    EmbeddingForward: [EmbeddingForward { out: Any, table: Any, tokens: tokens(), n: N, c: C, v: V }];
-    EmbeddingBackward: [EmbeddingBackward {
+    EmbeddingForward: [EmbeddingForward { scale: 1.0, out: Any, table: Any, tokens: tokens(), n: N, c: C, v: V }];
+    EmbeddingBackward: [EmbeddingBackward { scale: 1.0,
         dtable: Any, dout: Any, tokens: tokens(), order: Fill::rows(N, |row| N - 1 - row),
         first: Fill::rows(N + 1, |token| token), distinct: N, n: N, c: C, v: V,
     }];
@@ -85,32 +85,32 @@ instances! {
     Round: [(DType::Bf16, None), (DType::Bf16, Some(Any)), (DType::F32, None), (DType::F32, Some(Any))]
         .map(|(to, squares)| Round { out: Any, squares, x: Any, to, n: ELEMENTS });
     Widen: [Widen { out: Any, x: Any, n: 1001 }];
-    LinearForward: [(None, None), (Some(Any), Some(Any))].map(|(residual, bias)| LinearForward {
+    LinearForward: [(None, None), (Some(Any), Some(Any))].map(|(residual, bias)| LinearForward { scale: 1.0,
         out: Any, x: Any, weight: Any, residual, bias, sizes: LINEAR,
     });
-    LinearBackwardInput: WRITES.map(|dx_write| LinearBackwardInput {
+    LinearBackwardInput: WRITES.map(|dx_write| LinearBackwardInput { scale: 1.0,
         dx: Any, dout: Any, weight: Any, dx_write, sizes: LINEAR,
     });
-    LinearBackwardWeight: WRITES.map(|dweight_write| LinearBackwardWeight {
+    LinearBackwardWeight: WRITES.map(|dweight_write| LinearBackwardWeight { scale: 1.0,
         dweight: Any, dout: Any, x: Any, dweight_write, sizes: LINEAR,
     });
-    QkNormForward: [QkNormForward {
+    QkNormForward: [QkNormForward { span: NormSpan::Head, offset: 0.0,
         out: Any, rstd: Any, qkv: Any, q_weight: Any, k_weight: Any, eps: EPS, n: N, heads: HEADS,
     }];
-    QkNormBackward: WRITES.map(|dweight_write| QkNormBackward {
+    QkNormBackward: WRITES.map(|dweight_write| QkNormBackward { span: NormSpan::Head, offset: 0.0,
         dqkv: Any, dq_weight: Any, dk_weight: Any, qkv: Any, rstd: Any, q_weight: Any, k_weight: Any,
         dweight_write, n: N, heads: HEADS,
     });
-    RmsnormForward: [RmsnormForward { out: Any, rstd: Any, x: Any, weight: Any, eps: EPS, n: N, c: C }];
-    RmsnormBackward: [(0, 0), (0, 1), (1, 0), (1, 1)].map(|(dx, dweight)| RmsnormBackward {
+    RmsnormForward: [RmsnormForward { residual: None, offset: 0.0, out: Any, rstd: Any, x: Any, weight: Any, eps: EPS, n: N, c: C }];
+    RmsnormBackward: [(0, 0), (0, 1), (1, 0), (1, 1)].map(|(dx, dweight)| RmsnormBackward { offset: 0.0,
         dx: Any, dweight: Any, dout: Any, x: Any, rstd: Any, weight: Any,
         dx_write: WRITES[dx], dweight_write: WRITES[dweight], n: N, c: C,
     });
-    Rope: [RopeDirection::Forward, RopeDirection::Backward].map(|direction| Rope {
+    Rope: [RopeDirection::Forward, RopeDirection::Backward].map(|direction| Rope { rotation: Rotation::whole(&heads),
         qkv: Any, positions: Fill::rows(N, |row| row % SHAPE.t), inv_freq: Any, direction, n: N, heads: HEADS,
     });
-    SwigluForward: [SwigluForward { out: Any, gate_up: Any, n: N, f: F }];
-    SwigluBackward: [SwigluBackward { gate_up: Any, dout: Any, n: N, f: F }];
+    GluForward: [GluForward { activation: Activation::Silu, out: Any, gate_up: Any, n: N, f: F }];
+    GluBackward: [GluBackward { activation: Activation::Silu, gate_up: Any, dout: Any, n: N, f: F }];
 }
 
 /// The second sequence has two documents.
@@ -355,16 +355,16 @@ fn traffic_is_the_minimum_that_kernels_need() {
     let (table, dtable, tokens, order, first) = ((), (), (), (), ());
     let dweight_write = Write::Add;
     let norm =
-        |dx_write| RmsnormBackward { dx, dweight, dout, x, rstd, weight, dx_write, dweight_write, n, c };
-    let embedding = |distinct| EmbeddingBackward { dtable, dout, tokens, order, first, distinct, n, c, v };
+        |dx_write| RmsnormBackward { offset: 0.0, dx, dweight, dout, x, rstd, weight, dx_write, dweight_write, n, c };
+    let embedding = |distinct| EmbeddingBackward { scale: 1.0, dtable, dout, tokens, order, first, distinct, n, c, v };
     let round = |to| Round { out, squares: None, x, to, n: length };
     let ops: [(Op<()>, usize); 22] = [
-        (RmsnormForward { out, rstd, x, weight, eps, n, c }.into(), 4 * n * c),
+        (RmsnormForward { residual: None, offset: 0.0, out, rstd, x, weight, eps, n, c }.into(), 4 * n * c),
         (norm(Write::Set).into(), 6 * n * c),
         (norm(Write::Add).into(), 8 * n * c),
-        (QkNormForward { out, rstd, qkv: (), q_weight, k_weight, eps, n, heads }.into(), 4 * qkv),
+        (QkNormForward { span: NormSpan::Head, offset: 0.0, out, rstd, qkv: (), q_weight, k_weight, eps, n, heads }.into(), 4 * qkv),
         (
-            QkNormBackward {
+            QkNormBackward { span: NormSpan::Head, offset: 0.0,
                 dqkv,
                 dq_weight,
                 dk_weight,
@@ -380,11 +380,11 @@ fn traffic_is_the_minimum_that_kernels_need() {
             6 * normed,
         ),
         (
-            Rope { qkv: (), positions, inv_freq, direction: RopeDirection::Forward, n, heads }.into(),
+            Rope { rotation: Rotation::whole(&heads), qkv: (), positions, inv_freq, direction: RopeDirection::Forward, n, heads }.into(),
             4 * normed,
         ),
-        (SwigluForward { out, gate_up: (), n, f }.into(), 6 * n * f),
-        (SwigluBackward { gate_up: (), dout, n, f }.into(), 10 * n * f),
+        (GluForward { activation: Activation::Silu, out, gate_up: (), n, f }.into(), 6 * n * f),
+        (GluBackward { activation: Activation::Silu, gate_up: (), dout, n, f }.into(), 10 * n * f),
         (BiasBackward { dbias: (), dout, dbias_write: Write::Add, n, c }.into(), 2 * n * c),
         (CrossEntropyForward { loss, logits, targets, weights, n, v, stride }.into(), 2 * n * v),
         (
@@ -393,7 +393,7 @@ fn traffic_is_the_minimum_that_kernels_need() {
         ),
         (CrossEntropyLogprobs { logprobs, logits, targets, n, v, stride }.into(), 2 * n * v),
         (CrossEntropyBackward { logits, targets, dlogprobs, n, v, stride }.into(), 4 * n * v),
-        (EmbeddingForward { out, table, tokens, n, c, v }.into(), 4 * n * c),
+        (EmbeddingForward { scale: 1.0, out, table, tokens, n, c, v }.into(), 4 * n * c),
         (embedding(100).into(), 2 * n * c + 8 * 100 * c),
         // While the batch is unknown, as many tokens as rows.
         (embedding(0).into(), 2 * n * c + 8 * n * c),
@@ -404,7 +404,7 @@ fn traffic_is_the_minimum_that_kernels_need() {
         (Widen { out, x, n: length }.into(), 6 * length),
         // Matmuls count their weights only: the rest grows with the rows, as their FLOPs do.
         (
-            LinearForward { out, x, weight, residual: None, bias: None, sizes: Linear::dense(n, c, f) }
+            LinearForward { scale: 1.0, out, x, weight, residual: None, bias: None, sizes: Linear::dense(n, c, f) }
                 .into(),
             2 * c * f,
         ),
@@ -429,13 +429,13 @@ fn matmuls_count_flops_by_their_sizes() {
 
 fn attention_backward(shape: Shape, heads: Heads) -> AttentionBackward<()> {
     let (dqkv, dout, out, lse, qkv, doc_start, doc_end) = ((), (), (), (), (), (), ());
-    AttentionBackward { dqkv, dout, out, lse, qkv, doc_start, doc_end, window: 0, shape, heads }
+    AttentionBackward { scale: SCALE, dqkv, dout, out, lse, qkv, doc_start, doc_end, window: 0, shape, heads }
 }
 
 fn rmsnorm_backward(n: usize, c: usize) -> RmsnormBackward<()> {
     let (dx, dweight, dout, x, rstd, weight) = ((), (), (), (), (), ());
     let (dx_write, dweight_write) = (Write::Set, Write::Set);
-    RmsnormBackward { dx, dweight, dout, x, rstd, weight, dx_write, dweight_write, n, c }
+    RmsnormBackward { offset: 0.0, dx, dweight, dout, x, rstd, weight, dx_write, dweight_write, n, c }
 }
 
 fn bias_backward(n: usize, c: usize) -> BiasBackward<()> {
@@ -497,7 +497,7 @@ fn scratch_bytes_match_the_launchers() {
             assert_eq!(launcher, backward.scratch_bytes(), "{n} x {heads:?}");
             let (dqkv, dq_weight, dk_weight, qkv, rstd, q_weight, k_weight) = ((), (), (), (), (), (), ());
             let dweight_write = Write::Set;
-            let norm = QkNormBackward {
+            let norm = QkNormBackward { span: NormSpan::Head, offset: 0.0,
                 dqkv,
                 dq_weight,
                 dk_weight,

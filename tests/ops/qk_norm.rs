@@ -50,7 +50,7 @@ impl Case {
                 Write::Add => device.f32s(before),
             });
             let [dq_weight, dk_weight] = dweights.each_ref().map(Memory::span);
-            let backward = QkNormBackward {
+            let backward = QkNormBackward { span: NormSpan::Head, offset: 0.0,
                 dqkv: dqkv.span(),
                 dq_weight,
                 dk_weight,
@@ -94,7 +94,7 @@ fn forward_agrees() {
                 let rstd = device.poisoned(n * (dims.h + dims.g) * 4);
                 let (out_span, rstd_span) = (out.span(), rstd.span());
                 let forward =
-                    QkNormForward { out: out_span, rstd: rstd_span, qkv, q_weight, k_weight, eps, n, heads };
+                    QkNormForward { span: NormSpan::Head, offset: 0.0, out: out_span, rstd: rstd_span, qkv, q_weight, k_weight, eps, n, heads };
                 spans::run(k, &forward.into());
                 vec![out, rstd]
             });

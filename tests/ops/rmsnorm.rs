@@ -20,7 +20,7 @@ fn forward_agrees() {
                 let (out, rstd) = (device.poisoned_activations(n * c), device.poisoned(n * 4));
                 let (x, weight) = (x_memory.span(), weight_memory.span());
                 let forward =
-                    RmsnormForward { out: out.span(), rstd: rstd.span(), x, weight, eps: EPS, n, c };
+                    RmsnormForward { residual: None, offset: 0.0, out: out.span(), rstd: rstd.span(), x, weight, eps: EPS, n, c };
                 spans::run(k, &forward.into());
                 vec![out, rstd]
             });
@@ -54,7 +54,7 @@ impl Backward {
         let run = |dx: &dyn Fn() -> Memory, dweight: &dyn Fn() -> Memory, write, in_place: bool| {
             device.run(|k| {
                 let (dx, dweight) = (dx(), dweight());
-                let backward = RmsnormBackward {
+                let backward = RmsnormBackward { offset: 0.0,
                     dx: dx.span(),
                     dweight: dweight.span(),
                     dout: dout.span(),

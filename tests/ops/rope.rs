@@ -41,7 +41,7 @@ fn forward_rotates_and_backward_rotates_back() {
                     [(&forward, RopeDirection::Forward), (&backward, RopeDirection::Backward)]
                 {
                     let (qkv, inv_freq) = (memory.span(), inv_freq_span);
-                    spans::run(k, &Rope { qkv, positions, inv_freq, direction, n, heads }.into());
+                    spans::run(k, &Rope { rotation: Rotation::whole(&heads), qkv, positions, inv_freq, direction, n, heads }.into());
                 }
                 vec![forward, backward]
             });
@@ -68,7 +68,7 @@ fn cached_tables_are_not_used_for_longer_sequences_or_other_bases() {
                     (device.activations(&qkv), DocumentRows::new(&device, shape, &vec![0; t]));
                 let inv_freq = frequencies(theta, dims.d);
                 let inv_freq_memory = device.f32s(&inv_freq);
-                let turn = Rope {
+                let turn = Rope { rotation: Rotation::whole(&heads),
                     qkv: memory.span(),
                     positions: documents.rows().positions,
                     inv_freq: inv_freq_memory.span(),

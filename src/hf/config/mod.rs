@@ -19,7 +19,8 @@ use crate::hf::companions::{CHAT_TEMPLATE, Companions, GENERATION};
 use crate::hf::family::{AttentionBias, Family, WINDOW_DEFAULT, WINDOW_LAYERS_DEFAULT, Windows, unsupported};
 use crate::hf::{CONFIG_BYTES_MAX, contents, file_text};
 use crate::host::input;
-use crate::model::{Biases, LAYERS_MAX, ModelConfig, Window};
+use crate::model::{Biases, LAYERS_MAX, ModelConfig, Rope, Window};
+use crate::ops::NormSpan;
 pub(super) use keys::QUANTIZED;
 use keys::{CARRIED, Reader, refuse_unknown};
 
@@ -77,14 +78,14 @@ impl FolderConfig {
             dims,
             tied: reader.flag("tie_word_embeddings")?.unwrap_or(false),
             norm_eps: norm_eps as f32,
-            rope_theta: rope.theta,
-            rope_scaling: rope.scaling,
+            rope: Rope { theta: rope.theta, scaling: rope.scaling, ..Rope::default() },
             positions_max: reader.size("max_position_embeddings")?.unwrap_or(family.positions_max),
             biases: biases(family, reader)?,
-            qk_norm: family.qk_norm,
+            qk_norm: family.qk_norm.then_some(NormSpan::Head),
             // `validate` refuses a larger number of layers; nothing may be allocated for it before.
             window: if dims.l <= LAYERS_MAX { window(family, reader, dims.l)? } else { None },
             split_layers: false,
+            ..ModelConfig::llama(dims)
         };
         refuse_unknown(&keys, &dims)?;
         model.validate()?;
@@ -116,7 +117,7 @@ impl FolderConfig {
             "num_key_value_heads": dims.g,
             "rms_norm_eps": shortest(model.norm_eps),
             "rope_scaling": rope::scaling_json(model),
-            "rope_theta": model.rope_theta,
+            "rope_theta": model.rope.theta,
             "tie_word_embeddings": model.tied,
             "torch_dtype": match dtype {
                 DType::F32 => "float32",

@@ -92,7 +92,7 @@ fn scaling_of(
         // are not scaled.
         "dynamic" => {
             let factor = number("factor")?;
-            RopeScaling::Linear { factor }.validate()?;
+            RopeScaling::Linear { factor }.validate(1)?;
             (RopeScaling::None, Some(json!({ "rope_type": "dynamic", "factor": factor })), &["factor"])
         }
         "llama3" => (
@@ -155,7 +155,7 @@ fn original_positions(parameters: Reader, config: Reader, notes: &mut Vec<String
 /// Returns the value of `rope_scaling`, without `rope_theta`; both versions of transformers read
 /// it.
 pub fn scaling_json(model: &ModelConfig) -> Value {
-    match model.rope_scaling {
+    match model.rope.scaling {
         RopeScaling::None => Value::Null,
         RopeScaling::Linear { factor } => json!({ "rope_type": "linear", "factor": factor }),
         RopeScaling::Llama3 { factor, low, high, original_positions } => json!({
@@ -165,5 +165,6 @@ pub fn scaling_json(model: &ModelConfig) -> Value {
             "high_freq_factor": high,
             "original_max_position_embeddings": original_positions,
         }),
+        RopeScaling::Yarn { .. } | RopeScaling::Long { .. } => todo!(),
     }
 }

@@ -29,7 +29,7 @@ fn both_versions_of_transformers_are_read() {
     let v4 = FolderConfig::parse(V4.as_bytes()).unwrap();
     let model = &v4.model;
     assert_eq!(model.dims, Dims { c: 512, h: 8, g: 2, d: 64, f: 1376, v: 1000, l: 3 });
-    assert_eq!((model.tied, model.norm_eps, model.rope_theta), (true, 1e-5, 500_000.0));
+    assert_eq!((model.tied, model.norm_eps, model.rope.theta), (true, 1e-5, 500_000.0));
     assert_eq!(model.positions_max, 4096);
     assert_eq!(v4.carried["eos_token_id"], json!([128001, 128009]));
 
@@ -49,7 +49,7 @@ fn absent_keys_have_the_defaults_of_transformers() {
     assert_eq!(model("num_key_value_heads").dims.g, 8);
     assert_eq!(model("head_dim").dims.d, 64);
     assert_eq!(model("rms_norm_eps").norm_eps, 1e-6);
-    assert_eq!(model("rope_theta").rope_theta, 10_000.0);
+    assert_eq!(model("rope_theta").rope.theta, 10_000.0);
     assert!(!model("tie_word_embeddings").tied);
     assert_eq!(model("max_position_embeddings").positions_max, 2048);
     assert!(without("architectures").is_ok() && without("model_type").is_ok());
@@ -273,7 +273,7 @@ fn rope_is_read_where_transformers_reads_it() {
         config["rope_scaling"] = json!({"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0,
             "high_freq_factor": 4.0, "original_max_position_embeddings": inner});
         config["original_max_position_embeddings"] = json!(outer);
-        FolderConfig::parse(config.to_string().as_bytes()).map(|config| config.model.rope_scaling)
+        FolderConfig::parse(config.to_string().as_bytes()).map(|config| config.model.rope.scaling)
     };
     let expected = RopeScaling::Llama3 { factor: 8.0, low: 1.0, high: 4.0, original_positions: 64 };
     for (inner, outer) in [(Some(64), None), (None, Some(64)), (Some(64), Some(64))] {
@@ -481,7 +481,7 @@ fn published_configs_are_read_and_written_back() {
                 norm_eps: 1e-6,
                 rope_theta: 1e6,
                 positions_max: 40960,
-                qk_norm: true,
+                qk_norm: Some(NormSpan::Head),
                 ..llama(1024, 16, 8, 128, 3072, 151_936, 2)
             },
         ),
@@ -495,7 +495,7 @@ fn published_configs_are_read_and_written_back() {
                 norm_eps: 1e-6,
                 positions_max: 32768,
                 biases: Biases { qkv: true, o: true, mlp: false },
-                qk_norm: true,
+                qk_norm: Some(NormSpan::Head),
                 window: Some(Window { size: 5, layers: vec![true, false, true] }),
                 ..llama(32, 4, 2, 128, 43, 61, 3)
             },
@@ -549,7 +549,7 @@ fn families_refuse_features_they_do_not_have() {
         assert!(error.message().contains(word), "{edit}: {error}");
     }
     let mixed = ModelConfig {
-        qk_norm: true,
+        qk_norm: Some(NormSpan::Head),
         biases: Biases { qkv: false, o: false, mlp: true },
         ..ModelConfig::llama(Dims { c: 8, h: 2, g: 1, d: 4, f: 12, v: 16, l: 1 })
     };

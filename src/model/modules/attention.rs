@@ -1,23 +1,29 @@
-//! Self-attention: one matmul for queries, keys and values, optional QK-norm, RoPE, attention, and
-//! the output projection, which adds to the residual stream.
+//! Self-attention: one matmul for queries, keys and values, optional QK-norm and RoPE, attention,
+//! and the output projection.
 
 use crate::base::Shape;
 use crate::model::ModelConfig;
+use crate::model::modules::branch::{Ends, Module};
 use crate::model::modules::linear::{Dense, Tensors};
 use crate::model::program::{Builder, External, Recompute, Value, Weights};
 use crate::ops::{
-    AttentionBackward, AttentionForward, Element, Heads, QkNormBackward, QkNormForward, Rope, RopeDirection,
+    AttentionBackward, AttentionForward, Element, Heads, NormSpan, QkNormBackward, QkNormForward, Rope,
+    RopeDirection, Rotation,
 };
 
 /// The values of a self-attention emitted by [`Attention::forward`].
 pub struct Attention {
     qkv: Dense,
     norm: Option<QkNorm>,
-    rotated: Value,
+    rope: Option<Rotated>,
+    /// Queries, keys and values as attention reads them.
+    ready: Value,
     attention_output: Value,
     lse: Value,
     o: Dense,
-    inputs: BatchInputs,
+    doc_start: Value,
+    doc_end: Value,
+    scale: f32,
     window: usize,
     shape: Shape,
     heads: Heads,
@@ -26,37 +32,50 @@ pub struct Attention {
 /// The QK-norm of query and key heads.
 #[derive(Clone, Copy)]
 struct QkNorm {
+    span: NormSpan,
+    offset: f32,
     rstd: Value,
     q: Weights,
     k: Weights,
 }
 
-/// Inputs of attention per micro-batch.
+/// The rotation of query and key heads.
 #[derive(Clone, Copy)]
-struct BatchInputs {
+struct Rotated {
     positions: Value,
-    doc_start: Value,
-    doc_end: Value,
     inv_freq: Value,
+    rotation: Rotation,
+}
+
+impl Rotated {
+    /// Declares the inputs of a layer's rotation.
+    fn declare(b: &mut Builder, config: &ModelConfig, heads: &Heads, n: usize, has_window: bool) -> Rotated {
+        let (rope, rotation) = (&config.rope, config.rope.rotation(heads, has_window));
+        let (pairs, tables) = (rotation.r / 2, rope.table_count());
+        let mut inv_freq = b.input(External::InvFreq, Element::F32, tables * pairs);
+        if tables > 1 {
+            inv_freq = b.slice(inv_freq, Element::F32, usize::from(has_window) * pairs, pairs);
+        }
+        Rotated { positions: b.input(External::Positions, Element::I32, n), inv_freq, rotation }
+    }
+
+    /// Emits the rotation of `qkv` in place; returns the result.
+    fn rotate(&self, b: &mut Builder, qkv: Value, direction: RopeDirection, n: usize, heads: Heads) -> Value {
+        let Rotated { positions, inv_freq, rotation } = *self;
+        b.push(Rope { qkv, positions, inv_freq, direction, rotation, n, heads });
+        qkv.next()
+    }
 }
 
 impl Attention {
-    /// Emits `out = residual + o(attention(x))`, all `[N, C]`; `window` as in [`AttentionForward`].
-    pub fn forward(
-        b: &mut Builder,
-        config: &ModelConfig,
-        x: Value,
-        (shape, window): (Shape, usize),
-        residual: Value,
-        out: Value,
-    ) -> Attention {
+    /// Emits `out = residual + o(attention(x))`, all `[N, C]`, of decoder layer `layer`.
+    pub fn forward(b: &mut Builder, config: &ModelConfig, layer: usize, shape: Shape, ends: Ends) -> Attention {
         let (dims, heads, n) = (&config.dims, Heads::from(&config.dims), shape.n());
-        let inputs = BatchInputs {
-            positions: b.input(External::Positions, Element::I32, n),
-            doc_start: b.input(External::DocStart, Element::I32, n),
-            doc_end: b.input(External::DocEnd, Element::I32, n),
-            inv_freq: b.input(External::InvFreq, Element::F32, dims.d / 2),
-        };
+        let (window, scale) = (config.window_of(layer), config.score_scale());
+        let rope =
+            config.rope.rotates(layer).then(|| Rotated::declare(b, config, &heads, n, window > 0));
+        let doc_start = b.input(External::DocStart, Element::I32, n);
+        let doc_end = b.input(External::DocEnd, Element::I32, n);
         let (q, kv) = (heads.attention_width(), heads.g * heads.d);
         let tensors = Tensors {
             weights: &[
@@ -72,24 +91,38 @@ impl Attention {
                 ],
                 false => &[],
             },
+            scale: 1.0,
         };
-        let qkv = Dense::forward(b, tensors, x, [n, dims.c], None, None);
-        let (mut packed, mut norm) = (qkv.out, None);
-        if config.qk_norm {
-            b.save(packed, Recompute::Mlp);
-            let q = b.parameters(&[("self_attn.q_norm.weight", dims.d)], None);
-            let k = b.parameters(&[("self_attn.k_norm.weight", dims.d)], None);
+        let qkv = Dense::forward(b, tensors, ends.input, [n, dims.c], None, None);
+        let (mut ready, mut norm) = (qkv.out, None);
+        if let Some(span) = config.qk_norm {
+            b.save(ready, Recompute::Mlp);
+            let [q_width, k_width] = span.widths(&heads);
+            let q = b.parameters(&[("self_attn.q_norm.weight", q_width)], None);
+            let k = b.parameters(&[("self_attn.k_norm.weight", k_width)], None);
             let normed = b.own(Element::Activation, n * heads.qkv());
-            let rstd = b.own(Element::F32, n * heads.normed());
-            let (q_weight, k_weight, eps) = (q.weights, k.weights, config.norm_eps);
-            b.push(QkNormForward { out: normed, rstd, qkv: packed, q_weight, k_weight, eps, n, heads });
-            (packed, norm) = (normed, Some(QkNorm { rstd, q, k }));
+            let rstd = b.own(Element::F32, n * span.spans(&heads));
+            let (q_weight, k_weight) = (q.weights, k.weights);
+            let (offset, eps) = (config.norm_offset(), config.norm_eps);
+            b.push(QkNormForward {
+                out: normed,
+                rstd,
+                qkv: ready,
+                q_weight,
+                k_weight,
+                span,
+                offset,
+                eps,
+                n,
+                heads,
+            });
+            (ready, norm) = (normed, Some(QkNorm { span, offset, rstd, q, k }));
         }
-        let BatchInputs { positions, inv_freq, doc_start, .. } = inputs;
-        b.push(Rope { qkv: packed, positions, inv_freq, direction: RopeDirection::Forward, n, heads });
-        let rotated = packed.next();
+        if let Some(rope) = rope {
+            ready = rope.rotate(b, ready, RopeDirection::Forward, n, heads);
+        }
         if norm.is_none() {
-            b.save(rotated, Recompute::Mlp);
+            b.save(ready, Recompute::Mlp);
         }
         let (attention_output, lse) = (b.own(Element::Activation, n * q), b.own(Element::F32, heads.h * n));
         b.save(attention_output, Recompute::Linears);
@@ -97,8 +130,9 @@ impl Attention {
         b.push(AttentionForward {
             out: attention_output,
             lse,
-            qkv: rotated,
+            qkv: ready,
             doc_start,
+            scale,
             window,
             shape,
             heads,
@@ -106,33 +140,51 @@ impl Attention {
         let tensors = Tensors {
             weights: &[("self_attn.o_proj.weight", dims.c)],
             biases: if config.biases.o { &[("self_attn.o_proj.bias", dims.c)] } else { &[] },
+            scale: config.multipliers.residual,
         };
-        let o = Dense::forward(b, tensors, attention_output, [n, q], Some(residual), Some(out));
-        Attention { qkv, norm, rotated, attention_output, lse, o, inputs, window, shape, heads }
+        let o = Dense::forward(b, tensors, attention_output, [n, q], ends.residual, Some(ends.out));
+        Attention {
+            qkv,
+            norm,
+            rope,
+            ready,
+            attention_output,
+            lse,
+            o,
+            doc_start,
+            doc_end,
+            scale,
+            window,
+            shape,
+            heads,
+        }
     }
+}
 
-    /// Emits the gradients of all parameters; returns the gradient of `x`.
-    pub fn backward(&self, b: &mut Builder, dout: Value) -> Value {
-        let Attention { rotated, attention_output, lse, window, shape, heads, .. } = *self;
-        let BatchInputs { positions, doc_start, doc_end, inv_freq } = self.inputs;
+impl Module for Attention {
+    fn backward(&self, b: &mut Builder, dout: Value, dx: Option<Value>) -> Value {
+        let Attention { ready, attention_output, lse, doc_start, doc_end, scale, window, shape, heads, .. } =
+            *self;
         let n = shape.n();
-        let dattention_output = self.o.backward(b, dout);
-        let dqkv = b.own(Element::Activation, n * heads.qkv());
+        let dattention_output = self.o.backward(b, dout, None);
+        let mut dqkv = b.own(Element::Activation, n * heads.qkv());
         b.push(AttentionBackward {
             dqkv,
             dout: dattention_output,
             out: attention_output,
             lse,
-            qkv: rotated,
+            qkv: ready,
             doc_start,
             doc_end,
+            scale,
             window,
             shape,
             heads,
         });
-        b.push(Rope { qkv: dqkv, positions, inv_freq, direction: RopeDirection::Backward, n, heads });
-        let mut dqkv = dqkv.next();
-        if let Some(QkNorm { rstd, q, k }) = self.norm {
+        if let Some(rope) = self.rope {
+            dqkv = rope.rotate(b, dqkv, RopeDirection::Backward, n, heads);
+        }
+        if let Some(QkNorm { span, offset, rstd, q, k }) = self.norm {
             let ((dq_weight, dweight_write), (dk_weight, _)) =
                 (b.contribution(q.gradient), b.contribution(k.gradient));
             b.push(QkNormBackward {
@@ -143,12 +195,14 @@ impl Attention {
                 rstd,
                 q_weight: q.weights,
                 k_weight: k.weights,
+                span,
+                offset,
                 dweight_write,
                 n,
                 heads,
             });
             dqkv = dqkv.next();
         }
-        self.qkv.backward(b, dqkv)
+        self.qkv.backward(b, dqkv, dx)
     }
 }

@@ -45,7 +45,7 @@ pub fn head(b: &mut Builder, config: &ModelConfig, task: HeadTask, n: usize, chu
     let (n, stride) = (if task == HeadTask::Logits { 1 } else { n }, config.dims.logits_stride());
     let chunk = chunk.clamp(1, n);
     let residual_stream = b.input(External::ResidualStream, Element::Activation, n * c);
-    let norm = Norm::forward(b, "model.norm.weight", residual_stream, config.norm_eps, [n, c]);
+    let norm = Norm::forward(b, config, "model.norm.weight", residual_stream, n, None);
     let lm = match config.tied {
         true => b.borrowed(v * c),
         false => b.parameters(&[("lm_head.weight", v)], Some(c)),
@@ -53,17 +53,17 @@ pub fn head(b: &mut Builder, config: &ModelConfig, task: HeadTask, n: usize, chu
     if task.is_backward() {
         b.zero_padding();
     }
-    let rows = Rows::of(b, task, n);
+    let (rows, scale) = (Rows::of(b, task, n), config.multipliers.logits);
     let mut logits = b.own(Element::Activation, chunk * stride);
     for first in (0..n).step_by(chunk) {
         let rows_here = chunk.min(n - first);
         let normed = b.slice(norm.out, Element::Activation, first * c, rows_here * c);
         let sizes = Linear { n: rows_here, k: c, m: v, out_stride: stride };
         let (weight, residual, bias) = (lm.weights, None, None);
-        b.push(LinearForward { out: logits, x: normed, weight, residual, bias, sizes });
+        b.push(LinearForward { out: logits, x: normed, weight, residual, bias, scale, sizes });
         let dlogits = rows.run_task(b, task, logits, first, sizes);
         if let Some(dlogits) = dlogits {
-            lm_backward(b, dlogits, normed, lm, sizes);
+            lm_backward(b, dlogits, normed, (lm, scale), sizes);
         }
         // The next chunk reuses the memory.
         logits = dlogits.unwrap_or(logits).next();
@@ -76,11 +76,11 @@ pub fn head(b: &mut Builder, config: &ModelConfig, task: HeadTask, n: usize, chu
 
 /// Emits the gradients of the LM head's weight and of its input. The latter replaces the input,
 /// which is read here for the last time.
-fn lm_backward(b: &mut Builder, dlogits: Value, normed: Value, lm: Weights, sizes: Linear) {
+fn lm_backward(b: &mut Builder, dlogits: Value, normed: Value, (lm, scale): (Weights, f32), sizes: Linear) {
     let (dweight, dweight_write) = b.contribution(lm.gradient);
-    b.push(LinearBackwardWeight { dweight, dout: dlogits, x: normed, dweight_write, sizes });
+    b.push(LinearBackwardWeight { dweight, dout: dlogits, x: normed, scale, dweight_write, sizes });
     let (dx, dx_write, weight) = (normed.next(), Write::Set, lm.weights);
-    b.push(LinearBackwardInput { dx, dout: dlogits, weight, dx_write, sizes });
+    b.push(LinearBackwardInput { dx, dout: dlogits, weight, scale, dx_write, sizes });
 }
 
 /// The per-row inputs and outputs of a task of the head.

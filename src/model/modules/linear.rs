@@ -12,6 +12,7 @@ pub struct Dense {
     x: Value,
     weight: Weights,
     bias: Option<Weights>,
+    scale: f32,
     sizes: Linear,
 }
 
@@ -21,11 +22,13 @@ pub struct Tensors<'a> {
     pub weights: &'a [(&'static str, usize)],
     /// `[rows]` each; empty if the layer has no bias.
     pub biases: &'a [(&'static str, usize)],
+    /// The factor of the product.
+    pub scale: f32,
 }
 
 impl Dense {
-    /// Emits `out = x · weightᵀ + residual + bias`. `x` is `[n, k]`. Without `out`, the output gets
-    /// its own buffer.
+    /// Emits `out = scale · x · weightᵀ + residual + bias`. `x` is `[n, k]`. Without `out`, the output
+    /// gets its own buffer.
     pub fn forward(
         b: &mut Builder,
         tensors: Tensors,
@@ -38,23 +41,26 @@ impl Dense {
         let bias = (!tensors.biases.is_empty()).then(|| b.parameters(tensors.biases, None));
         let sizes = Linear::dense(n, k, tensors.weights.iter().map(|(_, rows)| rows).sum());
         let out = out.unwrap_or_else(|| b.own(Element::Activation, sizes.out_elements()));
-        let layer = Dense { out, x, weight, bias, sizes };
+        let scale = tensors.scale;
+        let layer = Dense { out, x, weight, bias, scale, sizes };
         let bias = bias.map(|bias| bias.weights);
-        b.push(LinearForward { out, x, weight: weight.weights, residual, bias, sizes });
+        b.push(LinearForward { out, x, weight: weight.weights, residual, bias, scale, sizes });
         layer
     }
 
-    /// Emits the gradients of weight and bias; returns the gradient of `x`, in its own buffer.
-    pub fn backward(&self, b: &mut Builder, dout: Value) -> Value {
-        let Dense { x, weight, bias, sizes, .. } = *self;
+    /// Emits the gradients of weight and bias, and that of `x`: added to `dx`, or in its own buffer.
+    /// Returns the latter.
+    pub fn backward(&self, b: &mut Builder, dout: Value, dx: Option<Value>) -> Value {
+        let Dense { x, weight, bias, scale, sizes, .. } = *self;
         if let Some(bias) = bias {
             let (dbias, dbias_write) = b.contribution(bias.gradient);
             b.push(BiasBackward { dbias, dout, dbias_write, n: sizes.n, c: sizes.m });
         }
         let (dweight, dweight_write) = b.contribution(weight.gradient);
-        b.push(LinearBackwardWeight { dweight, dout, x, dweight_write, sizes });
-        let dx = b.own(Element::Activation, sizes.n * sizes.k);
-        b.push(LinearBackwardInput { dx, dout, weight: weight.weights, dx_write: Write::Set, sizes });
+        b.push(LinearBackwardWeight { dweight, dout, x, scale, dweight_write, sizes });
+        let dx_write = if dx.is_some() { Write::Add } else { Write::Set };
+        let dx = dx.unwrap_or_else(|| b.own(Element::Activation, sizes.n * sizes.k));
+        b.push(LinearBackwardInput { dx, dout, weight: weight.weights, scale, dx_write, sizes });
         dx
     }
 }

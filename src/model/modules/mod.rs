@@ -2,6 +2,7 @@
 //! and backward, into a program.
 
 mod attention;
+mod branch;
 mod embedding;
 mod head;
 mod linear;
@@ -9,6 +10,7 @@ mod mlp;
 mod norm;
 
 pub use attention::Attention;
+pub use branch::{Branch, NormNames};
 pub use embedding::{embedding_backward, embedding_forward};
 pub use head::{HeadTask, head};
 pub use mlp::Mlp;

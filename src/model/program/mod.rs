@@ -50,7 +50,7 @@ pub enum External {
     Targets,
     /// The weight of each target, f32.
     TargetWeights,
-    /// Rotary frequencies, f32 `[D/2]`.
+    /// Rotary frequencies, f32, one table after the other.
     InvFreq,
     /// The loss accumulator, f64 `[1]`.
     Loss,

@@ -7,7 +7,7 @@ use super::*;
 use crate::base::{Dims, Shape};
 use crate::model::decoder::{embedding, embedding_gradient, head_program, layer};
 use crate::model::{HeadTask, ModelConfig, Sizes, UnitKind, preset, shape, shape_names};
-use crate::ops::{Element, RmsnormBackward, RmsnormForward, SwigluBackward, SwigluForward, Write, Zero};
+use crate::ops::{Activation, Element, GluBackward, GluForward, NormSpan, RmsnormBackward, RmsnormForward, Write, Zero};
 
 const WRITES: [Write; 2] = [Write::Set, Write::Add];
 const N: usize = 4;
@@ -50,24 +50,24 @@ fn is_refused(with: &str, write: impl FnOnce(&mut Builder)) {
 #[test]
 fn only_current_values_are_read() {
     let (n, f) = (N, F);
-    is_refused("SwigluForward: gate_up is not current", |b| {
+    is_refused("GluForward: gate_up is not current", |b| {
         let (out, gate_up) = (rows(b, F), rows(b, 2 * F));
-        b.push(SwigluForward { out, gate_up, n, f });
+        b.push(GluForward { activation: Activation::Silu, out, gate_up, n, f });
     });
-    is_refused("SwigluForward: gate_up is not current", |b| {
+    is_refused("GluForward: gate_up is not current", |b| {
         let (out, gate_up, dout) = (rows(b, F), filled(b, 2 * F), filled(b, F));
-        b.push(SwigluBackward { gate_up, dout, n, f });
-        b.push(SwigluForward { out, gate_up, n, f });
+        b.push(GluBackward { activation: Activation::Silu, gate_up, dout, n, f });
+        b.push(GluForward { activation: Activation::Silu, out, gate_up, n, f });
     });
-    is_refused("SwigluBackward: gate_up is not current", |b| {
+    is_refused("GluBackward: gate_up is not current", |b| {
         let (gate_up, dout) = (filled(b, 2 * F), filled(b, F));
-        b.push(SwigluBackward { gate_up, dout, n, f });
-        b.push(SwigluBackward { gate_up, dout, n, f });
+        b.push(GluBackward { activation: Activation::Silu, gate_up, dout, n, f });
+        b.push(GluBackward { activation: Activation::Silu, gate_up, dout, n, f });
     });
-    is_refused("SwigluForward: gate_up is not current", |b| {
+    is_refused("GluForward: gate_up is not current", |b| {
         let (out, gate_up) = (rows(b, F), filled(b, 2 * F));
         set(b, gate_up.next(), 2 * F);
-        b.push(SwigluForward { out, gate_up, n, f });
+        b.push(GluForward { activation: Activation::Silu, out, gate_up, n, f });
     });
 }
 
@@ -93,27 +93,27 @@ fn external_memory_is_declared_once() {
 
 #[test]
 fn a_buffer_that_is_too_short_is_refused() {
-    is_refused("SwigluForward: gate_up is 96 bytes, not 192", |b| {
+    is_refused("GluForward: gate_up is 96 bytes, not 192", |b| {
         let (out, gate_up) = (rows(b, F), filled(b, F));
-        b.push(SwigluForward { out, gate_up, n: N, f: F });
+        b.push(GluForward { activation: Activation::Silu, out, gate_up, n: N, f: F });
     });
-    is_refused("SwigluForward: out is 80 bytes, not 96", |b| {
+    is_refused("GluForward: out is 80 bytes, not 96", |b| {
         let (out, gate_up) = (rows(b, 5), filled(b, 2 * F));
-        b.push(SwigluForward { out, gate_up, n: N, f: F });
+        b.push(GluForward { activation: Activation::Silu, out, gate_up, n: N, f: F });
     });
 }
 
 #[test]
 fn an_output_is_an_input_only_where_the_op_allows_it() {
     let (n, c) = (N, F);
-    is_refused("SwigluForward: out may not be gate_up", |b| {
+    is_refused("GluForward: out may not be gate_up", |b| {
         let gate_up = filled(b, 2 * F);
-        b.push(SwigluForward { out: gate_up.next(), gate_up, n, f: F });
+        b.push(GluForward { activation: Activation::Silu, out: gate_up.next(), gate_up, n, f: F });
     });
     is_refused("RmsnormForward: out may not be rstd", |b| {
         let (out, x) = (rows(b, F), filled(b, F));
         let weight = b.parameters(&[("norm", F)], None).weights;
-        b.push(RmsnormForward { out, rstd: out, x, weight, eps: 0.0, n, c });
+        b.push(RmsnormForward { residual: None, offset: 0.0, out, rstd: out, x, weight, eps: 0.0, n, c });
     });
     let backward = |b: &mut Builder, dx_write: Write| {
         let (dout, x, rstd) = (filled(b, F), filled(b, F), filled(b, 1));
@@ -121,15 +121,15 @@ fn an_output_is_an_input_only_where_the_op_allows_it() {
         let (dweight, dweight_write) = b.contribution(weight.gradient);
         let dx = if dx_write == Write::Set { x.next() } else { x };
         let weight = weight.weights;
-        b.push(RmsnormBackward { dx, dweight, dout, x, rstd, weight, dx_write, dweight_write, n, c });
+        b.push(RmsnormBackward { offset: 0.0, dx, dweight, dout, x, rstd, weight, dx_write, dweight_write, n, c });
     };
     backward(&mut Builder::new(DType::F32, Write::Set), Write::Set);
     is_refused("RmsnormBackward: dx may not be x", |b| backward(b, Write::Add));
-    is_refused("SwigluForward: out may not be gate_up", |b| {
+    is_refused("GluForward: out may not be gate_up", |b| {
         let whole = filled(b, 3 * F);
         let gate_up = b.slice(whole, Element::F32, 0, N * 2 * F);
         let out = b.slice(whole, Element::F32, N * 2 * F - 1, N * F);
-        b.push(SwigluForward { out: out.next(), gate_up, n, f: F });
+        b.push(GluForward { activation: Activation::Silu, out: out.next(), gate_up, n, f: F });
     });
 }
 
@@ -142,7 +142,7 @@ fn a_slice_and_its_whole_hold_the_same() {
     };
     let read = |b: &mut Builder, gate_up: Value, f: usize| {
         let out = rows(b, f);
-        b.push(SwigluForward { out, gate_up, n: N, f });
+        b.push(GluForward { activation: Activation::Silu, out, gate_up, n: N, f });
     };
     let mut builder = Builder::new(DType::F32, Write::Set);
     let (whole, [first, second]) = halves(&mut builder);
@@ -153,17 +153,17 @@ fn a_slice_and_its_whole_hold_the_same() {
     let rewritten = builder.whole(whole);
     read(&mut builder, rewritten, F);
 
-    is_refused("SwigluForward: gate_up is not current", |b| {
+    is_refused("GluForward: gate_up is not current", |b| {
         let (whole, [first, _]) = halves(b);
         set(b, first.next(), F);
         read(b, whole, F);
     });
-    is_refused("SwigluForward: gate_up is not current", |b| {
+    is_refused("GluForward: gate_up is not current", |b| {
         let (whole, [first, _]) = halves(b);
         set(b, whole.next(), 2 * F);
         read(b, first, F / 2);
     });
-    is_refused("SwigluForward: gate_up is not current", |b| {
+    is_refused("GluForward: gate_up is not current", |b| {
         let (whole, [first, _]) = halves(b);
         let across = b.slice(whole, Element::F32, 1, N * F);
         set(b, first.next(), F);
@@ -193,25 +193,25 @@ fn a_slice_and_its_whole_hold_the_same() {
 #[test]
 fn saved_memory_holds_the_values_that_backward_reads() {
     let (n, f) = (N, F);
-    is_refused("SwigluBackward: gate_up is in saved memory", |b| {
+    is_refused("GluBackward: gate_up is in saved memory", |b| {
         let (gate_up, dout) = (filled(b, 2 * F), filled(b, F));
         b.save(gate_up, Recompute::Mlp);
-        b.push(SwigluBackward { gate_up, dout, n, f });
+        b.push(GluBackward { activation: Activation::Silu, gate_up, dout, n, f });
         b.start_backward();
     });
-    is_refused("SwigluForward: gate_up is in saved memory", |b| {
+    is_refused("GluForward: gate_up is in saved memory", |b| {
         let (gate_up, dout, out) = (filled(b, 2 * F), filled(b, F), rows(b, F));
-        b.push(SwigluForward { out, gate_up, n, f });
-        b.push(SwigluBackward { gate_up, dout, n, f });
+        b.push(GluForward { activation: Activation::Silu, out, gate_up, n, f });
+        b.push(GluBackward { activation: Activation::Silu, gate_up, dout, n, f });
         b.start_backward();
         let again = rows(b, F);
-        b.push(SwigluForward { out: again, gate_up: gate_up.next(), n, f });
+        b.push(GluForward { activation: Activation::Silu, out: again, gate_up: gate_up.next(), n, f });
     });
     is_refused("a forward value is used by slices", |b| {
         let gate_up = filled(b, 2 * F);
         b.start_backward();
         let (slice, out) = (b.slice(gate_up, Element::F32, 0, N * F), rows(b, F / 2));
-        b.push(SwigluForward { out, gate_up: slice, n, f: F / 2 });
+        b.push(GluForward { activation: Activation::Silu, out, gate_up: slice, n, f: F / 2 });
     });
 }
 
@@ -228,7 +228,7 @@ fn configs() -> Vec<ModelConfig> {
     configs.push(ModelConfig::llama(Dims { c: 16, h: 3, g: 3, d: 14, f: 5, v: 11, l: 1 }));
     configs.extend(["tiny", "small"].map(|name| preset(name).unwrap()));
     let known = shape_names().map(|name| shape(name).unwrap());
-    let normed = shape_names().map(|name| ModelConfig { qk_norm: true, ..shape(name).unwrap() });
+    let normed = shape_names().map(|name| ModelConfig { qk_norm: Some(NormSpan::Head), ..shape(name).unwrap() });
     configs.extend(known.chain(normed));
     configs
 }

@@ -18,7 +18,7 @@ use std::sync::Arc;
 
 use crate::base::DType;
 use crate::host::{Isa, Pool};
-use crate::ops::rope::RotationTable;
+use crate::ops::rope::RotationTables;
 use crate::ops::{Kernels, Op};
 
 use scratch::Scratch;
@@ -30,7 +30,7 @@ use scratch::Scratch;
 pub struct CpuKernels {
     pub(super) pool: Arc<Pool>,
     pub(super) scratch: Scratch,
-    pub(super) rotations: RotationTable,
+    pub(super) rotations: RotationTables,
 }
 
 impl CpuKernels {
@@ -40,7 +40,7 @@ impl CpuKernels {
     /// Kernels that run on the pool's threads.
     pub fn new(pool: Arc<Pool>) -> Self {
         let scratch = Scratch::new(pool.threads());
-        CpuKernels { pool, scratch, rotations: RotationTable::default() }
+        CpuKernels { pool, scratch, rotations: RotationTables::default() }
     }
 }
 

@@ -205,6 +205,15 @@ vectorised! {
 }
 
 vectorised! {
+    /// `out += factor · x`.
+    pub(in crate::ops) fn add_scaled(out: &mut [f32], x: &[f32], factor: f32) {
+        for (out, x) in out.iter_mut().zip(x) {
+            *out += factor * x;
+        }
+    }
+}
+
+vectorised! {
     /// `out += bias` for a bf16 bias.
     pub(in crate::ops) fn add_bias(out: &mut [f32], bias: &[u16]) {
         for (out, &bias) in out.iter_mut().zip(bias) {

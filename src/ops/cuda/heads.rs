@@ -1,7 +1,7 @@
 //! Addresses of the query, key and value heads in packed rows.
 
 use crate::device::DeviceSpan;
-use crate::ops::Heads;
+use crate::ops::{Heads, NormSpan};
 use crate::ops::cuda::address::{bf16s, f32s, on};
 use crate::sys::cuda::bindings::hzk_bf16;
 
@@ -32,7 +32,10 @@ impl HeadColumns {
 pub(in crate::ops) struct NormedHeads {
     pub base: *mut hzk_bf16,
     pub rstd: *mut f32,
-    pub heads: usize,
+    /// Spans of a row that are normalised alone.
+    pub spans: usize,
+    /// Columns of a span.
+    pub width: usize,
     pub stride: i64,
 }
 
@@ -40,13 +43,15 @@ pub(in crate::ops) struct NormedHeads {
 pub(in crate::ops) fn both_heads(
     qkv: &DeviceSpan,
     rstd: &DeviceSpan,
+    span: NormSpan,
     n: usize,
     heads: &Heads,
 ) -> [NormedHeads; 2] {
     let HeadColumns { q, k, stride, .. } = HeadColumns::of(qkv, n, heads);
-    let rstd = f32s(rstd, n * heads.normed());
+    let rstd = f32s(rstd, n * span.spans(heads));
+    let [(q_spans, q_width), (k_spans, k_width)] = span.counts(heads);
     [
-        NormedHeads { base: q, rstd, heads: heads.h, stride },
-        NormedHeads { base: k, rstd: rstd.wrapping_add(n * heads.h), heads: heads.g, stride },
+        NormedHeads { base: q, rstd, spans: q_spans, width: q_width, stride },
+        NormedHeads { base: k, rstd: rstd.wrapping_add(n * q_spans), spans: k_spans, width: k_width, stride },
     ]
 }

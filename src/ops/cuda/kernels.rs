@@ -124,17 +124,17 @@ impl CudaKernels {
         self.keep(unsafe { cuda::copy_rows(to, from, rows, &self.stream) });
     }
 
-    /// Queues a GEMM; `matrices` are the output and the operands a and b of [`Gemm::operands`].
+    /// Queues a GEMM; operands as in [`Gemms::multiply`].
     pub(in crate::ops) fn multiply(
         &self,
         gemm: &Gemm,
         matrices: [DeviceSpan; 3],
-        residual: Option<DeviceSpan>,
-        bias: Option<DeviceSpan>,
+        scale: f32,
+        addends: [Option<DeviceSpan>; 2],
     ) {
         if gemm.n > 0 {
             // SAFETY: the caller of `run` has access to the operands; nothing else uses the workspace.
-            let queued = unsafe { self.gemms.multiply(gemm, matrices, [residual, bias], &self.stream) };
+            let queued = unsafe { self.gemms.multiply(gemm, matrices, scale, addends, &self.stream) };
             self.keep(queued);
         }
     }

@@ -83,7 +83,8 @@ impl Gemms {
     }
 
     /// Queues a GEMM. `matrices` are the output and the operands a and b of [`Gemm::operands`];
-    /// `addends` are the residual and the bias, present if the GEMM has them. N is not 0.
+    /// `scale` is the factor of their product; `addends` are the residual and the bias, present if
+    /// the GEMM has them. N is not 0.
     ///
     /// # Safety
     /// Until the GEMM is done, operands and workspace obey the rules of spans: device memory, and
@@ -92,12 +93,13 @@ impl Gemms {
         &self,
         gemm: &Gemm,
         matrices: [DeviceSpan; 3],
+        scale: f32,
         addends: [Option<DeviceSpan>; 2],
         stream: &Stream,
     ) -> Result<()> {
         let plan = self.plan(gemm)?;
         // SAFETY: promised by the caller.
-        unsafe { self.multiply_by((&plan.descriptors, &plan.choice), gemm, matrices, addends, stream) }
+        unsafe { self.multiply_by((&plan.descriptors, &plan.choice), gemm, matrices, scale, addends, stream) }
     }
 
     /// # Safety
@@ -107,6 +109,7 @@ impl Gemms {
         (descriptors, choice): (&Descriptors, &Choice),
         gemm: &Gemm,
         [out, a, b]: [DeviceSpan; 3],
+        scale: f32,
         [residual, bias]: [Option<DeviceSpan>; 2],
         stream: &Stream,
     ) -> Result<()> {
@@ -135,6 +138,7 @@ impl Gemms {
                     a: a.address(),
                     b: b.address(),
                 },
+                scale,
                 (self.workspace.address(), self.workspace.bytes()),
                 stream,
             )
@@ -163,7 +167,7 @@ impl Gemms {
             let choice = Choice { algorithm, workspace_bytes };
             let by = (&descriptors, &choice);
             // SAFETY: promised by the caller for every run.
-            let run = || unsafe { self.multiply_by(by, gemm, matrices, addends, stream) };
+            let run = || unsafe { self.multiply_by(by, gemm, matrices, 1.0, addends, stream) };
             let ns = clock(&run)?;
             if best.is_none_or(|(least, _)| ns < least) {
                 best = Some((ns, choice));

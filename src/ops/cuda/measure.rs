@@ -113,7 +113,8 @@ pub fn attention(ordinal: usize, dims: &Dims, shape: Shape) -> Result<Vec<Attent
     let span = |memory: &DeviceMemory| unsafe { DeviceSpan::new(memory.base(), memory.bytes()) };
     let [qkv, dout, dqkv_span, out_span, lse] = [&qkv, &dout, &dqkv, &out, &lse].map(span);
     let (doc_start, doc_end, heads) = (span(&starts), span(&ends), Heads::from(dims));
-    let forward = AttentionForward { out: out_span, lse, qkv, doc_start, window: 0, shape, heads };
+    let scale = 1.0 / (dims.d as f32).sqrt();
+    let forward = AttentionForward { out: out_span, lse, qkv, doc_start, scale, window: 0, shape, heads };
     let backward = AttentionBackward {
         dqkv: dqkv_span,
         dout,
@@ -122,6 +123,7 @@ pub fn attention(ordinal: usize, dims: &Dims, shape: Shape) -> Result<Vec<Attent
         qkv,
         doc_start,
         doc_end,
+        scale,
         window: 0,
         shape,
         heads,

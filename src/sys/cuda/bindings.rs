@@ -217,34 +217,35 @@ macro_rules! cuda_functions {
     };
     (kernels, $then:ident $($with:tt)*) => {
         $then! { $($with)*
-            fn hzk_embedding_forward(out: *mut hzk_bf16, tokens: *const i32, weight: *const hzk_bf16, N: i64,
-                C: i64, V: i64, stream: hzk_stream) -> std::ffi::c_int;
+            fn hzk_embedding_forward(out: *mut hzk_bf16, tokens: *const i32, weight: *const hzk_bf16, scale: f32,
+                N: i64, C: i64, V: i64, stream: hzk_stream) -> std::ffi::c_int;
             fn hzk_embedding_backward(dweight: *mut f32, dout: *const hzk_bf16, tokens: *const i32,
-                order: *const i32, first: *const i32, N: i64, U: i64, C: i64, V: i64,
+                order: *const i32, first: *const i32, scale: f32, N: i64, U: i64, C: i64, V: i64,
                 stream: hzk_stream) -> std::ffi::c_int;
             fn hzk_rmsnorm_forward(out: *mut hzk_bf16, rstd: *mut f32, x: *const hzk_bf16,
-                weight: *const hzk_bf16, eps: f32, N: i64, C: i64, stream: hzk_stream) -> std::ffi::c_int;
+                weight: *const hzk_bf16, residual: *const hzk_bf16, offset: f32, eps: f32, N: i64, C: i64,
+                out_stride: i64, x_stride: i64, stream: hzk_stream) -> std::ffi::c_int;
             fn hzk_rmsnorm_backward(dx: *mut hzk_bf16, dweight: *mut f32, scratch: *mut std::ffi::c_void,
                 dout: *const hzk_bf16, x: *const hzk_bf16, weight: *const hzk_bf16, rstd: *const f32,
-                accumulate: std::ffi::c_int, N: i64, C: i64, stream: hzk_stream) -> std::ffi::c_int;
+                offset: f32, accumulate: std::ffi::c_int, N: i64, C: i64, dx_stride: i64, dout_stride: i64,
+                x_stride: i64, stream: hzk_stream) -> std::ffi::c_int;
             fn hzk_qk_norm_forward(out: *mut hzk_bf16, rstd: *mut f32, x: *const hzk_bf16,
-                weight: *const hzk_bf16, eps: f32, N: i64, heads: i64, D: i64, out_stride: i64, x_stride: i64,
-                stream: hzk_stream) -> std::ffi::c_int;
+                weight: *const hzk_bf16, offset: f32, eps: f32, N: i64, heads: i64, D: i64, out_stride: i64,
+                x_stride: i64, stream: hzk_stream) -> std::ffi::c_int;
             fn hzk_qk_norm_backward(dx: *mut hzk_bf16, dweight: *mut f32, scratch: *mut std::ffi::c_void,
-                dout: *const hzk_bf16, x: *const hzk_bf16, weight: *const hzk_bf16, rstd: *const f32, N: i64,
-                heads: i64, D: i64, dx_stride: i64, dout_stride: i64, x_stride: i64,
+                dout: *const hzk_bf16, x: *const hzk_bf16, weight: *const hzk_bf16, rstd: *const f32,
+                offset: f32, N: i64, heads: i64, D: i64, dx_stride: i64, dout_stride: i64, x_stride: i64,
                 stream: hzk_stream) -> std::ffi::c_int;
-            fn hzk_rope_forward(q: *mut hzk_bf16, k: *mut hzk_bf16, positions: *const i32,
-                inv_freq: *const f32, N: i64, H: i64, G: i64, D: i64, q_stride: i64, k_stride: i64,
+            fn hzk_rope(q: *mut hzk_bf16, k: *mut hzk_bf16, positions: *const i32, inv_freq: *const f32,
+                backward: std::ffi::c_int, interleaved: std::ffi::c_int, factor: f32, beta: f32, every: i64,
+                N: i64, H: i64, G: i64, D: i64, R: i64, q_stride: i64, k_stride: i64,
                 stream: hzk_stream) -> std::ffi::c_int;
-            fn hzk_rope_backward(dq: *mut hzk_bf16, dk: *mut hzk_bf16, positions: *const i32,
-                inv_freq: *const f32, N: i64, H: i64, G: i64, D: i64, q_stride: i64, k_stride: i64,
+            fn hzk_glu_forward(out: *mut hzk_bf16, gate: *const hzk_bf16, up: *const hzk_bf16,
+                activation: std::ffi::c_int, N: i64, F: i64, stride: i64,
                 stream: hzk_stream) -> std::ffi::c_int;
-            fn hzk_swiglu_forward(out: *mut hzk_bf16, gate: *const hzk_bf16, up: *const hzk_bf16, N: i64,
-                F: i64, stride: i64, stream: hzk_stream) -> std::ffi::c_int;
-            fn hzk_swiglu_backward(dgate: *mut hzk_bf16, dup: *mut hzk_bf16, dout: *const hzk_bf16,
-                gate: *const hzk_bf16, up: *const hzk_bf16, N: i64, F: i64, stride: i64,
-                stream: hzk_stream) -> std::ffi::c_int;
+            fn hzk_glu_backward(dgate: *mut hzk_bf16, dup: *mut hzk_bf16, dout: *const hzk_bf16,
+                gate: *const hzk_bf16, up: *const hzk_bf16, activation: std::ffi::c_int, N: i64, F: i64,
+                stride: i64, stream: hzk_stream) -> std::ffi::c_int;
             fn hzk_bias_backward(dbias: *mut f32, scratch: *mut std::ffi::c_void, dout: *const hzk_bf16,
                 N: i64, C: i64, stream: hzk_stream) -> std::ffi::c_int;
             fn hzk_cross_entropy_forward(logprob: *mut f32, logits: *const hzk_bf16, targets: *const i32,

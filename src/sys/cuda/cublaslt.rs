@@ -268,7 +268,7 @@ impl Handle {
         Ok(found.workspaceSize)
     }
 
-    /// Enqueues a GEMM. `workspace` is an address and a length.
+    /// Enqueues a GEMM, whose product is multiplied by `alpha`. `workspace` is an address and a length.
     ///
     /// # Safety
     /// The operands are matrices of the descriptors' layouts on the handle's device, `bias` is a
@@ -280,10 +280,11 @@ impl Handle {
         gemm: &Descriptors,
         algorithm: &Algorithm,
         Addresses { d, c, bias, a, b }: Addresses,
+        alpha: f32,
         (workspace, workspace_bytes): (*mut u8, usize),
         stream: &Stream,
     ) -> Result<()> {
-        let (alpha, beta) = (1.0f32, if c.is_some() { 1.0f32 } else { 0.0 });
+        let beta = if c.is_some() { 1.0f32 } else { 0.0 };
         let algorithm = cu::cublasLtMatmulAlgo_t { data: *algorithm };
         assert_eq!(
             bias.is_some(),
@@ -322,7 +323,7 @@ impl Handle {
     }
 }
 
-/// The operands of `d = op(a) · op(b) + c + bias`. `c` is optional and may be `d`; `bias` is given
+/// The operands of `d = alpha · op(a) · op(b) + c + bias`. `c` is optional and may be `d`; `bias` is given
 /// if the descriptors have one.
 #[derive(Clone, Copy, Debug)]
 pub struct Addresses {

@@ -3,7 +3,7 @@
 use horizon::base::{Dims, Shape};
 use horizon::engine::{AdamOptions, Batch, Trainer, TrainerOptions};
 use horizon::hf::FolderConfig;
-use horizon::model::ModelConfig;
+use horizon::model::{ModelConfig, Rope};
 use safetensors::SafeTensors;
 use serde_json::Value;
 
@@ -47,7 +47,7 @@ impl Case {
         let plain = || ModelConfig {
             tied: config["tie_word_embeddings"].as_bool().unwrap(),
             norm_eps: real(&config["rms_norm_eps"]) as f32,
-            rope_theta: real(&config["rope_theta"]),
+            rope: Rope { theta: real(&config["rope_theta"]), ..Rope::default() },
             positions_max: shape.t,
             ..ModelConfig::llama(Dims {
                 c: size(&config["hidden_size"]),

@@ -3,9 +3,9 @@
 use std::collections::HashMap;
 
 use horizon::base::{Dims, Shape};
-use horizon::model::ModelConfig;
+use horizon::model::{ModelConfig, Norms};
 
-use super::{Random, attention, bias, cross_entropy, embed, matmul, qk_norm, rmsnorm, rope, swiglu};
+use super::{Random, attention, bias, cross_entropy, embed, glu, matmul, qk_norm, rmsnorm, rope};
 
 /// One micro-batch.
 pub struct Batch {
@@ -52,14 +52,25 @@ impl Batch {
 /// A decoder's tensors by their Hugging Face names.
 pub type Tensors = HashMap<String, Vec<f64>>;
 
+/// Returns the weight of a norm, or 1 more.
+fn gain(config: &ModelConfig, weight: &[f64]) -> Vec<f64> {
+    weight.iter().map(|weight| f64::from(config.norm_offset()) + weight).collect()
+}
+
 /// The boundary below the head, `[N, C]`.
 fn last_boundary(config: &ModelConfig, tensors: &Tensors, batch: &Batch) -> Vec<f64> {
     let (shape, dims, eps) = (batch.shape, &config.dims, f64::from(config.norm_eps));
     let Dims { c, f, .. } = *dims;
+    let factors = &config.multipliers;
     let mut x = embed(&tensors["model.embed_tokens.weight"], &batch.tokens, c);
+    x.iter_mut().for_each(|x| *x *= f64::from(factors.embedding));
     for layer in 0..dims.l {
         let weight = |name: &str| &tensors[&format!("model.layers.{layer}.{name}.weight")][..];
-        let (normed, _) = rmsnorm(&x, weight("input_layernorm"), eps, c);
+        // Norms that the family does not have are left out.
+        let norm = |x: &[f64], name: Option<&str>| match name {
+            Some(name) => rmsnorm(x, &gain(config, weight(name)), eps, c).0,
+            None => x.to_vec(),
+        };
         // A matmul plus the bias, if the layer has one.
         let linear = |x: &[f64], name: &str, columns: usize| {
             let out = matmul(x, weight(name), columns);
@@ -68,24 +79,46 @@ fn last_boundary(config: &ModelConfig, tensors: &Tensors, batch: &Batch) -> Vec<
                 None => out,
             }
         };
+        let [before_attention, after_attention, before_mlp, after_mlp] = match config.norms {
+            Norms::Before => [Some("input_layernorm"), None, Some("post_attention_layernorm"), None],
+            Norms::After => {
+                [None, Some("post_attention_layernorm"), None, Some("post_feedforward_layernorm")]
+            }
+            Norms::Around => [
+                Some("input_layernorm"),
+                Some("post_attention_layernorm"),
+                Some("pre_feedforward_layernorm"),
+                Some("post_feedforward_layernorm"),
+            ],
+        };
+        let normed = norm(&x, before_attention);
         let [q, k, v] = ["q", "k", "v"].map(|p| linear(&normed, &format!("self_attn.{p}_proj"), c));
         let (hd, gd) = (dims.attention_width(), dims.g * dims.d);
         let row = |n: usize| [&q[n * hd..][..hd], &k[n * gd..][..gd], &v[n * gd..][..gd]].concat();
-        let qkv: Vec<f64> = (0..shape.n()).flat_map(row).collect();
-        let qkv = if config.qk_norm {
-            qk_norm(&qkv, [weight("self_attn.q_norm"), weight("self_attn.k_norm")], eps, dims).0
-        } else {
-            qkv
-        };
-        let inv_freq = config.rope_scaling.inv_freq(config.rope_theta, dims.d);
-        let qkv = rope(&qkv, &batch.starts, shape, &inv_freq, dims, 1.0);
-        let (attention_output, _) = attention(&qkv, &batch.starts, config.window_of(layer), shape, dims);
-        add(&mut x, &linear(&attention_output, "self_attn.o_proj", hd));
-        let (normed, _) = rmsnorm(&x, weight("post_attention_layernorm"), eps, c);
+        let mut qkv: Vec<f64> = (0..shape.n()).flat_map(row).collect();
+        if config.qk_norm.is_some() {
+            let [q, k] = ["q", "k"].map(|p| gain(config, weight(&format!("self_attn.{p}_norm"))));
+            qkv = qk_norm(&qkv, [&q, &k], eps, dims).0;
+        }
+        let window = config.window_of(layer);
+        if config.rope.rotates(layer) {
+            let tables = config.rope.tables(dims.d, shape.t);
+            let table = if window > 0 { tables.last() } else { tables.first() }.expect("a table");
+            let rotation = config.rope.rotation(&dims.into(), window > 0);
+            qkv = rope(&qkv, &batch.starts, shape, (&rotation, table), dims, 1.0);
+        }
+        let scale = f64::from(config.score_scale());
+        let (attention_output, _) = attention(&qkv, &batch.starts, (scale, window), shape, dims);
+        let mut branch = linear(&attention_output, "self_attn.o_proj", hd);
+        branch.iter_mut().for_each(|y| *y *= f64::from(factors.residual));
+        add(&mut x, &norm(&branch, after_attention));
+        let normed = norm(&x, before_mlp);
         let [gate, up] = ["gate", "up"].map(|p| linear(&normed, &format!("mlp.{p}_proj"), c));
         let row = |n: usize| [&gate[n * f..][..f], &up[n * f..][..f]].concat();
         let gate_up: Vec<f64> = (0..shape.n()).flat_map(row).collect();
-        add(&mut x, &linear(&swiglu(&gate_up, f), "mlp.down_proj", f));
+        let mut branch = linear(&glu(config.activation, &gate_up, f), "mlp.down_proj", f);
+        branch.iter_mut().for_each(|y| *y *= f64::from(factors.residual));
+        add(&mut x, &norm(&branch, after_mlp));
     }
     x
 }
@@ -98,9 +131,11 @@ fn add(x: &mut [f64], y: &[f64]) {
 pub fn logits(config: &ModelConfig, tensors: &Tensors, batch: &Batch) -> Vec<f64> {
     let x = last_boundary(config, tensors, batch);
     let c = config.dims.c;
-    let (normed, _) = rmsnorm(&x, &tensors["model.norm.weight"], f64::from(config.norm_eps), c);
+    let weight = gain(config, &tensors["model.norm.weight"]);
+    let (normed, _) = rmsnorm(&x, &weight, f64::from(config.norm_eps), c);
     let lm = if config.tied { "model.embed_tokens.weight" } else { "lm_head.weight" };
-    matmul(&normed, &tensors[lm], c)
+    let scale = f64::from(config.multipliers.logits);
+    matmul(&normed, &tensors[lm], c).into_iter().map(|logit| scale * logit).collect()
 }
 
 /// Σ weight · nll of a micro-batch.

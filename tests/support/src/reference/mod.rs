@@ -12,6 +12,7 @@ pub mod memory;
 pub mod rows;
 
 use horizon::base::{Dims, Shape};
+use horizon::ops::{Activation, QueryScaling, Rotation};
 
 /// `(rows, columns, reason)` for ops on rows.
 pub const SIZES: &[(usize, usize, &str)] = &[
@@ -103,20 +104,25 @@ pub fn rope(
     qkv: &[f64],
     starts: &[i32],
     shape: Shape,
-    inv_freq: &[f32],
+    (rotation, inv_freq): (&Rotation, &[f32]),
     dims: &Dims,
     direction: f64,
 ) -> Vec<f64> {
-    let (d, mut out) = (dims.d, qkv.to_vec());
+    let (d, half, mut out) = (dims.d, rotation.r / 2, qkv.to_vec());
     for (n, &start) in starts.iter().enumerate() {
-        let position = (n % shape.t) as f32 - start as f32;
+        let position = (n % shape.t) as i32 - start;
+        let of_queries = rotation.queries.map_or(1.0, |QueryScaling { beta, positions }| {
+            1.0 + f64::from(beta) * (1.0 + f64::from(position / positions as i32)).ln()
+        });
         for head in 0..dims.h + dims.g {
+            let factor = f64::from(rotation.factor) * if head < dims.h { of_queries } else { 1.0 };
             for (i, frequency) in inv_freq.iter().enumerate() {
-                let angle = direction * f64::from(position * frequency);
-                let at = n * dims.qkv() + head * d + i;
-                let (low, high) = (qkv[at], qkv[at + d / 2]);
-                out[at] = low * angle.cos() - high * angle.sin();
-                out[at + d / 2] = high * angle.cos() + low * angle.sin();
+                let angle = direction * f64::from(position as f32 * frequency);
+                let first = n * dims.qkv() + head * d;
+                let pair = if rotation.interleaved { [2 * i, 2 * i + 1] } else { [i, i + half] };
+                let [low, high] = pair.map(|at| factor * qkv[first + at]);
+                out[first + pair[0]] = low * angle.cos() - high * angle.sin();
+                out[first + pair[1]] = high * angle.cos() + low * angle.sin();
             }
         }
     }
@@ -128,17 +134,20 @@ pub fn bias(x: &[f64], bias: &[f64]) -> Vec<f64> {
     x.iter().enumerate().map(|(i, x)| x + bias[i % bias.len()]).collect()
 }
 
-/// Returns `qkv` with normalised query and key heads, and `rstd`: `[N, H]` of query heads, followed
-/// by `[N, G]` of key heads.
+/// Returns `qkv` with normalised queries and keys, and `rstd`: of the queries of all rows, followed
+/// by that of the keys. The length of a weight is that of the vectors that are normalised.
 pub fn qk_norm(qkv: &[f64], weights: [&[f64]; 2], eps: f64, dims: &Dims) -> (Vec<f64>, Vec<f64>) {
     let Dims { h, g, d, .. } = *dims;
     let (mut out, mut rstd) = (qkv.to_vec(), [Vec::new(), Vec::new()]);
     for row in out.chunks_exact_mut(dims.qkv()) {
-        for (head, x) in row.chunks_exact_mut(d).take(h + g).enumerate() {
-            let which = usize::from(head >= h);
-            let (normed, scale) = rmsnorm(x, weights[which], eps, d);
-            x.copy_from_slice(&normed);
-            rstd[which].extend(scale);
+        let (queries, rest) = row.split_at_mut(h * d);
+        let both = [queries, &mut rest[..g * d]];
+        for ((x, weight), rstd) in both.into_iter().zip(weights).zip(&mut rstd) {
+            for x in x.chunks_exact_mut(weight.len()) {
+                let (normed, scale) = rmsnorm(x, weight, eps, weight.len());
+                x.copy_from_slice(&normed);
+                rstd.extend(scale);
+            }
         }
     }
     (out, rstd.concat())
@@ -166,6 +175,7 @@ struct Softmax {
 struct Packed<'a> {
     qkv: &'a [f64],
     starts: &'a [i32],
+    scale: f64,
     /// 0 means no window.
     window: usize,
     shape: Shape,
@@ -185,17 +195,13 @@ impl Packed<'_> {
         self.query(n, self.dims.h + self.dims.g + kv)
     }
 
-    fn scale(&self) -> f64 {
-        1.0 / (self.dims.d as f64).sqrt()
-    }
-
     fn softmax(&self, n: usize, head: usize) -> Softmax {
         let kv = head / (self.dims.h / self.dims.g);
         let sequence = n / self.shape.t * self.shape.t;
         let window = if self.window == 0 { n + 1 } else { self.window };
         let keys = (sequence + self.starts[n] as usize).max((n + 1).saturating_sub(window))..n + 1;
         let q = self.query(n, head);
-        let scores: Vec<f64> = keys.clone().map(|key| dot(q, self.key(key, kv)) * self.scale()).collect();
+        let scores: Vec<f64> = keys.clone().map(|key| dot(q, self.key(key, kv)) * self.scale).collect();
         let largest = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
         let powers: Vec<f64> = scores.iter().map(|s| (s - largest).exp()).collect();
         let sum: f64 = powers.iter().sum();
@@ -217,11 +223,11 @@ pub fn attention_in(
     store: Store,
     qkv: &[f64],
     starts: &[i32],
-    window: usize,
+    (scale, window): (f64, usize),
     shape: Shape,
     dims: &Dims,
 ) -> (Vec<f64>, Vec<f64>) {
-    let packed = Packed { qkv, starts, window, shape, dims };
+    let packed = Packed { qkv, starts, scale, window, shape, dims };
     let (mut out, mut lse) = (Vec::new(), vec![0.0; dims.h * shape.n()]);
     for n in 0..shape.n() {
         for head in 0..dims.h {
@@ -240,11 +246,11 @@ pub fn attention_in(
 pub fn attention(
     qkv: &[f64],
     starts: &[i32],
-    window: usize,
+    (scale, window): (f64, usize),
     shape: Shape,
     dims: &Dims,
 ) -> (Vec<f64>, Vec<f64>) {
-    attention_in(exact, qkv, starts, window, shape, dims)
+    attention_in(exact, qkv, starts, (scale, window), shape, dims)
 }
 
 /// The gradient `[N, (H+2G)·D]`. Only used to estimate the error of a naive version; the truth
@@ -255,12 +261,12 @@ pub fn attention_backward_in(
     qkv: &[f64],
     dout: &[f64],
     starts: &[i32],
-    window: usize,
+    (scale, window): (f64, usize),
     shape: Shape,
     dims: &Dims,
 ) -> Vec<f64> {
-    let (packed, d) = (Packed { qkv, starts, window, shape, dims }, dims.d);
-    let (out, _) = attention_in(store, qkv, starts, window, shape, dims);
+    let (packed, d) = (Packed { qkv, starts, scale, window, shape, dims }, dims.d);
+    let (out, _) = attention_in(store, qkv, starts, (scale, window), shape, dims);
     let mut dqkv = vec![0.0; qkv.len()];
     for n in 0..shape.n() {
         for head in 0..dims.h {
@@ -269,7 +275,7 @@ pub fn attention_backward_in(
             let (dout, delta) = (&dout[at..][..d], dot(&dout[at..][..d], &out[at..][..d]));
             for (key, power) in softmax.keys.zip(&softmax.powers) {
                 let p = power / softmax.sum;
-                let ds = store(p * (dot(dout, packed.value(key, softmax.kv)) - delta)) * packed.scale();
+                let ds = store(p * (dot(dout, packed.value(key, softmax.kv)) - delta)) * packed.scale;
                 let block = |row: usize, column: usize| row * dims.qkv() + column * d;
                 add_scaled(&mut dqkv[block(n, head)..][..d], ds, packed.key(key, softmax.kv));
                 add_scaled(&mut dqkv[block(key, dims.h + softmax.kv)..][..d], ds, packed.query(n, head));
@@ -281,11 +287,15 @@ pub fn attention_backward_in(
     dqkv
 }
 
-pub fn swiglu(gate_up: &[f64], f: usize) -> Vec<f64> {
-    gate_up
-        .chunks_exact(2 * f)
-        .flat_map(|row| (0..f).map(|i| row[i] / (1.0 + (-row[i]).exp()) * row[f + i]))
-        .collect()
+/// activation(gate) · up.
+pub fn glu(activation: Activation, gate_up: &[f64], f: usize) -> Vec<f64> {
+    let activate = |x: f64| match activation {
+        Activation::Silu => x / (1.0 + (-x).exp()),
+        Activation::GeluTanh => {
+            0.5 * x * (1.0 + ((2.0 / std::f64::consts::PI).sqrt() * (x + 0.044715 * x.powi(3))).tanh())
+        }
+    };
+    gate_up.chunks_exact(2 * f).flat_map(|row| (0..f).map(|i| activate(row[i]) * row[f + i])).collect()
 }
 
 /// Σ weight · nll over rows whose target is not −100.

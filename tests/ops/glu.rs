@@ -1,6 +1,6 @@
 //! SwiGLU against its f64 reference.
 
-use horizon::ops::{SwigluBackward, SwigluForward};
+use horizon::ops::{GluBackward, GluForward};
 use support::reference::compare::{close, gradient_of, inner};
 use support::reference::device::{Device, Expected};
 use support::reference::memory::Memory;
@@ -11,8 +11,8 @@ fn run(device: &Device, gate_up: &[f32], dout: &[f32], n: usize, f: usize) -> Ve
     let dout = device.activations(dout);
     device.run(|k| {
         let (out, gate_up) = (device.poisoned_activations(n * f), device.activations(gate_up));
-        spans::run(k, &SwigluForward { out: out.span(), gate_up: gate_up.span(), n, f }.into());
-        spans::run(k, &SwigluBackward { gate_up: gate_up.span(), dout: dout.span(), n, f }.into());
+        spans::run(k, &GluForward { activation: Activation::Silu, out: out.span(), gate_up: gate_up.span(), n, f }.into());
+        spans::run(k, &GluBackward { activation: Activation::Silu, gate_up: gate_up.span(), dout: dout.span(), n, f }.into());
         vec![out, gate_up]
     })
 }
