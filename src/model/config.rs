@@ -25,8 +25,8 @@ pub struct ModelConfig {
     pub positions_max: usize,
     /// The projections with a bias.
     pub biases: Biases,
-    /// What an RMSNorm of queries and keys before RoPE normalises together (QK-norm); `None`
-    /// without it.
+    /// The columns of queries and keys that an RMSNorm before RoPE normalises together (QK-norm);
+    /// `None` without it.
     pub qk_norm: Option<NormSpan>,
     /// Sliding-window attention of some layers; none if every layer attends to the whole sequence.
     pub window: Option<Window>,
@@ -119,7 +119,7 @@ impl ModelConfig {
         }
     }
 
-    /// What is added to the weight of every norm.
+    /// The number added to the weight of every norm.
     pub fn norm_offset(&self) -> f32 {
         if self.norms_plus_one { 1.0 } else { 0.0 }
     }

@@ -25,7 +25,7 @@ use support::spans;
 const WRITES: [Write; 2] = [Write::Set, Write::Add];
 const OFFSETS: [f32; 2] = [0.0, 1.0];
 const FACTORS: [f32; 2] = [1.0, 0.375];
-/// What is normalised together, and the offset.
+/// The columns that are normalised together, and the offset.
 const SPANS: [(NormSpan, f32); 3] = [(NormSpan::Head, 0.0), (NormSpan::Head, 1.0), (NormSpan::AllHeads, 1.0)];
 const ACTIVATIONS: [Activation; 2] = [Activation::Silu, Activation::GeluTanh];
 

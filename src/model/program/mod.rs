@@ -79,11 +79,12 @@ pub enum Recompute {
     Full,
     /// Recompute all but attention, whose output and log-sum-exp are saved.
     Linears,
-    /// Recompute the MLP and the first norm; also save queries, keys and values and the
-    /// post-attention residual.
+    /// Recompute the MLP and the first norm; also save queries, keys and values, the post-attention
+    /// residual, and the output of attention if it is normalised.
     Mlp,
-    /// Recompute norms and SwiGLU; also save gate and up. With QK-norm, queries and keys are saved
-    /// before it; QK-norm and RoPE are recomputed.
+    /// Recompute norms and the gated unit; also save gate and up, and the output of the MLP if it is
+    /// normalised. With QK-norm, queries and keys are saved before it; QK-norm and RoPE are
+    /// recomputed.
     Selective,
     /// Recompute nothing; save all that backward reads.
     None,
