@@ -25,9 +25,9 @@ use horizon::device::DeviceSpan;
 use horizon::ops::cuda::workspace;
 use horizon::ops::{
     Access, AttentionBackward, AttentionForward, BiasBackward, CrossEntropyBackward, CrossEntropyForward,
-    CrossEntropyForwardBackward, CrossEntropyLogprobs, Element, EmbeddingBackward, EmbeddingForward, Heads,
-    Linear, LinearBackwardInput, LinearBackwardWeight, LinearForward, Op, QkNormBackward, QkNormForward,
-    RmsnormBackward, RmsnormForward, Rope, RopeDirection, Round, Squares, GluBackward, GluForward,
+    CrossEntropyForwardBackward, CrossEntropyLogprobs, Element, EmbeddingBackward, EmbeddingForward,
+    GluBackward, GluForward, Heads, Linear, LinearBackwardInput, LinearBackwardWeight, LinearForward, Op,
+    QkNormBackward, QkNormForward, RmsnormBackward, RmsnormForward, Rope, RopeDirection, Round, Squares,
     Widen, Write, Zero,
 };
 use meter::cuda::{Cuda, Effort};
@@ -100,7 +100,8 @@ fn matmuls(dims: &Dims, n: usize, chunk: usize) -> Vec<(&'static str, Op<Fill>)>
     let ops = layers.into_iter().flat_map(|(layer, sizes)| {
         let (dx_write, dweight_write) = (Write::Set, Write::Set);
         let ops = [
-            LinearForward { scale: 1.0, out: Any, x: Any, weight: Any, residual: None, bias: None, sizes }.into(),
+            LinearForward { scale: 1.0, out: Any, x: Any, weight: Any, residual: None, bias: None, sizes }
+                .into(),
             LinearBackwardInput { scale: 1.0, dx: Any, dout: Any, weight: Any, dx_write, sizes }.into(),
             LinearBackwardWeight { scale: 1.0, dweight: Any, dout: Any, x: Any, dweight_write, sizes }.into(),
         ];
@@ -115,9 +116,19 @@ fn attention(dims: &Dims, shape: Shape, window: usize) -> [Op<Fill>; 2] {
     let doc_start = || Fill::rows(n, |row| row / t * t);
     let doc_end = Fill::rows(n, |row| (row / t + 1) * t);
     [
-        AttentionForward { scale: SCALE, out: Any, lse: Any, qkv: Any, doc_start: doc_start(), window, shape, heads }
-            .into(),
-        AttentionBackward { scale: SCALE,
+        AttentionForward {
+            scale: SCALE,
+            out: Any,
+            lse: Any,
+            qkv: Any,
+            doc_start: doc_start(),
+            window,
+            shape,
+            heads,
+        }
+        .into(),
+        AttentionBackward {
+            scale: SCALE,
             dqkv: Any,
             dout: Any,
             out: Any,
@@ -138,8 +149,22 @@ fn heads(dims: &Dims, shape: Shape) -> Vec<Op<Fill>> {
     let (n, heads, eps, positions) =
         (shape.n(), Heads::from(dims), 1e-5, Fill::rows(shape.n(), |n| n % shape.t));
     vec![
-        QkNormForward { span: NormSpan::Head, offset: 0.0, out: Any, rstd: Any, qkv: Any, q_weight: Any, k_weight: Any, eps, n, heads }.into(),
-        QkNormBackward { span: NormSpan::Head, offset: 0.0,
+        QkNormForward {
+            span: NormSpan::Head,
+            offset: 0.0,
+            out: Any,
+            rstd: Any,
+            qkv: Any,
+            q_weight: Any,
+            k_weight: Any,
+            eps,
+            n,
+            heads,
+        }
+        .into(),
+        QkNormBackward {
+            span: NormSpan::Head,
+            offset: 0.0,
             dqkv: Any,
             dq_weight: Any,
             dk_weight: Any,
@@ -153,7 +178,16 @@ fn heads(dims: &Dims, shape: Shape) -> Vec<Op<Fill>> {
         }
         .into(),
         BiasBackward { dbias: Any, dout: Any, dbias_write: Write::Add, n, c: heads.qkv() }.into(),
-        Rope { rotation: Rotation::whole(&heads), qkv: Any, positions, inv_freq: Any, direction: RopeDirection::Forward, n, heads }.into(),
+        Rope {
+            rotation: Rotation::whole(&heads),
+            qkv: Any,
+            positions,
+            inv_freq: Any,
+            direction: RopeDirection::Forward,
+            n,
+            heads,
+        }
+        .into(),
     ]
 }
 
@@ -171,8 +205,10 @@ fn rows(dims: &Dims, n: usize, chunk: usize) -> Vec<Op<Fill>> {
     });
     let targets = || Fill::rows(chunk, |_| 0);
     vec![
-        RmsnormForward { residual: None, offset: 0.0, out: Any, rstd: Any, x: Any, weight: Any, eps, n, c }.into(),
-        RmsnormBackward { offset: 0.0,
+        RmsnormForward { residual: None, offset: 0.0, out: Any, rstd: Any, x: Any, weight: Any, eps, n, c }
+            .into(),
+        RmsnormBackward {
+            offset: 0.0,
             dx: Any,
             dweight: Any,
             dout: Any,
@@ -203,7 +239,8 @@ fn rows(dims: &Dims, n: usize, chunk: usize) -> Vec<Op<Fill>> {
         CrossEntropyLogprobs { logprobs: Any, logits: Any, targets: targets(), n: chunk, v, stride }.into(),
         CrossEntropyBackward { logits: Any, targets: targets(), dlogprobs: Any, n: chunk, v, stride }.into(),
         EmbeddingForward { scale: 1.0, out: Any, table: Any, tokens: tokens(), n, c, v }.into(),
-        EmbeddingBackward { scale: 1.0,
+        EmbeddingBackward {
+            scale: 1.0,
             dtable: Any,
             dout: Any,
             tokens: tokens(),

@@ -141,7 +141,10 @@ fn qk_norm_and_all_biases() {
     let config = ModelConfig {
         biases: Biases { qkv: true, o: true, mlp: true },
         qk_norm: Some(NormSpan::Head),
-        rope: Rope { scaling: RopeScaling::Llama3 { factor: 8.0, low: 1.0, high: 4.0, original_positions: 32 }, ..Rope::default() },
+        rope: Rope {
+            scaling: RopeScaling::Llama3 { factor: 8.0, low: 1.0, high: 4.0, original_positions: 32 },
+            ..Rope::default()
+        },
         ..plain(ODD, false)
     };
     let step = Step::new(&Device::Cpu, config, Shape { b: 2, t: 9 }, 2, 0.4, &mut random);

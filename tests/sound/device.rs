@@ -127,8 +127,18 @@ fn ops_are_plain_data_until_unsafe_code_runs_them() {
     let heads = Heads { h: usize::MAX, g: 1, d: usize::MAX };
     let ops: [Op; 3] = [
         Zero { out: span, bytes: usize::MAX }.into(),
-        LinearForward { scale: 1.0, out: span, x: span, weight: span, residual: Some(span), bias: None, sizes }.into(),
-        Rope { rotation: Rotation::whole(&heads),
+        LinearForward {
+            scale: 1.0,
+            out: span,
+            x: span,
+            weight: span,
+            residual: Some(span),
+            bias: None,
+            sizes,
+        }
+        .into(),
+        Rope {
+            rotation: Rotation::whole(&heads),
             qkv: span,
             positions: span,
             inv_freq: span,
