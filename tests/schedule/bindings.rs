@@ -5,7 +5,7 @@ use std::collections::{HashMap, HashSet};
 
 use horizon::base::{DType, Dims, Shape};
 use horizon::model::{Base, External, Layout, ModelConfig, Passes, Sizes};
-use horizon::ops::Access as Use;
+use horizon::ops::{Access as Use, NormSpan};
 use horizon::schedule::{Access, Geometry, List, Resource};
 use proptest::prelude::*;
 

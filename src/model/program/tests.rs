@@ -124,13 +124,13 @@ fn an_output_is_an_input_only_where_the_op_allows_it() {
         let dx = if dx_write == Write::Set { x.next() } else { x };
         let weight = weight.weights;
         b.push(RmsnormBackward {
-            offset: 0.0,
             dx,
             dweight,
             dout,
             x,
             rstd,
             weight,
+            offset: 0.0,
             dx_write,
             dweight_write,
             n,
@@ -235,7 +235,7 @@ fn configs() -> Vec<ModelConfig> {
     let mut configs = vec![ModelConfig::llama(dims); 4];
     for (number, config) in configs.iter_mut().enumerate() {
         config.tied = number % 2 == 1;
-        config.qk_norm = number / 2 == 1;
+        config.qk_norm = (number / 2 == 1).then_some(NormSpan::Head);
         config.biases.qkv = number % 2 == 1;
         (config.biases.o, config.biases.mlp) = (number == 3, number == 3);
     }
@@ -478,7 +478,7 @@ fn memory_is_at_most_that_of_a_manual_layout() {
             let n = sizes.shape.n();
             let row = |columns: usize| aligned(n * columns * sizes.activation_dtype.bytes());
             let f32s = |columns: usize| aligned(n * columns * 4);
-            let normed = if config.qk_norm { row(qkv) + f32s(h + g) } else { 0 };
+            let normed = if config.qk_norm.is_some() { row(qkv) + f32s(h + g) } else { 0 };
             // A buffer for each forward value, and one for the temporaries of half a backward.
             let scratch = 3 * row(c)
                 + 2 * f32s(1)
