@@ -187,7 +187,6 @@ impl Family {
             window,
             split_layers: _,
             ..
-
         } = model;
         let (&qkv, &o, &mlp) = (qkv, o, mlp);
         let biases = match self.attention_bias {

@@ -184,14 +184,15 @@ impl ModelConfig {
         self.rope.validate(d, l)?;
         let Multipliers { embedding, residual, scores, logits } = self.multipliers;
         let factors = [
-            ("embedding multiplier", embedding),
-            ("residual multiplier", residual),
-            ("attention multiplier", scores.unwrap_or(1.0)),
-            ("logits multiplier", logits),
+            ("embedding_multiplier", "embedding_multiplier", "multipliers.embedding", embedding),
+            ("residual_multiplier", "residual_multiplier", "multipliers.residual", residual),
+            ("attention_multiplier", "attention_multiplier", "multipliers.scores", scores.unwrap_or(1.0)),
+            ("logits_scaling", "logits_multiplier", "multipliers.logits", logits),
         ];
-        for (name, factor) in factors {
+        for (config, c, rust, factor) in factors {
             if !(factor.is_finite() && factor > 0.0) {
-                return Err(Error::argument(format!("the {name} is {factor}; it must be finite, > 0")));
+                let name = phrase(config, c, rust);
+                return Err(Error::argument(format!("{name} is {factor}; it must be finite, > 0")));
             }
         }
         if residual != 1.0 && (self.biases.o || self.biases.mlp) {

@@ -2,7 +2,7 @@
 //! computed like transformers: in f32, step by step.
 
 use crate::base::format::several;
-use crate::base::{Error, Result, Status, phrase};
+use crate::base::{Error, Result, phrase};
 use crate::ops::{Heads, QueryScaling, Rotation};
 
 /// The rotary positions of a decoder.
@@ -44,10 +44,9 @@ impl Rope {
     /// Refuses invalid values (`InvalidArgument`), naming them, for heads of `d` and `l` layers.
     pub fn validate(&self, d: usize, l: usize) -> Result<()> {
         let windowed = phrase("rope_local_base_freq", "sliding_rope_theta", "rope.windowed_theta");
-        for (name, theta) in [("rope_theta", Some(self.theta)), (&windowed, self.windowed_theta)] {
-            if let Some(theta) = theta.filter(|theta| !(theta.is_finite() && *theta > 0.0)) {
-                return Err(Error::argument(format!("{name} is {theta}; it must be finite, > 0")));
-            }
+        let bases = [("rope_theta", self.theta), (&windowed, self.windowed_theta.unwrap_or(1.0))];
+        if let Some((name, theta)) = bases.iter().find(|(_, theta)| !(theta.is_finite() && *theta > 0.0)) {
+            return Err(Error::argument(format!("{name} is {theta}; it must be finite, > 0")));
         }
         if let Some(r) = self.rotated.filter(|&r| r % 2 != 0 || !(2..=d).contains(&r)) {
             return Err(Error::argument(format!(
@@ -61,25 +60,32 @@ impl Rope {
             )));
         }
         self.scaling.validate(self.rotating(d) / 2)?;
-        if let Some(layers) = self.without.as_ref().filter(|layers| layers.len() != l) {
-            return Err(Error::argument(format!(
+        match &self.without {
+            Some(layers) if layers.len() != l => Err(Error::argument(format!(
                 "layers without rotary positions are given for {}, but num_hidden_layers is {l}",
                 several(layers.len(), "layer")
-            )));
+            ))),
+            _ => self.queries.map_or(Ok(()), |queries| self.validate_queries(queries, d)),
         }
-        match self.queries {
-            Some(QueryScaling { beta, positions }) if !beta.is_finite() || positions == 0 => {
-                Err(Error::argument(format!(
-                    "the scaling of queries has β {beta} and {positions} positions; β must be finite, \
-                     positions at least 1"
-                )))
-            }
-            Some(_) if self.rotating(d) < d => Err(Error::new(
-                Status::Unsupported,
-                "a scaling of queries is only supported if whole heads rotate",
-            )),
-            _ => Ok(()),
+    }
+
+    fn validate_queries(&self, QueryScaling { beta, positions }: QueryScaling, d: usize) -> Result<()> {
+        let name = phrase("llama_4_scaling_beta", "query_scaling_beta", "rope.queries.beta");
+        if !beta.is_finite() {
+            return Err(Error::argument(format!("{name} is {beta}; it must be finite")));
         }
+        if positions == 0 {
+            let name = phrase(
+                "original_max_position_embeddings",
+                "query_scaling_positions",
+                "rope.queries.positions",
+            );
+            return Err(Error::argument(format!("{name} is 0; it must be at least 1")));
+        }
+        if self.rotating(d) != d {
+            return Err(Error::argument(format!("{name} is {beta}, but only a part of each head rotates")));
+        }
+        Ok(())
     }
 
     /// R: elements of a head of `d` that rotate.
@@ -466,9 +472,12 @@ mod tests {
             (Rope { rotated: Some(18), ..rope() }, "18 elements of a head rotate"),
             (Rope { rotated: Some(8), scaling: long(8), ..rope() }, "each of the 4 rotating pairs"),
             (Rope { without: Some(vec![true]), ..rope() }, "for 1 layer, but num_hidden_layers is 2"),
-            (Rope { queries: queries(f32::NAN, 8), ..rope() }, "β NaN"),
-            (Rope { queries: queries(0.1, 0), ..rope() }, "0 positions"),
-            (Rope { queries: queries(0.1, 8), rotated: Some(8), ..rope() }, "whole heads"),
+            (Rope { queries: queries(f32::NAN, 8), ..rope() }, "rope.queries.beta is NaN"),
+            (Rope { queries: queries(0.1, 0), ..rope() }, "rope.queries.positions is 0"),
+            (
+                Rope { queries: queries(0.1, 8), rotated: Some(8), ..rope() },
+                "only a part of each head rotates",
+            ),
         ] {
             let error = rope.validate(16, 2).unwrap_err();
             assert!(error.message().contains(word), "{error}");
