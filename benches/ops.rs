@@ -24,11 +24,11 @@ use horizon::base::{DType, Dims, Error, Result, Shape};
 use horizon::device::DeviceSpan;
 use horizon::ops::cuda::workspace;
 use horizon::ops::{
-    Access, AttentionBackward, AttentionForward, BiasBackward, CrossEntropyBackward, CrossEntropyForward,
-    CrossEntropyForwardBackward, CrossEntropyLogprobs, Element, EmbeddingBackward, EmbeddingForward, Heads,
-    Linear, LinearBackwardInput, LinearBackwardWeight, LinearForward, Op, QkNormBackward, QkNormForward,
-    RmsnormBackward, RmsnormForward, Rope, RopeDirection, Round, Squares, GluBackward, GluForward,
-    Widen, Write, Zero,
+    Access, Activation, AttentionBackward, AttentionForward, BiasBackward, CrossEntropyBackward,
+    CrossEntropyForward, CrossEntropyForwardBackward, CrossEntropyLogprobs, Element, EmbeddingBackward,
+    EmbeddingForward, GluBackward, GluForward, Heads, Linear, LinearBackwardInput, LinearBackwardWeight,
+    LinearForward, NormSpan, Op, QkNormBackward, QkNormForward, RmsnormBackward, RmsnormForward, Rope,
+    RopeDirection, Rotation, Round, Squares, Widen, Write, Zero,
 };
 use meter::cuda::{Cuda, Effort};
 use meter::{Meter, Model, content};
@@ -100,9 +100,10 @@ fn matmuls(dims: &Dims, n: usize, chunk: usize) -> Vec<(&'static str, Op<Fill>)>
     let ops = layers.into_iter().flat_map(|(layer, sizes)| {
         let (dx_write, dweight_write) = (Write::Set, Write::Set);
         let ops = [
-            LinearForward { scale: 1.0, out: Any, x: Any, weight: Any, residual: None, bias: None, sizes }.into(),
-            LinearBackwardInput { scale: 1.0, dx: Any, dout: Any, weight: Any, dx_write, sizes }.into(),
-            LinearBackwardWeight { scale: 1.0, dweight: Any, dout: Any, x: Any, dweight_write, sizes }.into(),
+            LinearForward { out: Any, x: Any, weight: Any, residual: None, bias: None, scale: 1.0, sizes }
+                .into(),
+            LinearBackwardInput { dx: Any, dout: Any, weight: Any, scale: 1.0, dx_write, sizes }.into(),
+            LinearBackwardWeight { dweight: Any, dout: Any, x: Any, scale: 1.0, dweight_write, sizes }.into(),
         ];
         ops.map(|op| (layer, op))
     });
@@ -111,13 +112,22 @@ fn matmuls(dims: &Dims, n: usize, chunk: usize) -> Vec<(&'static str, Op<Fill>)>
 
 /// Attention with one document per sequence.
 fn attention(dims: &Dims, shape: Shape, window: usize) -> [Op<Fill>; 2] {
-    let (n, t, heads) = (shape.n(), shape.t, Heads::from(dims));
+    let (n, t, heads, scale) = (shape.n(), shape.t, Heads::from(dims), 1.0 / (dims.d as f32).sqrt());
     let doc_start = || Fill::rows(n, |row| row / t * t);
     let doc_end = Fill::rows(n, |row| (row / t + 1) * t);
     [
-        AttentionForward { scale: SCALE, out: Any, lse: Any, qkv: Any, doc_start: doc_start(), window, shape, heads }
-            .into(),
-        AttentionBackward { scale: SCALE,
+        AttentionForward {
+            out: Any,
+            lse: Any,
+            qkv: Any,
+            doc_start: doc_start(),
+            scale,
+            window,
+            shape,
+            heads,
+        }
+        .into(),
+        AttentionBackward {
             dqkv: Any,
             dout: Any,
             out: Any,
@@ -125,6 +135,7 @@ fn attention(dims: &Dims, shape: Shape, window: usize) -> [Op<Fill>; 2] {
             qkv: Any,
             doc_start: doc_start(),
             doc_end,
+            scale,
             window,
             shape,
             heads,
@@ -138,8 +149,20 @@ fn heads(dims: &Dims, shape: Shape) -> Vec<Op<Fill>> {
     let (n, heads, eps, positions) =
         (shape.n(), Heads::from(dims), 1e-5, Fill::rows(shape.n(), |n| n % shape.t));
     vec![
-        QkNormForward { span: NormSpan::Head, offset: 0.0, out: Any, rstd: Any, qkv: Any, q_weight: Any, k_weight: Any, eps, n, heads }.into(),
-        QkNormBackward { span: NormSpan::Head, offset: 0.0,
+        QkNormForward {
+            out: Any,
+            rstd: Any,
+            qkv: Any,
+            q_weight: Any,
+            k_weight: Any,
+            span: NormSpan::Head,
+            offset: 0.0,
+            eps,
+            n,
+            heads,
+        }
+        .into(),
+        QkNormBackward {
             dqkv: Any,
             dq_weight: Any,
             dk_weight: Any,
@@ -147,13 +170,24 @@ fn heads(dims: &Dims, shape: Shape) -> Vec<Op<Fill>> {
             rstd: Any,
             q_weight: Any,
             k_weight: Any,
+            span: NormSpan::Head,
+            offset: 0.0,
             dweight_write: Write::Add,
             n,
             heads,
         }
         .into(),
         BiasBackward { dbias: Any, dout: Any, dbias_write: Write::Add, n, c: heads.qkv() }.into(),
-        Rope { rotation: Rotation::whole(&heads), qkv: Any, positions, inv_freq: Any, direction: RopeDirection::Forward, n, heads }.into(),
+        Rope {
+            qkv: Any,
+            positions,
+            inv_freq: Any,
+            direction: RopeDirection::Forward,
+            rotation: Rotation::whole(&heads),
+            n,
+            heads,
+        }
+        .into(),
     ]
 }
 
@@ -171,22 +205,24 @@ fn rows(dims: &Dims, n: usize, chunk: usize) -> Vec<Op<Fill>> {
     });
     let targets = || Fill::rows(chunk, |_| 0);
     vec![
-        RmsnormForward { residual: None, offset: 0.0, out: Any, rstd: Any, x: Any, weight: Any, eps, n, c }.into(),
-        RmsnormBackward { offset: 0.0,
+        RmsnormForward { out: Any, rstd: Any, x: Any, weight: Any, residual: None, offset: 0.0, eps, n, c }
+            .into(),
+        RmsnormBackward {
             dx: Any,
             dweight: Any,
             dout: Any,
             x: Any,
             rstd: Any,
             weight: Any,
+            offset: 0.0,
             dx_write: Write::Add,
             dweight_write: Write::Set,
             n,
             c,
         }
         .into(),
-        GluForward { activation: Activation::Silu, out: Any, gate_up: Any, n, f }.into(),
-        GluBackward { activation: Activation::Silu, gate_up: Any, dout: Any, n, f }.into(),
+        GluForward { out: Any, gate_up: Any, activation: Activation::Silu, n, f }.into(),
+        GluBackward { gate_up: Any, dout: Any, activation: Activation::Silu, n, f }.into(),
         CrossEntropyForward { loss: Any, logits: Any, targets: targets(), weights: Any, n: chunk, v, stride }
             .into(),
         CrossEntropyForwardBackward {
@@ -202,13 +238,14 @@ fn rows(dims: &Dims, n: usize, chunk: usize) -> Vec<Op<Fill>> {
         .into(),
         CrossEntropyLogprobs { logprobs: Any, logits: Any, targets: targets(), n: chunk, v, stride }.into(),
         CrossEntropyBackward { logits: Any, targets: targets(), dlogprobs: Any, n: chunk, v, stride }.into(),
-        EmbeddingForward { scale: 1.0, out: Any, table: Any, tokens: tokens(), n, c, v }.into(),
-        EmbeddingBackward { scale: 1.0,
+        EmbeddingForward { out: Any, table: Any, tokens: tokens(), scale: 1.0, n, c, v }.into(),
+        EmbeddingBackward {
             dtable: Any,
             dout: Any,
             tokens: tokens(),
             order: Fill::rows(n, |index| by_token[index]),
             first,
+            scale: 1.0,
             distinct,
             n,
             c,

@@ -3,6 +3,7 @@
 use horizon::base::{DType, Dims, Shape};
 use horizon::engine::TrainerOptions;
 use horizon::model::{Layout, ModelConfig, Recompute, shape};
+use horizon::ops::NormSpan;
 use horizon::plan::{Description, Plan};
 use horizon::schedule::{AdamWhen, Boundary, LayerPlacement, Mode, Placement, Policy};
 use support::bench::median;

@@ -14,8 +14,8 @@ use crate::base::{DType, Shape};
 use crate::model::modules::{
     Attention, Branch, HeadTask, Mlp, NormNames, embedding_backward, embedding_forward, head,
 };
-use crate::model::{ModelConfig, Norms};
 use crate::model::program::{Builder, External, Program, Recompute};
+use crate::model::{ModelConfig, Norms};
 use crate::ops::{Element, Write};
 
 /// The kind of a unit.
@@ -68,10 +68,9 @@ pub fn layer_key(config: &ModelConfig, kind: UnitKind) -> (Discriminant<UnitKind
 /// Names of the norms' tensors: of attention, then of the MLP.
 fn norm_names(norms: Norms) -> [NormNames; 2] {
     match norms {
-        Norms::Before => [
-            [Some("input_layernorm.weight"), None],
-            [Some("post_attention_layernorm.weight"), None],
-        ],
+        Norms::Before => {
+            [[Some("input_layernorm.weight"), None], [Some("post_attention_layernorm.weight"), None]]
+        }
         Norms::After => [
             [None, Some("post_attention_layernorm.weight")],
             [None, Some("post_feedforward_layernorm.weight")],

@@ -58,8 +58,14 @@ impl Rope {
                 "layers without rotary positions are given for {} layers, but num_hidden_layers is {l}",
                 layers.len()
             ))),
-            _ if self.queries.is_some_and(|q| !(q.beta.is_finite() && q.positions > 0) || self.rotating(d) != d) => {
-                Err(Error::argument(format!("the scaling of queries is {:?}; it must be finite, of whole heads", self.queries)))
+            _ if self
+                .queries
+                .is_some_and(|q| !(q.beta.is_finite() && q.positions > 0) || self.rotating(d) != d) =>
+            {
+                Err(Error::argument(format!(
+                    "the scaling of queries is {:?}; it must be finite, of whole heads",
+                    self.queries
+                )))
             }
             _ => Ok(()),
         }
@@ -90,7 +96,8 @@ impl Rope {
     /// and sequences of `t` tokens.
     pub fn tables(&self, d: usize, t: usize) -> Vec<Vec<f32>> {
         let mut tables = vec![self.scaling.inv_freq(self.theta, self.rotating(d), t)];
-        tables.extend(self.windowed_theta.map(|theta| RopeScaling::None.inv_freq(theta, self.rotating(d), t)));
+        tables
+            .extend(self.windowed_theta.map(|theta| RopeScaling::None.inv_freq(theta, self.rotating(d), t)));
         tables
     }
 
@@ -162,19 +169,28 @@ impl RopeScaling {
         };
         let is_positive = |value: f64| value.is_finite() && value > 0.0;
         match self {
-            RopeScaling::Linear { factor } | RopeScaling::Llama3 { factor, .. } | RopeScaling::Yarn { factor, .. }
+            RopeScaling::Linear { factor }
+            | RopeScaling::Llama3 { factor, .. }
+            | RopeScaling::Yarn { factor, .. }
                 if !(factor.is_finite() && *factor >= 1.0) =>
             {
-                Err(Error::argument(format!("{} is {factor}; it must be finite, ≥ 1", key("factor", "factor"))))
+                Err(Error::argument(format!(
+                    "{} is {factor}; it must be finite, ≥ 1",
+                    key("factor", "factor")
+                )))
             }
-            RopeScaling::Llama3 { low, high, .. } if !(is_positive(*low) && high.is_finite() && low < high) => {
+            RopeScaling::Llama3 { low, high, .. }
+                if !(is_positive(*low) && high.is_finite() && low < high) =>
+            {
                 Err(Error::argument(format!(
                     "{} is {low} and {} is {high}; they must be finite, > 0, and the first must be smaller",
                     key("low_freq_factor", "low"),
                     key("high_freq_factor", "high")
                 )))
             }
-            RopeScaling::Yarn { fast, slow, .. } if !(is_positive(*slow) && fast.is_finite() && slow <= fast) => {
+            RopeScaling::Yarn { fast, slow, .. }
+                if !(is_positive(*slow) && fast.is_finite() && slow <= fast) =>
+            {
                 Err(Error::argument(format!(
                     "{} is {slow} and {} is {fast}; they must be finite, > 0, and the first not larger",
                     key("beta_slow", "slow"),
@@ -199,7 +215,9 @@ impl RopeScaling {
                         )));
                     }
                     if let Some(factor) = factors.iter().find(|factor| !is_positive(**factor)) {
-                        return Err(Error::argument(format!("{key} has {factor}; its numbers must be finite, > 0")));
+                        return Err(Error::argument(format!(
+                            "{key} has {factor}; its numbers must be finite, > 0"
+                        )));
                     }
                 }
                 self.refuse_no_positions()
@@ -244,9 +262,9 @@ impl RopeScaling {
         match self {
             RopeScaling::None => powers.map(|power| 1.0 / power).collect(),
             RopeScaling::Linear { factor } => powers.map(|power| 1.0 / power / *factor as f32).collect(),
-            RopeScaling::Llama3 { factor, low, high, original_positions } => {
-                powers.map(|power| llama3(1.0 / power, *factor, [*low, *high], *original_positions as f64)).collect()
-            }
+            RopeScaling::Llama3 { factor, low, high, original_positions } => powers
+                .map(|power| llama3(1.0 / power, *factor, [*low, *high], *original_positions as f64))
+                .collect(),
             RopeScaling::Yarn { factor, fast, slow, original_positions, truncate, .. } => {
                 let pair_that_turns = |times: f64| {
                     let wavelength = *original_positions as f64 / (times * 2.0 * std::f64::consts::PI);

@@ -12,7 +12,7 @@ use horizon::base::{DType, Dims, Error, OwnedProgress, Shape, Status, unwatched}
 use horizon::checkpoint::{Changes, Checkpoint, Checkpoints, Note, open};
 use horizon::engine::{Batch, Sink, StateSpan, Trainer, TrainerOptions, UnitState};
 use horizon::hf::FolderConfig;
-use horizon::model::ModelConfig;
+use horizon::model::{ModelConfig, Rope};
 use horizon::schedule::{GradWait, Mode};
 use parking_lot::Mutex;
 use rand::{RngExt, SeedableRng};
@@ -181,7 +181,7 @@ fn errors_name_every_difference() {
     }
     let both = refusal(&checkpoint, &config(), &|o| (o.clip, o.adam.beta1) = (0.5, 0.5));
     assert!(both.message().contains("allow the change (Changes::of([\"clip\", \"beta1\"]))"), "{both}");
-    let wide = ModelConfig { rope_theta: 7.0, tied: true, ..config() };
+    let wide = ModelConfig { rope: Rope { theta: 7.0, ..Rope::default() }, tied: true, ..config() };
     let error = refusal(&checkpoint, &wide, &|_| ());
     for word in [
         "another model",

@@ -4,6 +4,7 @@ use horizon::base::{DType, Dims, Shape};
 use horizon::device::cpu::CpuDevice;
 use horizon::engine::{Trainer, TrainerOptions};
 use horizon::model::{Biases, ModelConfig, Window};
+use horizon::ops::NormSpan;
 use horizon::schedule::{Accumulator, AdamWhen, Boundary, GradWait, LayerPlacement, Mode, Recompute};
 use proptest::prelude::*;
 use proptest::test_runner::RngSeed;
@@ -36,7 +37,7 @@ pub fn any_config() -> impl Strategy<Value = ModelConfig> {
         tied,
         positions_max: 64,
         biases,
-        qk_norm,
+        qk_norm: qk_norm.then_some(NormSpan::Head),
         window: window.map(|(size, layers)| Window { size, layers: layers[..dims.l].to_vec() }),
         ..ModelConfig::llama(dims)
     })

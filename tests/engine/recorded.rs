@@ -9,6 +9,7 @@
 use horizon::base::{DType, Dims, Result, Shape};
 use horizon::engine::{AdamOptions, Batch, TensorOptions, Trainer, TrainerOptions};
 use horizon::model::{Biases, ModelConfig, RopeScaling, Window};
+use horizon::ops::NormSpan;
 use horizon::schedule::{Accumulator, AdamWhen, Boundary, GradWait, LayerPlacement, Mode, Recompute};
 use serde_json::{Map, Value, json};
 use support::sha256::sha256;
@@ -276,7 +277,9 @@ fn courses() -> Vec<Course> {
     let new = Course::new;
     let tied = |config: &mut ModelConfig| config.tied = true;
     let qwen2 = |config: &mut ModelConfig| config.biases.qkv = true;
-    let qwen3 = |config: &mut ModelConfig| (config.qk_norm, config.dims.d, config.norm_eps) = (true, 8, 1e-6);
+    let qwen3 = |config: &mut ModelConfig| {
+        (config.qk_norm, config.dims.d, config.norm_eps) = (Some(NormSpan::Head), 8, 1e-6)
+    };
     let all_biases = |config: &mut ModelConfig| config.biases = Biases { qkv: true, o: true, mlp: true };
     let window = |layers: [bool; 4]| {
         move |config: &mut ModelConfig| config.window = Some(Window { size: 5, layers: layers.to_vec() })
@@ -307,8 +310,8 @@ fn courses() -> Vec<Course> {
         new("llama with all biases, tied").model(all_biases).model(tied),
         new("llama with biases of o").model(|c| c.biases.o = true),
         new("llama with biases of mlp").model(|c| c.biases.mlp = true),
-        new("llama with linear scaling").model(|c| c.rope_scaling = linear),
-        new("llama 3 scaling").model(|c| (c.rope_scaling, c.rope_theta) = (llama3, 500_000.0)),
+        new("llama with linear scaling").model(|c| c.rope.scaling = linear),
+        new("llama 3 scaling").model(|c| (c.rope.scaling, c.rope.theta) = (llama3, 500_000.0)),
         new("llama, one group of heads").model(|c| (c.dims.h, c.dims.g, c.dims.d) = (3, 1, 10)),
         new("llama, as many groups as heads").model(|c| c.dims.g = 4),
         new("llama, odd sizes").model(|c| (c.dims.c, c.dims.f, c.dims.v, c.dims.l) = (23, 37, 71, 3)),

@@ -2,7 +2,7 @@
 
 use horizon::base::{ChunkIndex, Dims};
 use horizon::model::{Layout, ModelConfig, Run};
-use horizon::ops::NORM_BLOCK;
+use horizon::ops::{NORM_BLOCK, NormSpan};
 
 /// Layers shorter than a norm block, longer, and much longer than embedding and head.
 fn layouts() -> Vec<Layout> {
@@ -19,7 +19,7 @@ fn layouts() -> Vec<Layout> {
         let mut all = vec![ModelConfig::llama(dims); 4];
         for (number, config) in all.iter_mut().enumerate() {
             config.tied = number % 2 == 1;
-            config.qk_norm = number / 2 == 1;
+            config.qk_norm = (number / 2 == 1).then_some(NormSpan::Head);
             config.biases.qkv = number / 2 == 1;
             config.biases.mlp = number / 2 == 1;
         }

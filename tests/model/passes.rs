@@ -3,7 +3,7 @@
 use horizon::base::{DType, Dims, Shape};
 use horizon::model::{HeadTask, Layout, ModelConfig, PassId, Passes, Recompute, Sizes};
 use horizon::ops::cuda::gemm::{Direction, Gemm};
-use horizon::ops::{Linear, Write};
+use horizon::ops::{Linear, NormSpan, Write};
 
 /// Models with every kind of linear layer; shapes of micro-batches; and sizes of logits chunks: the
 /// number of rows, divisors of it, and others.
@@ -12,7 +12,7 @@ fn cases() -> Vec<(ModelConfig, Shape, usize)> {
     let shapes = [(2, 9, 7), (2, 9, 9), (1, 13, 50), (1, 1, 1), (3, 5, 1)];
     let configs = (0..16).map(|number| {
         let mut config = ModelConfig { tied: number & 1 > 0, ..ModelConfig::llama(dims) };
-        config.qk_norm = number & 2 > 0;
+        config.qk_norm = (number & 2 > 0).then_some(NormSpan::Head);
         config.biases.qkv = number & 4 > 0;
         (config.biases.o, config.biases.mlp) = (number & 8 > 0, number & 8 > 0);
         config

@@ -94,7 +94,13 @@ impl<'a> Model<'a> {
         let sizes =
             Sizes { shape: step.batches[0].shape, logits_chunk, activation_dtype: device.activation_dtype() };
         let passes = Passes::new(&config, &layout, sizes);
-        Model { step, layout, passes, weights, constants: device.f32s(&constants(&config)) }
+        Model {
+            step,
+            layout,
+            passes,
+            weights,
+            constants: device.f32s(&constants(&config, step.batches[0].shape.t)),
+        }
     }
 
     pub fn device(&self) -> &Device {

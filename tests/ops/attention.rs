@@ -35,6 +35,7 @@ struct Case {
     dims: Dims,
     qkv: Vec<f32>,
     starts: Vec<i32>,
+    scale: f32,
     window: usize,
     reason: &'static str,
 }
@@ -46,7 +47,7 @@ impl Case {
 
     /// Returns `out` and `lse`, and `dqkv` if `dout` is given.
     fn run(&self, device: &Device, dout: Option<&[f32]>) -> Vec<Memory> {
-        let Case { shape, dims, window, .. } = *self;
+        let Case { shape, dims, scale, window, .. } = *self;
         let (n, qkv) = (self.n(), device.activations(&self.qkv));
         let heads = Heads::from(&dims);
         let dout = dout.map(|dout| device.activations(dout));
@@ -56,12 +57,20 @@ impl Case {
             let out = device.poisoned_activations(n * dims.attention_width());
             let lse = device.poisoned(n * dims.h * 4);
             let (out_span, lse_span, qkv) = (out.span(), lse.span(), qkv.span());
-            let forward =
-                AttentionForward { scale: SCALE, out: out_span, lse: lse_span, qkv, doc_start, window, shape, heads };
+            let forward = AttentionForward {
+                out: out_span,
+                lse: lse_span,
+                qkv,
+                doc_start,
+                scale,
+                window,
+                shape,
+                heads,
+            };
             spans::run(k, &forward.into());
             let Some(dout) = &dout else { return vec![out, lse] };
             let dqkv = device.poisoned_activations(n * dims.qkv());
-            let backward = AttentionBackward { scale: SCALE,
+            let backward = AttentionBackward {
                 dqkv: dqkv.span(),
                 dout: dout.span(),
                 out: out_span,
@@ -69,6 +78,7 @@ impl Case {
                 qkv,
                 doc_start,
                 doc_end,
+                scale,
                 window,
                 shape,
                 heads,
@@ -93,7 +103,8 @@ fn cases(device: &Device, random: &mut Random) -> Vec<Case> {
         for &window in WINDOWS.iter().filter(|&&window| window < t) {
             for starts in [vec![0; shape.n()], documents(shape, random)] {
                 let qkv = device.stored(random.f32s(shape.n() * dims.qkv(), 2.0));
-                cases.push(Case { shape, dims, qkv, starts, window, reason });
+                let scale = 1.0 / (d as f32).sqrt();
+                cases.push(Case { shape, dims, qkv, starts, scale, window, reason });
             }
         }
     }
@@ -105,10 +116,11 @@ fn forward_agrees() {
     for device in devices() {
         let mut random = Random::new(8);
         for case in cases(&device, &mut random) {
-            let Case { shape, dims, qkv, starts, window, reason } = &case;
+            let Case { shape, dims, qkv, starts, scale, window, reason } = &case;
             let results = case.run(&device, None);
-            let (out, lse) = attention(&wide(qkv), starts, *window, *shape, dims);
-            let (naive, _) = attention_in(stored_bf16, &wide(qkv), starts, *window, *shape, dims);
+            let (out, lse) = attention(&wide(qkv), starts, (f64::from(*scale), *window), *shape, dims);
+            let (naive, _) =
+                attention_in(stored_bf16, &wide(qkv), starts, (f64::from(*scale), *window), *shape, dims);
             // Errors are compared per sixteen rows: in a row of few keys the naive version can be exact by
             // chance.
             let expected = Expected {
@@ -122,7 +134,7 @@ fn forward_agrees() {
             // The rounding error of a score is relative to the sum of the magnitudes of its terms, since
             // terms may cancel. The log-sum-exp of these sums bounds the largest of them.
             let magnitudes: Vec<f64> = wide(qkv).iter().map(|x| x.abs()).collect();
-            let (_, magnitude) = attention(&magnitudes, starts, *window, *shape, dims);
+            let (_, magnitude) = attention(&magnitudes, starts, (f64::from(*scale), *window), *shape, dims);
             let roundings = if device.is_cpu() { 4.0 } else { 8.0 };
             for (at, actual) in results[1].read_f32().into_iter().enumerate() {
                 let allowed = roundings * 2f64.powi(-24) * (lse[at].abs() + magnitude[at]);
@@ -138,18 +150,25 @@ fn backward_agrees() {
     for device in devices() {
         let mut random = Random::new(9);
         for case in cases(&device, &mut random) {
-            let Case { shape, dims, qkv, starts, window, reason } = &case;
+            let Case { shape, dims, qkv, starts, scale, window, reason } = &case;
             let dout = device.stored(random.f32s(case.n() * dims.attention_width(), 1.0));
             let results = case.run(&device, Some(&dout));
             if device.is_cpu() {
                 gradient_of(reason, &results[2].read_f32(), &wide(qkv), 10, &mut random, |qkv| {
-                    inner(&attention(qkv, starts, *window, *shape, dims).0, &dout)
+                    inner(&attention(qkv, starts, (f64::from(*scale), *window), *shape, dims).0, &dout)
                 });
                 continue;
             }
             let truth = wide(&case.run(&Device::Cpu, Some(&dout))[2].read_f32());
-            let naive =
-                attention_backward_in(stored_bf16, &wide(qkv), &wide(&dout), starts, *window, *shape, dims);
+            let naive = attention_backward_in(
+                stored_bf16,
+                &wide(qkv),
+                &wide(&dout),
+                starts,
+                (f64::from(*scale), *window),
+                *shape,
+                dims,
+            );
             let actual = wide(&device.read(&results[2]));
             // Gradients of queries, keys and values have different magnitudes, so each is compared
             // separately.
@@ -183,8 +202,8 @@ fn nothing_outside_the_run_is_read() {
         }
         let dout = device.stored(random.f32s(shape.n() * dims.attention_width(), 1.0));
         let behind = |row: usize, qkv: &[f32], starts: &[i32], window: usize| {
-            let (qkv, starts) = (qkv.to_vec(), starts.to_vec());
-            let case = Case { shape, dims, qkv, starts, window, reason: "rows outside the run" };
+            let (qkv, starts, scale) = (qkv.to_vec(), starts.to_vec(), 0.125);
+            let case = Case { shape, dims, qkv, starts, scale, window, reason: "rows outside the run" };
             let results = case.run(&device, Some(&dout));
             let (out, dqkv) = (device.read(&results[0]), device.read(&results[2]));
             [out[row * dims.attention_width()..].to_vec(), dqkv[row * dims.qkv()..].to_vec()]

@@ -2,16 +2,18 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
+use std::vec::IntoIter;
 
 use horizon::base::{DType, Shape, master};
 use horizon::host::Pool;
 use horizon::ops::cpu::CpuKernels;
 use horizon::ops::{
-    Access, AttentionBackward, AttentionForward, BiasBackward, Contract, CrossEntropyBackward,
+    Access, Activation, AttentionBackward, AttentionForward, BiasBackward, Contract, CrossEntropyBackward,
     CrossEntropyForward, CrossEntropyForwardBackward, CrossEntropyLogprobs, Element, EmbeddingBackward,
-    EmbeddingForward, Flops, Heads, Kernels, Linear, LinearBackwardInput, LinearBackwardWeight,
-    LinearForward, NORM_BLOCK, Op, Operand, QkNormBackward, QkNormForward, RmsnormBackward, RmsnormForward,
-    Rope, RopeDirection, Round, Squares, GluBackward, GluForward, Widen, Write, Zero,
+    EmbeddingForward, Flops, GluBackward, GluForward, Heads, Kernels, Linear, LinearBackwardInput,
+    LinearBackwardWeight, LinearForward, NORM_BLOCK, NormSpan, Op, Operand, QkNormBackward, QkNormForward,
+    QueryScaling, RmsnormBackward, RmsnormForward, Rope, RopeDirection, Rotation, Round, Squares, Widen,
+    Write, Zero,
 };
 use support::operands::Fill::{self, Any};
 use support::operands::bound;
@@ -21,6 +23,11 @@ use support::reference::memory::Memory;
 use support::spans;
 
 const WRITES: [Write; 2] = [Write::Set, Write::Add];
+const OFFSETS: [f32; 2] = [0.0, 1.0];
+const FACTORS: [f32; 2] = [1.0, 0.375];
+/// What is normalised together, and the offset.
+const SPANS: [(NormSpan, f32); 3] = [(NormSpan::Head, 0.0), (NormSpan::Head, 1.0), (NormSpan::AllHeads, 1.0)];
+const ACTIVATIONS: [Activation; 2] = [Activation::Silu, Activation::GeluTanh];
 
 /// Small sizes that every device supports; rows and classes end within tiles and vectors.
 const SHAPE: Shape = Shape { b: 2, t: 9 };
@@ -31,6 +38,8 @@ const F: usize = 24;
 const V: usize = 19;
 const STRIDE: usize = 24;
 const EPS: f32 = 1e-5;
+/// Of attention scores.
+const SCALE: f32 = 0.125;
 /// A block and a tail.
 const ELEMENTS: usize = NORM_BLOCK + 37;
 /// Output and residual have gaps between rows.
@@ -55,12 +64,12 @@ macro_rules! instances {
 }
 
 instances! {
-    AttentionForward: [0, 4].map(|window| AttentionForward { scale: SCALE,
-        out: Any, lse: Any, qkv: Any, doc_start: doc_start(), window, shape: SHAPE, heads: HEADS,
+    AttentionForward: [0, 4].map(|window| AttentionForward {
+        out: Any, lse: Any, qkv: Any, doc_start: doc_start(), scale: SCALE, window, shape: SHAPE, heads: HEADS,
     });
-    AttentionBackward: [0, 4].map(|window| AttentionBackward { scale: SCALE,
-        dqkv: Any, dout: Any, out: Any, lse: Any, qkv: Any, doc_start: doc_start(), doc_end: doc_end(), window,
-        shape: SHAPE, heads: HEADS,
+    AttentionBackward: [0, 4].map(|window| AttentionBackward {
+        dqkv: Any, dout: Any, out: Any, lse: Any, qkv: Any, doc_start: doc_start(), doc_end: doc_end(), scale: SCALE,
+        window, shape: SHAPE, heads: HEADS,
     });
     BiasBackward: WRITES.map(|dbias_write| BiasBackward { dbias: Any, dout: Any, dbias_write, n: N, c: C });
     CrossEntropyForward: [CrossEntropyForward {
@@ -75,42 +84,73 @@ instances! {
     CrossEntropyBackward: [CrossEntropyBackward {
         logits: Any, targets: targets(), dlogprobs: Any, n: N, v: V, stride: STRIDE,
     }];
-    EmbeddingForward: [EmbeddingForward { scale: 1.0, out: Any, table: Any, tokens: tokens(), n: N, c: C, v: V }];
-    EmbeddingBackward: [EmbeddingBackward { scale: 1.0,
+    EmbeddingForward: FACTORS.map(|scale| EmbeddingForward {
+        out: Any, table: Any, tokens: tokens(), scale, n: N, c: C, v: V,
+    });
+    EmbeddingBackward: FACTORS.map(|scale| EmbeddingBackward {
         dtable: Any, dout: Any, tokens: tokens(), order: Fill::rows(N, |row| N - 1 - row),
-        first: Fill::rows(N + 1, |token| token), distinct: N, n: N, c: C, v: V,
-    }];
+        first: Fill::rows(N + 1, |token| token), scale, distinct: N, n: N, c: C, v: V,
+    });
     Zero: [Zero { out: Any, bytes: 1001 }];
     Squares: [Squares { squares: Any, x: Any, n: ELEMENTS }];
     Round: [(DType::Bf16, None), (DType::Bf16, Some(Any)), (DType::F32, None), (DType::F32, Some(Any))]
         .map(|(to, squares)| Round { out: Any, squares, x: Any, to, n: ELEMENTS });
     Widen: [Widen { out: Any, x: Any, n: 1001 }];
-    LinearForward: [(None, None), (Some(Any), Some(Any))].map(|(residual, bias)| LinearForward { scale: 1.0,
-        out: Any, x: Any, weight: Any, residual, bias, sizes: LINEAR,
+    LinearForward: [(None, None, 1.0), (Some(Any), Some(Any), 1.0), (Some(Any), None, 0.375)]
+        .map(|(residual, bias, scale)| LinearForward {
+            out: Any, x: Any, weight: Any, residual, bias, scale, sizes: LINEAR,
+        });
+    LinearBackwardInput: each_two(WRITES, FACTORS).map(|(dx_write, scale)| LinearBackwardInput {
+        dx: Any, dout: Any, weight: Any, scale, dx_write, sizes: LINEAR,
     });
-    LinearBackwardInput: WRITES.map(|dx_write| LinearBackwardInput { scale: 1.0,
-        dx: Any, dout: Any, weight: Any, dx_write, sizes: LINEAR,
+    LinearBackwardWeight: each_two(WRITES, FACTORS).map(|(dweight_write, scale)| LinearBackwardWeight {
+        dweight: Any, dout: Any, x: Any, scale, dweight_write, sizes: LINEAR,
     });
-    LinearBackwardWeight: WRITES.map(|dweight_write| LinearBackwardWeight { scale: 1.0,
-        dweight: Any, dout: Any, x: Any, dweight_write, sizes: LINEAR,
+    QkNormForward: SPANS.map(|(span, offset)| QkNormForward {
+        out: Any, rstd: Any, qkv: Any, q_weight: Any, k_weight: Any, span, offset, eps: EPS, n: N, heads: HEADS,
     });
-    QkNormForward: [QkNormForward { span: NormSpan::Head, offset: 0.0,
-        out: Any, rstd: Any, qkv: Any, q_weight: Any, k_weight: Any, eps: EPS, n: N, heads: HEADS,
-    }];
-    QkNormBackward: WRITES.map(|dweight_write| QkNormBackward { span: NormSpan::Head, offset: 0.0,
+    QkNormBackward: each_two(WRITES, SPANS).map(|(dweight_write, (span, offset))| QkNormBackward {
         dqkv: Any, dq_weight: Any, dk_weight: Any, qkv: Any, rstd: Any, q_weight: Any, k_weight: Any,
-        dweight_write, n: N, heads: HEADS,
+        span, offset, dweight_write, n: N, heads: HEADS,
     });
-    RmsnormForward: [RmsnormForward { residual: None, offset: 0.0, out: Any, rstd: Any, x: Any, weight: Any, eps: EPS, n: N, c: C }];
-    RmsnormBackward: [(0, 0), (0, 1), (1, 0), (1, 1)].map(|(dx, dweight)| RmsnormBackward { offset: 0.0,
-        dx: Any, dweight: Any, dout: Any, x: Any, rstd: Any, weight: Any,
-        dx_write: WRITES[dx], dweight_write: WRITES[dweight], n: N, c: C,
+    RmsnormForward: each_two([None, Some(Any)], OFFSETS).map(|(residual, offset)| RmsnormForward {
+        out: Any, rstd: Any, x: Any, weight: Any, residual, offset, eps: EPS, n: N, c: C,
     });
-    Rope: [RopeDirection::Forward, RopeDirection::Backward].map(|direction| Rope { rotation: Rotation::whole(&heads),
-        qkv: Any, positions: Fill::rows(N, |row| row % SHAPE.t), inv_freq: Any, direction, n: N, heads: HEADS,
+    RmsnormBackward: each_two(each_two(WRITES, WRITES), OFFSETS).map(|((dx_write, dweight_write), offset)| {
+        RmsnormBackward {
+            dx: Any, dweight: Any, dout: Any, x: Any, rstd: Any, weight: Any, offset, dx_write, dweight_write, n: N,
+            c: C,
+        }
     });
-    GluForward: [GluForward { activation: Activation::Silu, out: Any, gate_up: Any, n: N, f: F }];
-    GluBackward: [GluBackward { activation: Activation::Silu, gate_up: Any, dout: Any, n: N, f: F }];
+    Rope: each_two([RopeDirection::Forward, RopeDirection::Backward], rotations()).map(|(direction, rotation)| Rope {
+        qkv: Any, positions: Fill::rows(N, |row| row % SHAPE.t), inv_freq: Any, direction, rotation, n: N,
+        heads: HEADS,
+    });
+    GluForward: ACTIVATIONS.map(|activation| GluForward { out: Any, gate_up: Any, activation, n: N, f: F });
+    GluBackward: ACTIVATIONS.map(|activation| GluBackward { gate_up: Any, dout: Any, activation, n: N, f: F });
+}
+
+/// Every pair of the elements of two lists.
+fn each_two<A: Clone, B: Clone>(
+    a: impl IntoIterator<Item = A>,
+    b: impl IntoIterator<Item = B>,
+) -> IntoIter<(A, B)> {
+    let b: Vec<B> = b.into_iter().collect();
+    let pairs: Vec<(A, B)> =
+        a.into_iter().flat_map(|a| b.iter().map(move |b| (a.clone(), b.clone()))).collect();
+    pairs.into_iter()
+}
+
+/// Whole heads; parts of heads in both orders of pairs; queries with factors.
+fn rotations() -> [Rotation; 4] {
+    let whole = Rotation::whole(&HEADS);
+    let queries = Some(QueryScaling { beta: 0.1, positions: 4 });
+    [
+        whole,
+        Rotation { r: 48, factor: 1.25, ..whole },
+        Rotation { r: 32, interleaved: true, ..whole },
+        Rotation { interleaved: true, queries, ..whole },
+    ]
 }
 
 /// The second sequence has two documents.
@@ -354,17 +394,44 @@ fn traffic_is_the_minimum_that_kernels_need() {
     let (q_weight, k_weight, dq_weight, dk_weight, dqkv, positions, inv_freq) = ((), (), (), (), (), (), ());
     let (table, dtable, tokens, order, first) = ((), (), (), (), ());
     let dweight_write = Write::Add;
-    let norm =
-        |dx_write| RmsnormBackward { offset: 0.0, dx, dweight, dout, x, rstd, weight, dx_write, dweight_write, n, c };
-    let embedding = |distinct| EmbeddingBackward { scale: 1.0, dtable, dout, tokens, order, first, distinct, n, c, v };
+    let norm = |dx_write| RmsnormBackward {
+        dx,
+        dweight,
+        dout,
+        x,
+        rstd,
+        weight,
+        offset: 0.0,
+        dx_write,
+        dweight_write,
+        n,
+        c,
+    };
+    let embedding =
+        |distinct| EmbeddingBackward { dtable, dout, tokens, order, first, scale: 1.0, distinct, n, c, v };
     let round = |to| Round { out, squares: None, x, to, n: length };
     let ops: [(Op<()>, usize); 22] = [
-        (RmsnormForward { residual: None, offset: 0.0, out, rstd, x, weight, eps, n, c }.into(), 4 * n * c),
+        (RmsnormForward { out, rstd, x, weight, residual: None, offset: 0.0, eps, n, c }.into(), 4 * n * c),
         (norm(Write::Set).into(), 6 * n * c),
         (norm(Write::Add).into(), 8 * n * c),
-        (QkNormForward { span: NormSpan::Head, offset: 0.0, out, rstd, qkv: (), q_weight, k_weight, eps, n, heads }.into(), 4 * qkv),
         (
-            QkNormBackward { span: NormSpan::Head, offset: 0.0,
+            QkNormForward {
+                out,
+                rstd,
+                qkv: (),
+                q_weight,
+                k_weight,
+                span: NormSpan::Head,
+                offset: 0.0,
+                eps,
+                n,
+                heads,
+            }
+            .into(),
+            4 * qkv,
+        ),
+        (
+            QkNormBackward {
                 dqkv,
                 dq_weight,
                 dk_weight,
@@ -372,6 +439,8 @@ fn traffic_is_the_minimum_that_kernels_need() {
                 rstd,
                 q_weight,
                 k_weight,
+                span: NormSpan::Head,
+                offset: 0.0,
                 dweight_write,
                 n,
                 heads,
@@ -380,11 +449,20 @@ fn traffic_is_the_minimum_that_kernels_need() {
             6 * normed,
         ),
         (
-            Rope { rotation: Rotation::whole(&heads), qkv: (), positions, inv_freq, direction: RopeDirection::Forward, n, heads }.into(),
+            Rope {
+                qkv: (),
+                positions,
+                inv_freq,
+                direction: RopeDirection::Forward,
+                rotation: Rotation::whole(&heads),
+                n,
+                heads,
+            }
+            .into(),
             4 * normed,
         ),
-        (GluForward { activation: Activation::Silu, out, gate_up: (), n, f }.into(), 6 * n * f),
-        (GluBackward { activation: Activation::Silu, gate_up: (), dout, n, f }.into(), 10 * n * f),
+        (GluForward { out, gate_up: (), activation: Activation::Silu, n, f }.into(), 6 * n * f),
+        (GluBackward { gate_up: (), dout, activation: Activation::Silu, n, f }.into(), 10 * n * f),
         (BiasBackward { dbias: (), dout, dbias_write: Write::Add, n, c }.into(), 2 * n * c),
         (CrossEntropyForward { loss, logits, targets, weights, n, v, stride }.into(), 2 * n * v),
         (
@@ -393,7 +471,7 @@ fn traffic_is_the_minimum_that_kernels_need() {
         ),
         (CrossEntropyLogprobs { logprobs, logits, targets, n, v, stride }.into(), 2 * n * v),
         (CrossEntropyBackward { logits, targets, dlogprobs, n, v, stride }.into(), 4 * n * v),
-        (EmbeddingForward { scale: 1.0, out, table, tokens, n, c, v }.into(), 4 * n * c),
+        (EmbeddingForward { out, table, tokens, scale: 1.0, n, c, v }.into(), 4 * n * c),
         (embedding(100).into(), 2 * n * c + 8 * 100 * c),
         // While the batch is unknown, as many tokens as rows.
         (embedding(0).into(), 2 * n * c + 8 * n * c),
@@ -404,8 +482,16 @@ fn traffic_is_the_minimum_that_kernels_need() {
         (Widen { out, x, n: length }.into(), 6 * length),
         // Matmuls count their weights only: the rest grows with the rows, as their FLOPs do.
         (
-            LinearForward { scale: 1.0, out, x, weight, residual: None, bias: None, sizes: Linear::dense(n, c, f) }
-                .into(),
+            LinearForward {
+                out,
+                x,
+                weight,
+                residual: None,
+                bias: None,
+                scale: 1.0,
+                sizes: Linear::dense(n, c, f),
+            }
+            .into(),
             2 * c * f,
         ),
     ];
@@ -429,13 +515,13 @@ fn matmuls_count_flops_by_their_sizes() {
 
 fn attention_backward(shape: Shape, heads: Heads) -> AttentionBackward<()> {
     let (dqkv, dout, out, lse, qkv, doc_start, doc_end) = ((), (), (), (), (), (), ());
-    AttentionBackward { scale: SCALE, dqkv, dout, out, lse, qkv, doc_start, doc_end, window: 0, shape, heads }
+    AttentionBackward { dqkv, dout, out, lse, qkv, doc_start, doc_end, scale: SCALE, window: 0, shape, heads }
 }
 
 fn rmsnorm_backward(n: usize, c: usize) -> RmsnormBackward<()> {
     let (dx, dweight, dout, x, rstd, weight) = ((), (), (), (), (), ());
     let (dx_write, dweight_write) = (Write::Set, Write::Set);
-    RmsnormBackward { offset: 0.0, dx, dweight, dout, x, rstd, weight, dx_write, dweight_write, n, c }
+    RmsnormBackward { dx, dweight, dout, x, rstd, weight, offset: 0.0, dx_write, dweight_write, n, c }
 }
 
 fn bias_backward(n: usize, c: usize) -> BiasBackward<()> {
@@ -497,7 +583,7 @@ fn scratch_bytes_match_the_launchers() {
             assert_eq!(launcher, backward.scratch_bytes(), "{n} x {heads:?}");
             let (dqkv, dq_weight, dk_weight, qkv, rstd, q_weight, k_weight) = ((), (), (), (), (), (), ());
             let dweight_write = Write::Set;
-            let norm = QkNormBackward { span: NormSpan::Head, offset: 0.0,
+            let norm = QkNormBackward {
                 dqkv,
                 dq_weight,
                 dk_weight,
@@ -505,6 +591,8 @@ fn scratch_bytes_match_the_launchers() {
                 rstd,
                 q_weight,
                 k_weight,
+                span: NormSpan::Head,
+                offset: 0.0,
                 dweight_write,
                 n,
                 heads,

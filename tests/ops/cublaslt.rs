@@ -60,7 +60,7 @@ impl Case {
         let addends = [gemm.add.then(|| out.span()), gemm.bias.then(|| bias.span())];
         // SAFETY: only this test uses the operands; they are as long as the GEMM says and outlive it:
         // `bytes` waits for the CUDA stream.
-        unsafe { gemms.multiply(gemm, matrices, addends, stream) }.unwrap();
+        unsafe { gemms.multiply(gemm, matrices, 1.0, addends, stream) }.unwrap();
         target.bytes()
     }
 

@@ -19,7 +19,8 @@ fn backward(device: &Device, tokens: &[i32], dout: &[f32], before: &[f32], c: us
         let (at, dout) = (dtable.span(), dout_span);
         spans::run(
             k,
-            &EmbeddingBackward { scale: 1.0, dtable: at, dout, tokens, order, first, distinct, n, c, v }.into(),
+            &EmbeddingBackward { dtable: at, dout, tokens, order, first, scale: 1.0, distinct, n, c, v }
+                .into(),
         );
         vec![dtable]
     });
@@ -39,7 +40,10 @@ fn forward_and_backward_agree() {
             let results = device.run(|k| {
                 let out = device.poisoned_activations(n * c);
                 let (table, tokens) = (table_memory.span(), tokens_memory.span());
-                spans::run(k, &EmbeddingForward { scale: 1.0, out: out.span(), table, tokens, n, c, v: V }.into());
+                spans::run(
+                    k,
+                    &EmbeddingForward { out: out.span(), table, tokens, scale: 1.0, n, c, v: V }.into(),
+                );
                 vec![out]
             });
             let table64 = wide(&table);
@@ -72,5 +76,5 @@ fn a_token_beyond_the_table_is_refused() {
     let [table, tokens, out] = memory.each_ref().map(Memory::span);
     let pool = horizon::host::Pool::new(1).expect("a pool");
     let k = horizon::ops::cpu::CpuKernels::new(std::sync::Arc::new(pool));
-    spans::run(&k, &EmbeddingForward { scale: 1.0, out, table, tokens, n: 1, c: 1, v: V }.into());
+    spans::run(&k, &EmbeddingForward { out, table, tokens, scale: 1.0, n: 1, c: 1, v: V }.into());
 }

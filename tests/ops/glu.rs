@@ -1,18 +1,26 @@
-//! SwiGLU against its f64 reference.
+//! Gated linear units against their f64 reference.
 
-use horizon::ops::{GluBackward, GluForward};
+use horizon::ops::{Activation, GluBackward, GluForward};
 use support::reference::compare::{close, gradient_of, inner};
 use support::reference::device::{Device, Expected};
 use support::reference::memory::Memory;
-use support::reference::{Random, SIZES, swiglu, wide};
+use support::reference::{Random, SIZES, glu, wide};
 use support::spans;
 
 fn run(device: &Device, gate_up: &[f32], dout: &[f32], n: usize, f: usize) -> Vec<Memory> {
     let dout = device.activations(dout);
     device.run(|k| {
         let (out, gate_up) = (device.poisoned_activations(n * f), device.activations(gate_up));
-        spans::run(k, &GluForward { activation: Activation::Silu, out: out.span(), gate_up: gate_up.span(), n, f }.into());
-        spans::run(k, &GluBackward { activation: Activation::Silu, gate_up: gate_up.span(), dout: dout.span(), n, f }.into());
+        spans::run(
+            k,
+            &GluForward { out: out.span(), gate_up: gate_up.span(), activation: Activation::Silu, n, f }
+                .into(),
+        );
+        spans::run(
+            k,
+            &GluBackward { gate_up: gate_up.span(), dout: dout.span(), activation: Activation::Silu, n, f }
+                .into(),
+        );
         vec![out, gate_up]
     })
 }
@@ -26,12 +34,12 @@ fn forward_and_backward_agree() {
             let dout = device.stored(random.f32s(n * f, 1.0));
             let results = run(&device, &gate_up, &dout, n, f);
             let gate_up64 = wide(&gate_up);
-            let out = swiglu(&gate_up64, f);
+            let out = glu(Activation::Silu, &gate_up64, f);
             let expected = Expected { truth: &out, naive: None, width: f, factor: 2.0, f32: (2e-6, 0.0) };
             device.agrees(reason, &results[0], expected);
             if device.is_cpu() {
                 gradient_of(reason, &results[1].read_f32(), &gate_up64, 40, &mut random, |gate_up| {
-                    inner(&swiglu(gate_up, f), &dout)
+                    inner(&glu(Activation::Silu, gate_up, f), &dout)
                 });
             } else {
                 let truth = wide(&run(&Device::Cpu, &gate_up, &dout, n, f)[1].read_f32());

@@ -66,7 +66,8 @@ fn forward_agrees() {
                     let (residual, bias) = (residual.map(Memory::span), bias.map(Memory::span));
                     spans::run(
                         kernels,
-                        &LinearForward { scale: 1.0, out: out.span(), x, weight, residual, bias, sizes }.into(),
+                        &LinearForward { out: out.span(), x, weight, residual, bias, scale: 1.0, sizes }
+                            .into(),
                     );
                 };
                 add(&plain, None, None);
@@ -123,9 +124,15 @@ impl Backward {
             let (x, weight, dout) = (x.span(), weight.span(), dout.span());
             for (write, dx, dweight) in [(Write::Set, &dx, &dweight), (Write::Add, &dx_sum, &dweight_sum)] {
                 let (dx, dx_write) = (dx.span(), write);
-                spans::run(kernels, &LinearBackwardInput { scale: 1.0, dx, dout, weight, dx_write, sizes }.into());
+                spans::run(
+                    kernels,
+                    &LinearBackwardInput { dx, dout, weight, scale: 1.0, dx_write, sizes }.into(),
+                );
                 let (dweight, dweight_write) = (dweight.span(), write);
-                spans::run(kernels, &LinearBackwardWeight { scale: 1.0, dweight, dout, x, dweight_write, sizes }.into());
+                spans::run(
+                    kernels,
+                    &LinearBackwardWeight { dweight, dout, x, scale: 1.0, dweight_write, sizes }.into(),
+                );
             }
             vec![dx, dweight, dx_sum, dweight_sum]
         })

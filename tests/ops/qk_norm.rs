@@ -1,7 +1,7 @@
 //! QK-norm against its f64 reference.
 
 use horizon::base::Dims;
-use horizon::ops::{Heads, QkNormBackward, QkNormForward, Write};
+use horizon::ops::{Heads, NormSpan, QkNormBackward, QkNormForward, Write};
 use support::reference::compare::{added, close, gradient_of, inner};
 use support::reference::device::{Device, Expected};
 use support::reference::memory::Memory;
@@ -50,7 +50,7 @@ impl Case {
                 Write::Add => device.f32s(before),
             });
             let [dq_weight, dk_weight] = dweights.each_ref().map(Memory::span);
-            let backward = QkNormBackward { span: NormSpan::Head, offset: 0.0,
+            let backward = QkNormBackward {
                 dqkv: dqkv.span(),
                 dq_weight,
                 dk_weight,
@@ -58,6 +58,8 @@ impl Case {
                 rstd: rstd.span(),
                 q_weight,
                 k_weight,
+                span: NormSpan::Head,
+                offset: 0.0,
                 dweight_write,
                 n,
                 heads,
@@ -93,8 +95,18 @@ fn forward_agrees() {
                 let out = device.poisoned_activations(n * dims.qkv());
                 let rstd = device.poisoned(n * (dims.h + dims.g) * 4);
                 let (out_span, rstd_span) = (out.span(), rstd.span());
-                let forward =
-                    QkNormForward { span: NormSpan::Head, offset: 0.0, out: out_span, rstd: rstd_span, qkv, q_weight, k_weight, eps, n, heads };
+                let forward = QkNormForward {
+                    out: out_span,
+                    rstd: rstd_span,
+                    qkv,
+                    q_weight,
+                    k_weight,
+                    span: NormSpan::Head,
+                    offset: 0.0,
+                    eps,
+                    n,
+                    heads,
+                };
                 spans::run(k, &forward.into());
                 vec![out, rstd]
             });

@@ -19,8 +19,17 @@ fn forward_agrees() {
             let results = device.run(|k| {
                 let (out, rstd) = (device.poisoned_activations(n * c), device.poisoned(n * 4));
                 let (x, weight) = (x_memory.span(), weight_memory.span());
-                let forward =
-                    RmsnormForward { residual: None, offset: 0.0, out: out.span(), rstd: rstd.span(), x, weight, eps: EPS, n, c };
+                let forward = RmsnormForward {
+                    out: out.span(),
+                    rstd: rstd.span(),
+                    x,
+                    weight,
+                    residual: None,
+                    offset: 0.0,
+                    eps: EPS,
+                    n,
+                    c,
+                };
                 spans::run(k, &forward.into());
                 vec![out, rstd]
             });
@@ -54,13 +63,14 @@ impl Backward {
         let run = |dx: &dyn Fn() -> Memory, dweight: &dyn Fn() -> Memory, write, in_place: bool| {
             device.run(|k| {
                 let (dx, dweight) = (dx(), dweight());
-                let backward = RmsnormBackward { offset: 0.0,
+                let backward = RmsnormBackward {
                     dx: dx.span(),
                     dweight: dweight.span(),
                     dout: dout.span(),
                     x: if in_place { dx.span() } else { x.span() },
                     rstd: rstd.span(),
                     weight: weight.span(),
+                    offset: 0.0,
                     dx_write: write,
                     dweight_write: write,
                     n,

@@ -1,7 +1,7 @@
 //! RoPE against its f64 reference.
 
 use horizon::base::{Dims, Shape};
-use horizon::ops::{Heads, Rope, RopeDirection};
+use horizon::ops::{Heads, Rope, RopeDirection, Rotation};
 use support::reference::decoder::documents;
 use support::reference::device::{Device, Expected};
 use support::reference::rows::DocumentRows;
@@ -34,6 +34,7 @@ fn forward_rotates_and_backward_rotates_back() {
             let (documents, inv_freq_memory) =
                 (DocumentRows::new(&device, shape, &starts), device.f32s(&inv_freq));
             let (n, heads) = (shape.n(), Heads::from(&dims));
+            let rotation = Rotation::whole(&heads);
             let (positions, inv_freq_span) = (documents.rows().positions, inv_freq_memory.span());
             let results = device.run(|k| {
                 let (forward, backward) = (device.activations(&qkv), device.activations(&qkv));
@@ -41,13 +42,13 @@ fn forward_rotates_and_backward_rotates_back() {
                     [(&forward, RopeDirection::Forward), (&backward, RopeDirection::Backward)]
                 {
                     let (qkv, inv_freq) = (memory.span(), inv_freq_span);
-                    spans::run(k, &Rope { rotation: Rotation::whole(&heads), qkv, positions, inv_freq, direction, n, heads }.into());
+                    spans::run(k, &Rope { qkv, positions, inv_freq, direction, rotation, n, heads }.into());
                 }
                 vec![forward, backward]
             });
             // A rotation's gradient is the rotation by the opposite angle.
             for (result, direction) in results.iter().zip([1.0, -1.0]) {
-                let truth = rope(&wide(&qkv), &starts, shape, &inv_freq, &dims, direction);
+                let truth = rope(&wide(&qkv), &starts, shape, (&rotation, &inv_freq), &dims, direction);
                 let expected =
                     Expected { truth: &truth, naive: None, width: d, factor: 2.0, f32: (1e-6, 2e-7) };
                 device.agrees(reason, result, expected);
@@ -59,6 +60,7 @@ fn forward_rotates_and_backward_rotates_back() {
 #[test]
 fn cached_tables_are_not_used_for_longer_sequences_or_other_bases() {
     let dims = dims(1, 1, 64);
+    let rotation = Rotation::whole(&Heads::from(&dims));
     for device in Device::all() {
         device.run(|k| {
             let turn = |t: usize, theta: f64| {
@@ -68,16 +70,17 @@ fn cached_tables_are_not_used_for_longer_sequences_or_other_bases() {
                     (device.activations(&qkv), DocumentRows::new(&device, shape, &vec![0; t]));
                 let inv_freq = frequencies(theta, dims.d);
                 let inv_freq_memory = device.f32s(&inv_freq);
-                let turn = Rope { rotation: Rotation::whole(&heads),
+                let turn = Rope {
                     qkv: memory.span(),
                     positions: documents.rows().positions,
                     inv_freq: inv_freq_memory.span(),
                     direction: RopeDirection::Forward,
+                    rotation,
                     n: t,
                     heads: Heads::from(&dims),
                 };
                 spans::run(k, &turn.into());
-                let truth = rope(&wide(&qkv), &vec![0; t], shape, &inv_freq, &dims, 1.0);
+                let truth = rope(&wide(&qkv), &vec![0; t], shape, (&rotation, &inv_freq), &dims, 1.0);
                 let expected =
                     Expected { truth: &truth, naive: None, width: dims.d, factor: 2.0, f32: (1e-6, 2e-7) };
                 device.agrees("qkv", &memory, expected);

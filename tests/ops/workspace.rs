@@ -2,7 +2,7 @@
 
 use horizon::base::{Dims, Shape, Status};
 use horizon::ops::cuda::workspace::{self, ALIGNMENT, GEMM_BYTES, supports};
-use horizon::ops::{Kernels, RmsnormForward, GluForward};
+use horizon::ops::{Activation, GluForward, Kernels, RmsnormForward};
 use support::reference::cuda::Cuda;
 use support::reference::memory::Memory;
 use support::spans;
@@ -42,8 +42,11 @@ fn the_first_failure_is_returned_once_with_its_launcher() {
     let memory = [48, 48, 96, 8, 24].map(|bytes| cuda.here(Memory::poisoned(bytes)));
     let [out, x, gate_up, rstd, weight] = memory.each_ref().map(Memory::span);
     k.outcome().expect("nothing was launched");
-    spans::run(k, &RmsnormForward { residual: None, offset: 0.0, out, rstd, x, weight, eps: 1e-5, n: 2, c: 12 }.into());
-    spans::run(k, &GluForward { activation: Activation::Silu, out, gate_up, n: 2, f: 12 }.into());
+    spans::run(
+        k,
+        &RmsnormForward { out, rstd, x, weight, residual: None, offset: 0.0, eps: 1e-5, n: 2, c: 12 }.into(),
+    );
+    spans::run(k, &GluForward { out, gate_up, activation: Activation::Silu, n: 2, f: 12 }.into());
     let error = k.outcome().expect_err("12 columns are not a multiple of 8");
     assert!(error.message().contains("hzk_rmsnorm_forward"), "{error}");
     k.outcome().expect("the failure was returned before");

@@ -18,7 +18,7 @@ use horizon::ops::cuda::table::{Attention, Choice, Key, Table};
 use horizon::ops::cuda::{CudaKernels, attention, workspace};
 use horizon::ops::{
     Access, Contract, Element, Field, Flops, Heads, Kernels, Linear, LinearForward, Op, Operand, Rope,
-    RopeDirection, Scalars, Write, Zero,
+    RopeDirection, Rotation, Scalars, Write, Zero,
 };
 use horizon::sys::cuda::cublaslt::{Addresses, Algorithm, CublasLt, Descriptors, Handle, Layout, Limits};
 use horizon::sys::cuda::{
@@ -127,12 +127,22 @@ fn ops_are_plain_data_until_unsafe_code_runs_them() {
     let heads = Heads { h: usize::MAX, g: 1, d: usize::MAX };
     let ops: [Op; 3] = [
         Zero { out: span, bytes: usize::MAX }.into(),
-        LinearForward { scale: 1.0, out: span, x: span, weight: span, residual: Some(span), bias: None, sizes }.into(),
-        Rope { rotation: Rotation::whole(&heads),
+        LinearForward {
+            out: span,
+            x: span,
+            weight: span,
+            residual: Some(span),
+            bias: None,
+            scale: 1.0,
+            sizes,
+        }
+        .into(),
+        Rope {
             qkv: span,
             positions: span,
             inv_freq: span,
             direction: RopeDirection::Backward,
+            rotation: Rotation::whole(&heads),
             n: usize::MAX,
             heads,
         }

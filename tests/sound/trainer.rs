@@ -17,7 +17,7 @@ use horizon::engine::{
     TensorOptions, TensorSlice, Trainer, TrainerOptions, UnitState, autotune, device_info, devices,
 };
 use horizon::hf::{ExportTarget, FolderConfig, SHARD_BYTES, Weights, export};
-use horizon::model::{ModelConfig, Recompute};
+use horizon::model::{ModelConfig, Recompute, Rope};
 use horizon::plan::Plan;
 use horizon::schedule::{Accumulator, AdamWhen, Boundary, GradWait, LayerPlacement, Mode};
 
@@ -162,7 +162,7 @@ fn invalid_options_are_refused() {
     }
     for config in [
         ModelConfig { norm_eps: f32::NAN, ..config() },
-        ModelConfig { rope_theta: 0.0, ..config() },
+        ModelConfig { rope: Rope { theta: 0.0, ..Rope::default() }, ..config() },
         ModelConfig { positions_max: 0, ..config() },
     ] {
         survives(|| Trainer::open(&config, &options())?.step(&[BATCH], 1e-3));

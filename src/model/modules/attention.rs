@@ -69,11 +69,16 @@ impl Rotated {
 
 impl Attention {
     /// Emits `out = residual + o(attention(x))`, all `[N, C]`, of decoder layer `layer`.
-    pub fn forward(b: &mut Builder, config: &ModelConfig, layer: usize, shape: Shape, ends: Ends) -> Attention {
+    pub fn forward(
+        b: &mut Builder,
+        config: &ModelConfig,
+        layer: usize,
+        shape: Shape,
+        ends: Ends,
+    ) -> Attention {
         let (dims, heads, n) = (&config.dims, Heads::from(&config.dims), shape.n());
         let (window, scale) = (config.window_of(layer), config.score_scale());
-        let rope =
-            config.rope.rotates(layer).then(|| Rotated::declare(b, config, &heads, n, window > 0));
+        let rope = config.rope.rotates(layer).then(|| Rotated::declare(b, config, &heads, n, window > 0));
         let doc_start = b.input(External::DocStart, Element::I32, n);
         let doc_end = b.input(External::DocEnd, Element::I32, n);
         let (q, kv) = (heads.attention_width(), heads.g * heads.d);
@@ -163,8 +168,9 @@ impl Attention {
 
 impl Module for Attention {
     fn backward(&self, b: &mut Builder, dout: Value, dx: Option<Value>) -> Value {
-        let Attention { ready, attention_output, lse, doc_start, doc_end, scale, window, shape, heads, .. } =
-            *self;
+        let Attention {
+            ready, attention_output, lse, doc_start, doc_end, scale, window, shape, heads, ..
+        } = *self;
         let n = shape.n();
         let dattention_output = self.o.backward(b, dout, None);
         let mut dqkv = b.own(Element::Activation, n * heads.qkv());

@@ -7,7 +7,9 @@ use super::*;
 use crate::base::{Dims, Shape};
 use crate::model::decoder::{embedding, embedding_gradient, head_program, layer};
 use crate::model::{HeadTask, ModelConfig, Sizes, UnitKind, preset, shape, shape_names};
-use crate::ops::{Activation, Element, GluBackward, GluForward, NormSpan, RmsnormBackward, RmsnormForward, Write, Zero};
+use crate::ops::{
+    Activation, Element, GluBackward, GluForward, NormSpan, RmsnormBackward, RmsnormForward, Write, Zero,
+};
 
 const WRITES: [Write; 2] = [Write::Set, Write::Add];
 const N: usize = 4;
@@ -121,7 +123,19 @@ fn an_output_is_an_input_only_where_the_op_allows_it() {
         let (dweight, dweight_write) = b.contribution(weight.gradient);
         let dx = if dx_write == Write::Set { x.next() } else { x };
         let weight = weight.weights;
-        b.push(RmsnormBackward { offset: 0.0, dx, dweight, dout, x, rstd, weight, dx_write, dweight_write, n, c });
+        b.push(RmsnormBackward {
+            dx,
+            dweight,
+            dout,
+            x,
+            rstd,
+            weight,
+            offset: 0.0,
+            dx_write,
+            dweight_write,
+            n,
+            c,
+        });
     };
     backward(&mut Builder::new(DType::F32, Write::Set), Write::Set);
     is_refused("RmsnormBackward: dx may not be x", |b| backward(b, Write::Add));
@@ -221,14 +235,15 @@ fn configs() -> Vec<ModelConfig> {
     let mut configs = vec![ModelConfig::llama(dims); 4];
     for (number, config) in configs.iter_mut().enumerate() {
         config.tied = number % 2 == 1;
-        config.qk_norm = number / 2 == 1;
+        config.qk_norm = (number / 2 == 1).then_some(NormSpan::Head);
         config.biases.qkv = number % 2 == 1;
         (config.biases.o, config.biases.mlp) = (number == 3, number == 3);
     }
     configs.push(ModelConfig::llama(Dims { c: 16, h: 3, g: 3, d: 14, f: 5, v: 11, l: 1 }));
     configs.extend(["tiny", "small"].map(|name| preset(name).unwrap()));
     let known = shape_names().map(|name| shape(name).unwrap());
-    let normed = shape_names().map(|name| ModelConfig { qk_norm: Some(NormSpan::Head), ..shape(name).unwrap() });
+    let normed =
+        shape_names().map(|name| ModelConfig { qk_norm: Some(NormSpan::Head), ..shape(name).unwrap() });
     configs.extend(known.chain(normed));
     configs
 }
@@ -463,7 +478,7 @@ fn memory_is_at_most_that_of_a_manual_layout() {
             let n = sizes.shape.n();
             let row = |columns: usize| aligned(n * columns * sizes.activation_dtype.bytes());
             let f32s = |columns: usize| aligned(n * columns * 4);
-            let normed = if config.qk_norm { row(qkv) + f32s(h + g) } else { 0 };
+            let normed = if config.qk_norm.is_some() { row(qkv) + f32s(h + g) } else { 0 };
             // A buffer for each forward value, and one for the temporaries of half a backward.
             let scratch = 3 * row(c)
                 + 2 * f32s(1)
