@@ -9,6 +9,7 @@
 use serde_json::{Map, Value};
 
 use crate::base::{Error, Result, Status, phrase};
+use crate::hf::tensors::TensorNames;
 use crate::model::{Biases, ModelConfig};
 
 /// A model family.
@@ -31,6 +32,8 @@ pub struct Family {
     pub(super) head_dim: Option<usize>,
     /// Default of `max_position_embeddings`.
     pub(super) positions_max: usize,
+    /// Its tensors in weight files.
+    pub(super) tensors: &'static TensorNames,
 }
 
 /// Biases of the attention projections.
@@ -73,6 +76,7 @@ pub static FAMILIES: [Family; 4] = [
         kv_heads: None,
         head_dim: None,
         positions_max: 2048,
+        tensors: &TensorNames::LLAMA,
     },
     Family {
         model_type: "mistral",
@@ -84,6 +88,7 @@ pub static FAMILIES: [Family; 4] = [
         kv_heads: Some(8),
         head_dim: None,
         positions_max: 4096 * 32,
+        tensors: &TensorNames::LLAMA,
     },
     Family {
         model_type: "qwen2",
@@ -95,6 +100,7 @@ pub static FAMILIES: [Family; 4] = [
         kv_heads: Some(32),
         head_dim: None,
         positions_max: 32768,
+        tensors: &TensorNames::LLAMA,
     },
     Family {
         model_type: "qwen3",
@@ -106,6 +112,7 @@ pub static FAMILIES: [Family; 4] = [
         kv_heads: Some(32),
         head_dim: Some(128),
         positions_max: 32768,
+        tensors: &TensorNames::LLAMA,
     },
 ];
 

@@ -40,6 +40,7 @@ mod family;
 mod index;
 mod names;
 mod shards;
+mod tensors;
 mod weights;
 
 pub use companions::Companions;
