@@ -113,7 +113,7 @@ impl StoredTensor {
     }
 }
 
-/// Replaces each tensor that is not there by its parts, if all of them are there under their names in
+/// Replaces each tensor of several parts that is not there by these, if all of them are there under their names in
 /// the layout. Returns a remark if there are any.
 pub fn or_apart(
     stored: Vec<StoredTensor>,
@@ -125,7 +125,7 @@ pub fn or_apart(
     let (mut all, mut note) = (Vec::new(), None);
     for whole in stored {
         let parts = &single[whole.first..][..whole.parts.len()];
-        if is_there(&whole.name) || !parts.iter().all(|part| is_there(&part.name)) {
+        if parts.len() == 1 || is_there(&whole.name) || !parts.iter().all(|part| is_there(&part.name)) {
             all.push(whole);
             continue;
         }
