@@ -93,7 +93,10 @@ impl DeviceChoice {
     pub fn supports(self, config: &ModelConfig, shape: Shape) -> Result<()> {
         match self {
             DeviceChoice::Auto | DeviceChoice::Cpu => Ok(()),
-            DeviceChoice::Cuda(_) => workspace::supports(&config.dims, shape),
+            DeviceChoice::Cuda(_) => {
+                let rotating = config.rope.rotating(config.dims.d);
+                workspace::supports(&config.dims, rotating, config.qk_norm, shape)
+            }
         }
     }
 

@@ -115,7 +115,7 @@ impl StoredTensor {
 
 /// Replaces each tensor of several parts that is not there by these, if all of them are there under their names in
 /// the layout. Returns a remark if there are any.
-pub fn or_apart(
+pub fn or_separate(
     stored: Vec<StoredTensor>,
     layout: &Layout,
     is_there: impl Fn(&str) -> bool,

@@ -148,7 +148,7 @@ impl Weights {
     /// rounded. [`Weights::notes`] reports all but an exact copy.
     ///
     /// Tensors have the names of the family. Tensors that it stores as one are also read if they are
-    /// stored apart, under the names of the layout.
+    /// stored separately, under the names of the layout.
     ///
     /// Errors name file and tensor: the file is missing or truncated; the dtype is not bf16, f16 or
     /// f32; the shape differs from the model's; a tensor of the model is missing, or a tensor does
@@ -190,8 +190,8 @@ impl Weights {
             notes.push(format!("{HEAD} is read as {embedding}, since config.json ties them"));
         }
         notes.extend(names.into_notes());
-        let (stored, apart) = tensors::or_apart(stored, layout, |name| found.contains_key(name));
-        notes.extend(apart);
+        let (stored, separate) = tensors::or_separate(stored, layout, |name| found.contains_key(name));
+        notes.extend(separate);
         refuse_missing(folder, &stored, &found)?;
         let mut tensors = Vec::new();
         for tensor in &stored {
