@@ -17,7 +17,7 @@ use crate::ops::{Activation, NormSpan};
 pub use table::FAMILIES;
 
 /// A model family.
-#[derive(Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Family {
     /// Its name, for people.
     pub name: &'static str,
@@ -94,7 +94,7 @@ pub(super) enum Pattern {
 }
 
 /// Rotary positions.
-#[derive(Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) struct Rotary {
     /// Default of `rope_theta`.
     pub theta: f64,
@@ -116,7 +116,7 @@ pub(super) struct Rotary {
 }
 
 /// RoPE of the layers with a window. transformers 5 nests `rope_parameters` by layer type.
-#[derive(Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) struct Windowed {
     /// The key of the base in transformers 4; without it, it is `rope_theta`.
     pub key: Option<&'static str>,
@@ -147,7 +147,7 @@ pub(super) enum Factors {
 }
 
 /// Defaults of absent keys.
-#[derive(Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) struct Absent {
     /// `num_key_value_heads`; `None`, and a null in the config, mean the number of query heads.
     pub kv_heads: Option<usize>,
