@@ -214,7 +214,6 @@ fn all_multipliers_a_layer_without_rotation_and_scaled_queries() {
     let mut random = Random::new(30);
     let config = ModelConfig {
         multipliers: Multipliers { embedding: 3.0, residual: 0.6, scores: Some(0.3), logits: 0.75 },
-        biases: Biases { qkv: true, o: false, mlp: false },
         rope: Rope {
             without: Some(vec![true, false]),
             queries: Some(QueryScaling { beta: 0.5, positions: 3 }),
