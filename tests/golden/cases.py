@@ -45,6 +45,7 @@ class Case:
     qkv_bias: bool = False
     o_bias: bool = False
     mlp_bias: bool = False
+    bias: float = 0.1  # deviation of biases
     norms: str = "before"  # places of a layer's norms: before attention and MLP, after, or around
     plus_one: bool = False  # norms multiply by 1 + weight
     qk_norm: str = ""  # norm of queries and keys: of each head, or of all heads together
@@ -147,20 +148,20 @@ CASES = [
     Case("phi3_long", 54, C=24, F=27, L=2, H=3, G=1, D=8, V=43, B=2, T=19, M=2, tied=True, clip=0.5, family="phi3",
          rope=(("rope_type", "longrope"), ("short_factor", [1.0, 1.1, 1.3]), ("long_factor", [1.5, 2.75, 6.0]),
                ("original_max_position_embeddings", 8)), rotated=6),
-    Case("olmo2", 155, C=20, F=23, L=2, H=2, G=1, D=10, V=43, B=2, T=15, M=2, clip=0.5, family="olmo2", norms="after",
-         qk_norm="all", qkv_bias=True, o_bias=True),
+    Case("olmo2", 55, C=20, F=23, L=2, H=2, G=1, D=10, V=43, B=2, T=15, M=2, clip=0.5, family="olmo2", norms="after",
+         qk_norm="all", qkv_bias=True, o_bias=True, bias=0.02),
     Case("olmo2_documents", 56, C=18, F=25, L=2, H=3, G=3, D=6, V=41, B=2, T=17, M=2, tied=True, clip=0.5,
          family="olmo2", theta=500.0, norms="after", qk_norm="all", docs=((6, 11), (16, 1))),
     Case("olmo3", 57, C=20, F=19, L=4, H=2, G=1, D=10, V=37, B=2, T=17, M=2, clip=0.5, family="olmo3", theta=500.0,
          rope=(("rope_type", "yarn"), ("factor", 8.0), ("original_max_position_embeddings", 8), ("beta_fast", 1.0),
                ("beta_slow", 0.1), ("attention_factor", 1.25)), windowed_theta=500.0, norms="after", qk_norm="all",
          window=4, windowed=(0, 1, 2), lr=(3e-4, 6e-4, 9e-4, 6e-4, 3e-4)),
-    Case("olmo3_documents", 158, C=18, F=25, L=2, H=3, G=1, D=6, V=41, B=2, T=19, M=2, tied=True, clip=0.5,
-         family="olmo3", windowed_theta=10000.0, qkv_bias=True, o_bias=True, norms="after", qk_norm="all", window=6,
-         windowed=(0,), docs=((8, 11), (19,))),
+    Case("olmo3_documents", 258, C=18, F=25, L=2, H=3, G=1, D=6, V=41, B=2, T=19, M=2, tied=True, clip=0.5,
+         family="olmo3", windowed_theta=10000.0, qkv_bias=True, o_bias=True, bias=0.02, norms="after", qk_norm="all",
+         window=6, windowed=(0,), docs=((8, 11), (19,))),
     Case("smollm3", 59, C=20, F=19, L=4, H=2, G=1, D=10, V=43, B=2, T=15, M=2, tied=True, clip=0.5, family="smollm3",
          norm_eps=1e-6, unrotated=(1, 3), window=5, windowed=(3,)),
-    Case("smollm3_biases", 160, C=18, F=23, L=2, H=3, G=1, D=6, V=41, B=2, T=19, clip=0.5, family="smollm3",
+    Case("smollm3_biases", 260, C=18, F=23, L=2, H=3, G=1, D=6, V=41, B=2, T=19, clip=0.5, family="smollm3",
          qkv_bias=True, o_bias=True, mlp_bias=True, window=6, windowed=(1,), docs=((4, 15), (19,))),
     Case("ministral3", 61, C=20, F=25, L=2, H=3, G=1, D=8, V=41, B=2, T=21, M=2, clip=0.5, family="ministral3",
          theta=500.0, rope=(("rope_type", "yarn"), ("factor", 8.0), ("original_max_position_embeddings", 8),
@@ -189,7 +190,7 @@ CASES = [
          norm_eps=1e-6, qkv_bias=True, o_bias=True, mlp_bias=True),
     Case("seed_oss_documents", 70, C=18, F=25, L=2, H=4, G=2, D=6, V=41, B=2, T=17, M=2, tied=True, clip=0.5,
          family="seed_oss", qkv_bias=True, docs=((6, 11), (17,))),
-    Case("exaone4", 71, C=20, F=19, L=4, H=2, G=1, D=10, V=39, B=2, T=19, clip=0.5, family="exaone4", theta=500.0,
+    Case("exaone4", 271, C=20, F=19, L=4, H=2, G=1, D=10, V=39, B=2, T=19, clip=0.5, family="exaone4", theta=500.0,
          rope=(("rope_type", "llama3"), ("factor", 8.0), ("low_freq_factor", 1.0), ("high_freq_factor", 4.0),
                ("original_max_position_embeddings", 32)), unrotated=(3,), norms="after", qk_norm="head", window=5,
          windowed=(0, 1, 2), docs=((8, 11), (19,)), lr=(3e-4, 6e-4, 9e-4, 6e-4, 3e-4)),
@@ -199,7 +200,7 @@ CASES = [
          interleaved=True),
     Case("helium_biases", 74, C=20, F=23, L=2, H=2, G=2, D=10, V=43, B=2, T=17, M=2, tied=True, clip=0.5,
          family="helium", interleaved=True, qkv_bias=True, mlp_bias=True, docs=((6, 11), (17,))),
-    Case("cwm", 75, C=20, F=19, L=4, H=2, G=1, D=12, V=37, B=2, T=19, M=2, clip=0.5, family="cwm", theta=500.0,
+    Case("cwm", 75, C=20, F=19, L=4, H=2, G=1, D=8, V=37, B=2, T=19, M=2, clip=0.5, family="cwm", theta=500.0,
          rope=(("rope_type", "llama3"), ("factor", 16.0), ("low_freq_factor", 1.0), ("high_freq_factor", 4.0),
                ("original_max_position_embeddings", 32)), window=5, windowed=(1, 2, 3)),
     Case("cwm_documents", 76, C=18, F=23, L=2, H=3, G=3, D=6, V=41, B=2, T=19, M=2, tied=True, clip=0.5, family="cwm",
@@ -245,14 +246,14 @@ def draw_micro(case: Case, step: int, micro: int) -> Micro:
 
 
 def draw_masters(case: Case) -> dict[str, torch.Tensor]:
-    """f32 masters by name: matrices with a deviation of 0.05 to 0.1, norms of a factor 1 ± 0.1, biases ± 0.1.
+    """f32 masters by name: matrices with a deviation of 0.05 to 0.1, norms of a factor 1 ± 0.1, biases ± `bias`.
 
         Every 16th element is halfway between two bf16 numbers, where rounding to even would give another weight.
     """
     masters = {}
     for name, shape in parameter_shapes(case).items():
         if name.endswith(".bias"):
-            master = 0.1 * torch.randn(shape)
+            master = case.bias * torch.randn(shape)
         elif len(shape) == 1:
             master = (0.0 if case.plus_one else 1.0) + 0.1 * torch.randn(shape)
         else:
