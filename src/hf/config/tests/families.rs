@@ -306,7 +306,11 @@ fn with_windows() -> Vec<Case> {
         ),
         (
             "CWM 32B, whose RoPE is the default",
-            keys("cwm", CWM, json!({"architectures": ["CwmForCausalLM"], "mlp_bias": false, "sliding_window": 8192})),
+            keys(
+                "cwm",
+                CWM,
+                json!({"architectures": ["CwmForCausalLM"], "mlp_bias": false, "sliding_window": 8192}),
+            ),
             ModelConfig {
                 rope: rope(1e6, llama3(16.0)),
                 window: Some(Window { size: 8192, layers: windowed(64, 4, 0) }),
@@ -488,9 +492,9 @@ fn with_rope() -> Vec<Case> {
                 "glm4",
                 GLM4_32B,
                 json!({"architectures": ["Glm4ForCausalLM"], "attention_bias": false, "head_dim": 128,
-                    "num_key_value_heads": 8, "rms_norm_eps": 1e-05}),
+                    "num_key_value_heads": 2, "rms_norm_eps": 1e-05}),
             ),
-            ModelConfig { norms: Norms::Around, biases: Biases::default(), ..glm(GLM4_32B, 8) },
+            ModelConfig { norms: Norms::Around, biases: Biases::default(), ..glm(GLM4_32B, 2) },
         ),
         (
             "Helium 1 preview 2B",
@@ -503,7 +507,11 @@ fn with_rope() -> Vec<Case> {
             ),
             helium.clone(),
         ),
-        ("a Helium by default", keys("helium", HELIUM, json!({"architectures": ["HeliumForCausalLM"]})), helium),
+        (
+            "a Helium by default",
+            keys("helium", HELIUM, json!({"architectures": ["HeliumForCausalLM"]})),
+            helium,
+        ),
     ]
 }
 
@@ -589,7 +597,8 @@ fn published_configs_are_read_and_written_back() {
         assert_eq!((again.model, again.family), (config.model.clone(), config.family), "{name}: {written}");
         assert_eq!(again.notes, [""; 0], "{name}");
         assert!(config.family.can_describe(&config.model), "{name}");
-        let simplest = FolderConfig::of(config.model.clone()).unwrap_or_else(|error| panic!("{name}: {error}"));
+        let simplest =
+            FolderConfig::of(config.model.clone()).unwrap_or_else(|error| panic!("{name}: {error}"));
         assert_eq!(parsed(&simplest.json(DType::Bf16)).unwrap().model, config.model, "{name}");
     }
     assert_eq!(families, [""; 0], "families without a published config here");
@@ -688,23 +697,33 @@ fn shares_of_rotating_elements_are_those_of_transformers() {
 #[test]
 fn families_refuse_what_they_do_not_support() {
     let small = [64, 96, 3, 4, 100, 128];
-    let nested = |full: Value, sliding: Value| {
-        json!({"rope_parameters": {"full_attention": full, "sliding_attention": sliding}})
-    };
+    let nested = |full: Value, sliding: Value| json!({"rope_parameters": {"full_attention": full, "sliding_attention": sliding}});
     let yarn = json!({"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 32});
     let mut rounded = yarn.clone();
     rounded["truncate"] = json!(false);
     for (family, edit, words) in [
         ("gemma3_text", json!({"attn_logit_softcapping": 50.0}), "attn_logit_softcapping is 50.0; soft caps"),
-        ("gemma3_text", json!({"final_logit_softcapping": 30.0}), "final_logit_softcapping is 30.0; soft caps"),
+        (
+            "gemma3_text",
+            json!({"final_logit_softcapping": 30.0}),
+            "final_logit_softcapping is 30.0; soft caps",
+        ),
         ("gemma3_text", json!({"use_bidirectional_attention": true}), "only causal attention"),
         ("gemma3_text", json!({"hidden_activation": "relu"}), "hidden_activation is \"relu\""),
         ("gemma3_text", json!({"hidden_act": "silu"}), "hidden_act is \"silu\""),
-        ("gemma3_text", json!({"rope_parameters": {"rope_theta": 1e6}}), "full_attention and sliding_attention"),
+        (
+            "gemma3_text",
+            json!({"rope_parameters": {"rope_theta": 1e6}}),
+            "full_attention and sliding_attention",
+        ),
         ("gemma3_text", nested(json!({}), yarn.clone()), "has RoPE scaling"),
         ("gemma3_text", json!({"rope_parameters": {"full_attention": 3}}), "must be an object"),
         ("gemma3_text", json!({"sliding_window_pattern": 0}), "sliding_window_pattern is 0"),
-        ("gemma3_text", json!({"sliding_window": null, "layer_types": types(&[true; 3])}), "there is no window"),
+        (
+            "gemma3_text",
+            json!({"sliding_window": null, "layer_types": types(&[true; 3])}),
+            "there is no window",
+        ),
         ("gemma3_text", json!({"rope_scaling": {"rope_type": "dynamic", "factor": 2.0}}), "\"dynamic\""),
         ("olmo3", json!({"rope_theta": 10000.0}), "transformers 5 has 500000"),
         ("olmo3", nested(rounded, json!({})), "truncate is false"),
@@ -717,9 +736,17 @@ fn families_refuse_what_they_do_not_support() {
         ("smollm3", json!({"no_rope_layers": [1, 0]}), "no_rope_layers has 2 entries"),
         ("smollm3", json!({"no_rope_layers": [1, 0, 2]}), "a list of 0 and 1"),
         ("smollm3", json!({"no_rope_layer_interval": 0}), "no_rope_layer_interval is 0"),
-        ("ministral3", json!({"rope_parameters": {"rope_type": "default"}}), "llama_4_scaling_beta is missing"),
+        (
+            "ministral3",
+            json!({"rope_parameters": {"rope_type": "default"}}),
+            "llama_4_scaling_beta is missing",
+        ),
         ("ministral3", json!({"rope_theta": 5.0}), "they must agree"),
-        ("glm", json!({"rope_parameters": {"partial_rotary_factor": 1}, "partial_rotary_factor": 0.5}), "must agree"),
+        (
+            "glm",
+            json!({"rope_parameters": {"partial_rotary_factor": 1}, "partial_rotary_factor": 0.5}),
+            "must agree",
+        ),
         ("granite", json!({"logits_scaling": 0}), "logits multiplier"),
         ("granite", json!({"residual_multiplier": 0.5, "mlp_bias": true}), "residual multiplier"),
         ("seed_oss", json!({"embd_pdrop": 0.1}), "dropout"),
@@ -746,7 +773,10 @@ fn no_family_is_found_for_features_that_none_combines() {
         (ModelConfig { norms_plus_one: true, ..llama() }, "norms_plus_one = true"),
         (ModelConfig { norms: Norms::After, norms_plus_one: true, ..llama() }, "norms = After"),
         (ModelConfig { qk_norm: Some(NormSpan::AllHeads), ..llama() }, "QK norm over all heads"),
-        (ModelConfig { rope: Rope { windowed_theta: Some(1.0), ..Rope::default() }, ..llama() }, "windowed_theta"),
+        (
+            ModelConfig { rope: Rope { windowed_theta: Some(1.0), ..Rope::default() }, ..llama() },
+            "windowed_theta",
+        ),
         (
             ModelConfig {
                 rope: Rope { without: Some(vec![true, false]), ..Rope::default() },
@@ -759,7 +789,11 @@ fn no_family_is_found_for_features_that_none_combines() {
         ),
         (
             ModelConfig {
-                rope: Rope { rotated: Some(8), scaling: RopeScaling::Linear { factor: 2.0 }, ..Rope::default() },
+                rope: Rope {
+                    rotated: Some(8),
+                    scaling: RopeScaling::Linear { factor: 2.0 },
+                    ..Rope::default()
+                },
                 ..llama()
             },
             "partial RoPE",
