@@ -272,7 +272,7 @@ pub fn json(family: &Family, model: &ModelConfig) -> Option<Map<String, Value>> 
                 ORIGINAL: original_positions,
             });
             if *attention_factor == 1.0 {
-                // So that programs without `attention_factor` find it.
+                // Programs that do not know `attention_factor` read these keys.
                 json["mscale"] = 1.0.into();
                 json["mscale_all_dim"] = 1.0.into();
             } else if *attention_factor != yarn_attention(*factor, 1.0) {

@@ -492,9 +492,9 @@ fn with_rope() -> Vec<Case> {
                 "glm4",
                 GLM4_32B,
                 json!({"architectures": ["Glm4ForCausalLM"], "attention_bias": false, "head_dim": 128,
-                    "num_key_value_heads": 8, "rms_norm_eps": 1e-05}),
+                    "num_key_value_heads": 2, "rms_norm_eps": 1e-05}),
             ),
-            ModelConfig { norms: Norms::Around, biases: Biases::default(), ..glm(GLM4_32B, 8) },
+            ModelConfig { norms: Norms::Around, biases: Biases::default(), ..glm(GLM4_32B, 2) },
         ),
         (
             "Helium 1 preview 2B",
