@@ -72,7 +72,7 @@ fn main() {
         saving_extra = saving_extra.max(peak() - before);
         fs::remove_dir_all(folder.join("saved")).expect("the saved files are removed");
         let mut load = || {
-            let weights = Weights::open(&source, trainer.layout()).expect("it is whole");
+            let weights = Weights::open(&source, config.family, trainer.layout()).expect("it is whole");
             weights.load(&mut trainer, &unwatched).expect("it is read");
         };
         seconds[5].push(Clock::Wall.seconds(|| write_all(&source, &folder.join("written"))));

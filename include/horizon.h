@@ -493,7 +493,8 @@ typedef struct hz_model_config_t {
 HZ_CHECKED hz_status_t hz_model_config_init(hz_model_config_t *value, size_t struct_size);
 
 /* Fills in a built-in model: "tiny" (0.8 M parameters) or "small" (13 M), both byte-level with V = 256; or, for
- * planning, "qwen2.5-0.5b" .. "qwen2.5-72b", "llama3.1-8b" .. "llama3.1-405b", "dense-120b", "dense-1t".
+ * planning, "qwen2.5-0.5b" .. "qwen2.5-72b", "llama3.1-8b" .. "llama3.1-405b", "gemma3-1b" and the other names of
+ * `horizon plan --help`, "dense-120b", "dense-1t".
  * Errors: HZ_STATUS_NOT_FOUND, with the names that exist. */
 HZ_CHECKED hz_status_t hz_model_config_from_preset(const char *name, hz_model_config_t *out_config);
 

@@ -96,7 +96,7 @@
 //! // A Hugging Face folder: exported for transformers, or loaded.
 //! let target = ExportTarget::check(&dir.join("model"), export_bytes(trainer.layout(), DType::Bf16))?;
 //! export(&target, &model, &mut trainer, DType::Bf16, SHARD_BYTES, &unwatched)?;
-//! Weights::open(target.folder(), resumed.layout())?.load(&mut resumed, &unwatched)?;
+//! Weights::open(target.folder(), model.family, resumed.layout())?.load(&mut resumed, &unwatched)?;
 //! # assert!(dir.join("model/model.safetensors").is_file());
 //! # Ok(())
 //! # }

@@ -110,7 +110,7 @@ pub extern "C" fn hz_trainer_load_hf(trainer: Handle<hz_trainer_t>, folder: Text
                 format!("{message}; open the trainer with the result of hz_model_config_from_hf")
             })
         })?;
-        let weights = Weights::open(folder, state.trainer.layout())?;
+        let weights = Weights::open(folder, config.family, state.trainer.layout())?;
         for note in config.notes.iter().chain(weights.notes()) {
             log::warning(format!("{}: {note}", folder.display()));
         }

@@ -17,6 +17,7 @@ use crate::base::{
 };
 use crate::engine::{TensorSlice, Trainer};
 use crate::hf::shards::{self, Shard};
+use crate::hf::tensors::StoredTensor;
 use crate::hf::{FolderConfig, INDEX, file_text};
 use crate::host::files::{entries, retried};
 use crate::host::folder::{Filling, NewFolder, SizedFile, open_folder};
@@ -131,7 +132,8 @@ pub fn export_bytes(layout: &Layout, dtype: DType) -> u64 {
 }
 
 /// Writes a trainer's model to `target`, as bf16 weights or f32 master weights, in files of at most
-/// `shard_bytes` bytes of tensors ([`SHARD_BYTES`]). Waits for the lanes and for the disk.
+/// `shard_bytes` bytes of tensors ([`SHARD_BYTES`]), with the tensors and names of the config's
+/// family. Waits for the lanes and for the disk.
 ///
 /// Errors: a weight that is not finite as `dtype` (`NonFinite`, with the first such tensor in the
 /// files); any error of `progress`; the disk. After an error the target is as it was before.
@@ -146,11 +148,12 @@ pub fn export(
     shard_bytes: u64,
     progress: Progress,
 ) -> Result<()> {
-    let shards = shards::cut(trainer.layout(), dtype, shard_bytes);
+    let stored = config.family.tensors.stored(trainer.layout());
+    let shards = shards::cut(&stored, dtype, shard_bytes);
     let cannot = format_args!("cannot export to {}", target.folder().display());
     target.new.write(|filling| {
-        small_files(filling, config, trainer.layout(), dtype, &shards, target.run)
-            .and_then(|()| weights(filling, trainer, dtype, &shards, progress))
+        small_files(filling, config, &stored, dtype, &shards, target.run)
+            .and_then(|()| weights(filling, trainer, &stored, dtype, &shards, progress))
             .map_err(|error| error.within(cannot))
     })
 }
@@ -158,14 +161,14 @@ pub fn export(
 fn small_files(
     filling: &Filling,
     config: &FolderConfig,
-    layout: &Layout,
+    stored: &[StoredTensor],
     dtype: DType,
     shards: &[Shard],
     run: Option<RunId>,
 ) -> Result<()> {
     let mut files = config.files(dtype);
     if shards.len() > 1 {
-        files.push((INDEX, file_text(&shards::index(layout, dtype, shards))));
+        files.push((INDEX, file_text(&shards::index(stored, dtype, shards))));
     }
     let names = files.iter().map(|(name, _)| (*name).to_owned());
     let files_written = names.chain(shards.iter().map(|shard| shard.name.clone())).collect();
@@ -177,12 +180,13 @@ fn small_files(
 fn weights(
     filling: &Filling,
     trainer: &mut Trainer,
+    stored: &[StoredTensor],
     dtype: DType,
     shards: &[Shard],
     progress: Progress,
 ) -> Result<()> {
     let total = export_bytes(trainer.layout(), dtype);
-    // For each tensor, in the layout's order: its file and its first byte there.
+    // For each tensor of the layout, in its order: its file and its first byte there.
     let mut locations: Vec<Option<(&SizedFile, u64)>> = vec![None; trainer.layout().tensors().count()];
     let files =
         shards.iter().map(|shard| filling.sized(&shard.name, shard.bytes)).collect::<Result<Vec<_>>>()?;
@@ -190,8 +194,10 @@ fn weights(
     for (shard, file) in shards.iter().zip(&files) {
         file.write_at(0, &shard.header)?;
         for &(index, offset) in &shard.tensors {
-            order.push(index);
-            locations[index] = Some((file, offset));
+            for (tensor, elements) in stored[index].tensors() {
+                order.push(tensor);
+                locations[tensor] = Some((file, offset + (elements.start * dtype.bytes()) as u64));
+            }
         }
     }
     let meter = Meter::new(total, progress);

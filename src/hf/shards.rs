@@ -4,7 +4,7 @@ use safetensors::tensor::{Dtype, TensorInfo};
 use serde_json::{Map, Value, json};
 
 use crate::base::DType;
-use crate::model::{Layout, TensorLayout};
+use crate::hf::tensors::StoredTensor;
 
 /// One safetensors file.
 #[derive(Debug, PartialEq, Eq)]
@@ -13,19 +13,18 @@ pub struct Shard {
     pub name: String,
     /// Header: the length of the JSON in 8 bytes, then the JSON.
     pub header: Vec<u8>,
-    /// For each tensor, its index in the layout's order and its byte offset in the file; in file
+    /// For each tensor, its index among the stored tensors and its byte offset in the file; in file
     /// order.
     pub tensors: Vec<(usize, u64)>,
     /// Size of the file.
     pub bytes: u64,
 }
 
-/// Cuts a model into files of at most `shard_bytes` bytes of tensors, as transformers does: tensors
+/// Cuts the tensors of a model into files of at most `shard_bytes` bytes of tensors, as transformers does: tensors
 /// in forward order, a new file when the next tensor would exceed the limit. A tensor larger than
 /// the limit has a file of its own.
-pub fn cut(layout: &Layout, dtype: DType, shard_bytes: u64) -> Vec<Shard> {
-    let tensors: Vec<&TensorLayout> = layout.tensors().map(|(_, tensor)| tensor).collect();
-    let bytes = |tensor: &TensorLayout| tensor.elements() as u64 * dtype.bytes() as u64;
+pub fn cut(tensors: &[StoredTensor], dtype: DType, shard_bytes: u64) -> Vec<Shard> {
+    let bytes = |tensor: &StoredTensor| tensor.elements() as u64 * dtype.bytes() as u64;
     let (mut files, mut filled) = (vec![Vec::new()], 0);
     for (index, tensor) in tensors.iter().enumerate() {
         if filled > 0 && filled + bytes(tensor) > shard_bytes {
@@ -37,7 +36,7 @@ pub fn cut(layout: &Layout, dtype: DType, shard_bytes: u64) -> Vec<Shard> {
     }
     let count = files.len();
     let named = files.into_iter().enumerate();
-    named.map(|(number, indices)| shard(&file_name(number, count), indices, &tensors, dtype)).collect()
+    named.map(|(number, indices)| shard(&file_name(number, count), indices, tensors, dtype)).collect()
 }
 
 /// Returns the name of a weight file of an export.
@@ -51,12 +50,12 @@ pub fn shard_name(number: usize, count: usize) -> String {
 }
 
 /// Makes one file. Tensors are sorted by name, as the safetensors library does.
-fn shard(name: &str, mut indices: Vec<usize>, tensors: &[&TensorLayout], dtype: DType) -> Shard {
+fn shard(name: &str, mut indices: Vec<usize>, tensors: &[StoredTensor], dtype: DType) -> Shard {
     indices.sort_by_key(|&index| &tensors[index].name);
     let mut json = String::from(r#"{"__metadata__":{"format":"pt"}"#);
     let (mut offsets, mut end) = (Vec::new(), 0);
     for index in indices {
-        let (tensor, start) = (tensors[index], end);
+        let (tensor, start) = (&tensors[index], end);
         end += tensor.elements() * dtype.bytes();
         let info = TensorInfo {
             dtype: match dtype {
@@ -80,15 +79,14 @@ fn shard(name: &str, mut indices: Vec<usize>, tensors: &[&TensorLayout], dtype: 
 }
 
 /// Returns the contents of `model.safetensors.index.json`, which maps tensors to files.
-pub fn index(layout: &Layout, dtype: DType, shards: &[Shard]) -> Value {
-    let names: Vec<&str> = layout.tensors().map(|(_, tensor)| tensor.name.as_str()).collect();
+pub fn index(tensors: &[StoredTensor], dtype: DType, shards: &[Shard]) -> Value {
     let mut map = Map::new();
     for shard in shards {
         map.extend(
-            shard.tensors.iter().map(|&(index, _)| (names[index].to_owned(), shard.name.clone().into())),
+            shard.tensors.iter().map(|&(index, _)| (tensors[index].name.clone(), shard.name.clone().into())),
         );
     }
-    let parameters = layout.parameters();
+    let parameters: usize = tensors.iter().map(StoredTensor::elements).sum();
     json!({
         "metadata": { "total_parameters": parameters, "total_size": parameters * dtype.bytes() },
         "weight_map": map,

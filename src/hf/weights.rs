@@ -22,7 +22,8 @@ use crate::hf::config::QUANTIZED;
 use crate::hf::family::unsupported;
 use crate::hf::index::{Index, Sources, sources};
 use crate::hf::names::{self, Names};
-use crate::hf::{INDEX, contents};
+use crate::hf::tensors::{self, StoredTensor};
+use crate::hf::{Family, INDEX, contents};
 use crate::host::input::InputFile;
 use crate::model::Layout;
 
@@ -38,10 +39,10 @@ pub struct Weights {
 /// Name of the LM head.
 const HEAD: &str = "lm_head.weight";
 
-/// The tensors of all files by their names in the model: file, and name there.
+/// The tensors of all files by their names without wrappers: file, and name there.
 type Found = BTreeMap<String, (usize, String)>;
 
-/// Location of a tensor.
+/// Location of a tensor, which may be a part of a tensor of the file.
 #[derive(Debug)]
 struct TensorLocation {
     /// Name in the file.
@@ -49,6 +50,8 @@ struct TensorLocation {
     file: usize,
     /// Byte range in that file.
     bytes: Range<u64>,
+    /// Elements before it in the tensor of the file.
+    start: usize,
     dtype: Dtype,
 }
 
@@ -144,10 +147,13 @@ impl Weights {
     /// out, as is a copy of the embedding named `lm_head.weight` in a tied model, exact or
     /// rounded. [`Weights::notes`] reports all but an exact copy.
     ///
+    /// Tensors have the names of the family. Tensors that it stores as one are also read if they are
+    /// stored separately, under the names of the layout.
+    ///
     /// Errors name file and tensor: the file is missing or truncated; the dtype is not bf16, f16 or
     /// f32; the shape differs from the model's; a tensor of the model is missing, or a tensor does
     /// not belong to it; weights are quantized, or have LoRA tensors that are not merged.
-    pub fn open(folder: &Path, layout: &Layout) -> Result<Weights> {
+    pub fn open(folder: &Path, family: &Family, layout: &Layout) -> Result<Weights> {
         let Sources { paths, index, mut notes } = sources(folder)?;
         let files = paths.into_iter().map(WeightFile::open).collect::<Result<Vec<_>>>()?;
         let is_there = |name: &&String| files.iter().any(|file| file.header.tensor(name).is_some());
@@ -155,8 +161,10 @@ impl Weights {
         if let Some(name) = listed.filter(|name| !is_there(name)).min() {
             notes.push(format!("{INDEX} lists tensors that its files do not have, e.g. {name}"));
         }
+        let stored = family.tensors.stored(layout);
+        let layout_names = layout.tensors().map(|(_, tensor)| &tensor.name[..]);
         let known: HashSet<&str> =
-            layout.tensors().map(|(_, tensor)| &tensor.name[..]).chain([HEAD]).collect();
+            stored.iter().map(|tensor| &tensor.name[..]).chain(layout_names).chain([HEAD]).collect();
         let mut names = Names::new(|name| known.contains(name));
         let mut found = Found::new();
         for (number, file) in files.iter().enumerate() {
@@ -181,13 +189,15 @@ impl Weights {
             found.insert(embedding.to_owned(), head);
             notes.push(format!("{HEAD} is read as {embedding}, since config.json ties them"));
         }
-        refuse_missing(folder, layout, &known, &found)?;
-        let mut tensors = Vec::new();
-        for (_, tensor) in layout.tensors() {
-            let (number, name) = found.remove(&tensor.name).expect("no tensor is missing");
-            tensors.push(files[number].locate(number, &name, &tensor.shape)?);
-        }
         notes.extend(names.into_notes());
+        let (stored, separate) = tensors::or_separate(stored, layout, |name| found.contains_key(name));
+        notes.extend(separate);
+        refuse_missing(folder, &stored, &found)?;
+        let mut tensors = Vec::new();
+        for tensor in &stored {
+            let (number, name) = found.remove(&tensor.name).expect("no tensor is missing");
+            files[number].locate(number, &name, tensor, &mut tensors)?;
+        }
         let mut weights = Weights { files, tensors, notes };
         weights.leave_out(layout, &found)?;
         Ok(weights)
@@ -226,7 +236,7 @@ impl Weights {
         let mut done = 0;
         file.each_block(start..start + bytes, |block| {
             copy(slice, done, location.dtype, block).map_err(|(at, value)| {
-                let (element, name) = (elements.start + at, &location.name);
+                let (element, name) = (location.start + elements.start + at, &location.name);
                 file.bad(format!("element {element} of {name} is {value}; weights must be finite"))
             })?;
             done += block.len() / size as usize;
@@ -277,36 +287,37 @@ impl Weights {
 }
 
 /// Refuses weights without all tensors of the model, and says what is there instead.
-fn refuse_missing(folder: &Path, layout: &Layout, known: &HashSet<&str>, found: &Found) -> Result<()> {
-    let names: Vec<&str> = layout.tensors().map(|(_, tensor)| &tensor.name[..]).collect();
+fn refuse_missing(folder: &Path, stored: &[StoredTensor], found: &Found) -> Result<()> {
+    let names: Vec<&str> = stored.iter().map(|tensor| &tensor.name[..]).collect();
     let layers = |names: &mut dyn Iterator<Item = &str>| {
         names.filter_map(names::layer).max().map_or(0, |last| last.saturating_add(1))
     };
     let expected = layers(&mut names.iter().copied());
-    let stored = layers(&mut found.keys().map(String::as_str));
+    let layers_found = layers(&mut found.keys().map(String::as_str));
     let missing: Vec<&str> = names.iter().copied().filter(|name| !found.contains_key(*name)).collect();
+    let instead = || {
+        let known: HashSet<&str> = names.iter().copied().chain([HEAD]).collect();
+        let other = found.keys().find(|name| !known.contains(&name[..]));
+        other.map_or(String::new(), |other| format!("; they have {other}, which is not of the model"))
+    };
     let message = match missing[..] {
-        _ if stored > 0 && stored != expected => format!(
+        _ if layers_found > 0 && layers_found != expected => format!(
             "the weights have {}, but num_hidden_layers of config.json is {expected}: take the config.json of \
              these weights",
-            several(stored, "layer")
+            several(layers_found, "layer")
         ),
         [] => return Ok(()),
         [HEAD] => format!(
             "tensor {HEAD} is missing from the weights; if the embedding is the head, set tie_word_embeddings of \
              config.json to true"
         ),
-        [name] => format!("tensor {name} is missing from the weights"),
-        [first, ..] => {
-            let other = found.keys().find(|name| !known.contains(&name[..]));
-            let instead = other
-                .map_or(String::new(), |other| format!("; they have {other}, which is not of the model"));
-            format!(
-                "{} of the model's {} tensors are missing from the weights, e.g. {first}{instead}",
-                missing.len(),
-                names.len()
-            )
-        }
+        [name] => format!("tensor {name} is missing from the weights{}", instead()),
+        [first, ..] => format!(
+            "{} of the model's {} tensors are missing from the weights, e.g. {first}{}",
+            missing.len(),
+            names.len(),
+            instead()
+        ),
     };
     Err(bad(folder, message))
 }
@@ -513,22 +524,38 @@ impl WeightFile {
         Ok(())
     }
 
-    /// Returns the location of a tensor in this file. Errors: the shape differs from the model's,
-    /// or an unsupported dtype.
-    fn locate(&self, file: usize, name: &str, model_shape: &[usize]) -> Result<TensorLocation> {
+    /// Appends the locations of a stored tensor's parts in this file, the file `number`, where it is
+    /// named `name`. Errors: the shape differs from the model's, or an unsupported dtype.
+    fn locate(
+        &self,
+        number: usize,
+        name: &str,
+        tensor: &StoredTensor,
+        locations: &mut Vec<TensorLocation>,
+    ) -> Result<()> {
         let (bytes, dtype, shape) = self.header.tensor(name).expect("the name came from this file");
-        if bytes_of(dtype).is_none() {
+        let Some(size) = bytes_of(dtype) else {
             let remedy = if dtype == Dtype::F64 { "supported are bf16, f16 and f32" } else { QUANTIZED };
             return Err(unsupported(format!(
                 "{}: {name} has dtype {dtype:?}; {remedy}",
                 self.path.display()
             )));
+        };
+        if shape != tensor.shape {
+            let expected = &tensor.shape;
+            return Err(
+                self.bad(format!("{name} has shape {shape:?}, but by config.json it must be {expected:?}"))
+            );
         }
-        if shape != model_shape {
-            return Err(self
-                .bad(format!("{name} has shape {shape:?}, but by config.json it must be {model_shape:?}")));
-        }
-        Ok(TensorLocation { name: name.to_owned(), file, bytes, dtype })
+        let at = |element: usize| bytes.start + element as u64 * size;
+        locations.extend(tensor.parts.iter().map(|part| TensorLocation {
+            name: name.to_owned(),
+            file: number,
+            bytes: at(part.start)..at(part.end),
+            start: part.start,
+            dtype,
+        }));
+        Ok(())
     }
 }
 

@@ -1,8 +1,9 @@
 //! The configuration of a decoder.
 
 use crate::base::format::several;
-use crate::base::{Dims, Error, Result, Status, phrase};
+use crate::base::{Dims, Error, Result, Shape, Status, phrase};
 use crate::model::Rope;
+use crate::ops::cuda::workspace;
 use crate::ops::{Activation, NormSpan};
 
 /// A decoder: RMSNorm, RoPE, causal grouped-query attention (GQA), a gated MLP, and the options of
@@ -133,6 +134,12 @@ impl ModelConfig {
     /// window.
     pub fn window_of(&self, layer: usize) -> usize {
         self.window.as_ref().filter(|window| window.layers[layer]).map_or(0, |window| window.size)
+    }
+
+    /// Refuses models that the CUDA kernels do not support (`Unsupported`), for micro-batches of this
+    /// shape.
+    pub fn check_cuda(&self, shape: Shape) -> Result<()> {
+        workspace::supports(&self.dims, self.rope.rotating(self.dims.d), self.qk_norm, shape)
     }
 
     /// Refuses invalid values (`InvalidArgument`), naming field and value.

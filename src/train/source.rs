@@ -62,7 +62,8 @@ impl ModelSource {
         };
         let config = FolderConfig::open(folder).map_err(no_model)?;
         let layout = Layout::new(&config.model);
-        let weights = if fresh { None } else { Some(Weights::open(folder, &layout).map_err(no_model)?) };
+        let weights =
+            if fresh { None } else { Some(Weights::open(folder, config.family, &layout).map_err(no_model)?) };
         Ok(ModelSource { config, layout, folder: Some(folder.to_owned()), weights })
     }
 

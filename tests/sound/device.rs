@@ -268,7 +268,7 @@ fn gemms_and_tables_are_checked() {
     let times = AttentionTimes { by: Attention::Mma, forward_ns: u64::MAX, backward_ns: 0 };
     let dims = Dims { c: 0, h: 0, g: 0, d: 0, f: 0, v: 0, l: 0 };
     survives(|| times.describe(&dims, Shape { b: 0, t: 0 }));
-    survives(|| workspace::supports(&dims, Shape { b: usize::MAX, t: 2 }));
+    survives(|| workspace::supports(&dims, 0, Some(NormSpan::AllHeads), Shape { b: usize::MAX, t: 2 }));
     survives(|| workspace::bytes(usize::MAX));
     // These need a CUDA stream of a device, and running them is `unsafe`.
     let _: Option<(CudaKernels, Gemms, Addresses, Algorithm, &mut Clock)> = None;

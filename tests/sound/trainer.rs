@@ -342,9 +342,9 @@ fn weights_of_another_model_are_refused() {
     {
         let other = ModelConfig { dims, ..config() };
         let mut other = Trainer::open(&other, &options()).unwrap();
-        assert!(Weights::open(target.folder(), other.layout()).is_err());
+        assert!(Weights::open(target.folder(), described.family, other.layout()).is_err());
         // Opened for one model, loaded into another.
-        let weights = Weights::open(target.folder(), trainer.layout()).unwrap();
+        let weights = Weights::open(target.folder(), described.family, trainer.layout()).unwrap();
         survives(|| weights.load(&mut other, &unwatched));
         survives(|| export(&elsewhere, &described, &mut other, horizon::DType::Bf16, 0, &unwatched));
     }

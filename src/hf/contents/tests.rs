@@ -1,6 +1,6 @@
 use super::*;
 use crate::base::Dims;
-use crate::hf::{FolderConfig, Weights};
+use crate::hf::{FAMILIES, FolderConfig, Weights};
 use crate::model::{Layout, ModelConfig};
 
 const POINTER: &str = "version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n";
@@ -19,7 +19,10 @@ fn folder(files: &[(&str, &str)]) -> tempfile::TempDir {
 /// The error of opening the folder's config, and that of opening its weights.
 fn errors(folder: &Path) -> [Error; 2] {
     let model = ModelConfig::llama(Dims { c: 8, h: 2, g: 1, d: 4, f: 12, v: 16, l: 2 });
-    [FolderConfig::open(folder).unwrap_err(), Weights::open(folder, &Layout::new(&model)).unwrap_err()]
+    [
+        FolderConfig::open(folder).unwrap_err(),
+        Weights::open(folder, &FAMILIES[0], &Layout::new(&model)).unwrap_err(),
+    ]
 }
 
 #[test]

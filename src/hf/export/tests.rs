@@ -96,7 +96,7 @@ fn a_large_model_is_cut_into_files() {
         assert!(!target.folder().join(SINGLE).exists());
 
         let mut again = trainer_of(&config.model);
-        Weights::open(target.folder(), &layout).unwrap().load(&mut again, &unwatched).unwrap();
+        Weights::open(target.folder(), config.family, &layout).unwrap().load(&mut again, &unwatched).unwrap();
         for (_, tensor) in layout.tensors() {
             let [mut ours, mut theirs] = [vec![0.0; tensor.elements()], vec![0.0; tensor.elements()]];
             trainer.read_tensor(&tensor.name, &mut ours).unwrap();
@@ -124,7 +124,7 @@ fn progress_counts_every_byte_once_and_its_error_ends_the_export() {
     assert_eq!(seen.len(), trainer.layout().tensors().count());
 
     let stopped = |_, _| Err(Error::new(Status::InvalidState, "stopped"));
-    let weights = Weights::open(target.folder(), trainer.layout()).unwrap();
+    let weights = Weights::open(target.folder(), config.family, trainer.layout()).unwrap();
     assert_eq!(weights.load(&mut trainer, &stopped).unwrap_err().message(), "stopped");
 }
 
@@ -198,7 +198,10 @@ fn exports_to_one_folder_at_the_same_time_all_work() {
     assert_eq!(names(dir.path()), ["out"]);
     assert_eq!(names(&folder).len(), 4);
     let layout = counting(&model(), 0.0).layout().clone();
-    Weights::open(&folder, &layout).unwrap().load(&mut trainer_of(&model().model), &unwatched).unwrap();
+    Weights::open(&folder, model().family, &layout)
+        .unwrap()
+        .load(&mut trainer_of(&model().model), &unwatched)
+        .unwrap();
 }
 
 #[test]

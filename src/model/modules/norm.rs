@@ -12,7 +12,6 @@ pub struct Norm {
     rstd: Value,
     weight: Weights,
     offset: f32,
-    eps: f32,
     n: usize,
     c: usize,
 }
@@ -33,7 +32,7 @@ impl Norm {
         let out = onto.map_or_else(|| b.own(Element::Activation, n * c), |(_, out)| out);
         let (residual, rstd) = (onto.map(|(residual, _)| residual), b.own(Element::F32, n));
         b.push(RmsnormForward { out, rstd, x, weight: weight.weights, residual, offset, eps, n, c });
-        Norm { out, x, rstd, weight, offset, eps, n, c }
+        Norm { out, x, rstd, weight, offset, n, c }
     }
 
     /// Emits the gradient of the weight, and that of `x` into `dx`, written as `dx_write` says.
@@ -44,16 +43,10 @@ impl Norm {
         b.push(RmsnormBackward { dx, dweight, dout, x, rstd, weight, offset, dx_write, dweight_write, n, c });
     }
 
-    /// As [`Norm::backward`], with the gradient of `x` in its own buffer, which it returns.
-    ///
-    /// Recomputes the statistics first: forward's op, whose output may be that of the unit, cannot be
-    /// repeated in backward.
+    /// As [`Norm::backward`], with the gradient of `x` in its own buffer.
     pub fn backward_own(&self, b: &mut Builder, dout: Value) -> Value {
-        let Norm { x, weight, offset, eps, n, c, .. } = *self;
-        let (out, rstd) = (b.own(Element::Activation, n * c), b.own(Element::F32, n));
-        b.push(RmsnormForward { out, rstd, x, weight: weight.weights, residual: None, offset, eps, n, c });
-        let dx = out.next();
-        Norm { rstd, ..*self }.backward(b, dout, dx, Write::Set);
+        let dx = b.own(Element::Activation, self.n * self.c);
+        self.backward(b, dout, dx, Write::Set);
         dx
     }
 }

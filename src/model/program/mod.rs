@@ -193,13 +193,13 @@ impl Program {
 
     /// The forward pass, which saves activations as `recompute` says.
     pub fn forward(&self, recompute: Recompute) -> Pass {
-        self.arrange(self.forward.iter(), recompute)
+        self.arrange(self.forward.iter(), recompute, false)
     }
 
     /// The backward pass. It first recomputes the forward values that it reads and that were not
     /// saved, with the ops of forward and thus the same bits.
     pub fn backward(&self, recompute: Recompute) -> Pass {
-        self.arrange(self.recomputed(recompute).into_iter().chain(&self.backward), recompute)
+        self.arrange(self.recomputed(recompute).into_iter().chain(&self.backward), recompute, true)
     }
 
     /// The forward ops that backward repeats.

@@ -495,9 +495,10 @@ fn memory_is_at_most_that_of_a_manual_layout() {
                 Norms::After => (0, 2),
                 Norms::Around => (2, 2),
             };
+            let rstds = (before + after) * f32s(1);
             // A buffer for each forward value, and one for the temporaries of half a backward.
             let scratch = (1 + before + after + after / 2) * row(c)
-                + (before + after) * f32s(1)
+                + rstds
                 + row(qkv)
                 + normed
                 + row(attention_width)
@@ -506,7 +507,7 @@ fn memory_is_at_most_that_of_a_manual_layout() {
             let attention = row(attention_width) + f32s(h);
             let mlp = attention + row(qkv) + (1 + after / 2) * row(c);
             let selective = mlp + row(2 * f) + after / 2 * row(c);
-            let all = selective + normed + before * (row(c) + f32s(1)) + row(f);
+            let all = selective + normed + before * row(c) + rstds + row(f);
             let saved = [0, attention, mlp, selective, all];
             for write in WRITES {
                 let program = layer(&config, UnitKind::Layer(0), &sizes, write);
