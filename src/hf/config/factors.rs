@@ -3,12 +3,12 @@
 use serde_json::{Map, Value, json};
 
 use crate::base::format::shortest;
-use crate::base::{Dims, Result, check_f32};
+use crate::base::{Dims, Error, Result, check_f32};
 use crate::hf::config::keys::Reader;
 use crate::hf::family::{
     AttentionBias, Factors, Family, QUERY_SCALAR_DEFAULT, inverse_root, query_scalar, root, unsupported,
 };
-use crate::model::{Biases, ModelConfig, Multipliers};
+use crate::model::{Biases, ModelConfig, Multipliers, SIZE_MAX};
 use crate::ops::Activation;
 
 pub fn biases(family: &Family, reader: Reader) -> Result<Biases> {
@@ -58,6 +58,11 @@ pub fn multipliers(family: &Family, reader: Reader, dims: &Dims) -> Result<Multi
         Factors::Plain => plain,
         Factors::Gemma => {
             let scalar = reader.size("query_pre_attn_scalar")?.unwrap_or(QUERY_SCALAR_DEFAULT);
+            if !(1..=SIZE_MAX).contains(&scalar) {
+                return Err(Error::argument(format!(
+                    "query_pre_attn_scalar is {scalar}; it must be 1 … {SIZE_MAX}"
+                )));
+            }
             let scores = (scalar != dims.d).then(|| inverse_root(scalar));
             Multipliers { embedding: root(dims.c), scores, ..plain }
         }

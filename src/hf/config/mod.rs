@@ -104,7 +104,7 @@ impl FolderConfig {
             .iter()
             .copied()
             .chain(original.map(|_| rope::ORIGINAL))
-            .filter_map(|key| keys.get(key).map(|value| (key.to_owned(), value.clone())))
+            .filter_map(|key| Some((key.to_owned(), keys.get(key).filter(|value| !value.is_null())?.clone())))
             .collect();
         carried.extend(carried_scaling.map(|scaling| ("rope_scaling".to_owned(), scaling)));
         Ok(FolderConfig { model, family, carried, companions: Companions::default(), notes })

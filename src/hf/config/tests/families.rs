@@ -147,7 +147,7 @@ fn exaone(size: [usize; 6], d: usize) -> ModelConfig {
 /// Name, keys, expected model.
 type Case = (&'static str, Value, ModelConfig);
 
-pub(super) fn cases() -> Vec<Case> {
+fn cases() -> Vec<Case> {
     [with_windows(), with_rope(), with_factors()].concat()
 }
 
@@ -718,6 +718,7 @@ fn families_refuse_what_they_do_not_support() {
         ),
         ("gemma3_text", nested(json!({}), yarn.clone()), "has RoPE scaling"),
         ("gemma3_text", json!({"rope_parameters": {"full_attention": 3}}), "must be an object"),
+        ("gemma3_text", json!({"query_pre_attn_scalar": 0}), "query_pre_attn_scalar is 0"),
         ("gemma3_text", json!({"sliding_window_pattern": 0}), "sliding_window_pattern is 0"),
         (
             "gemma3_text",
