@@ -83,10 +83,7 @@ pub fn index(tensors: &[StoredTensor], dtype: DType, shards: &[Shard]) -> Value 
     let mut map = Map::new();
     for shard in shards {
         map.extend(
-            shard
-                .tensors
-                .iter()
-                .map(|&(index, _)| (tensors[index].name.clone(), shard.name.clone().into())),
+            shard.tensors.iter().map(|&(index, _)| (tensors[index].name.clone(), shard.name.clone().into())),
         );
     }
     let parameters: usize = tensors.iter().map(StoredTensor::elements).sum();
