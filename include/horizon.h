@@ -804,8 +804,8 @@ HZ_CHECKED hz_status_t hz_trainer_model(const hz_trainer_t *trainer, hz_model_co
  * HZ_STATUS_NON_FINITE.
  */
 
-/* A tensor of the model. Names are as in Hugging Face's Llama, and the same in all families: the weight files of some have
- * others, or hold several tensors as one (Phi-3's qkv_proj), which are q_proj, k_proj and v_proj here. */
+/* A tensor of the model. Names are as in Hugging Face's Llama, and the same in all families. The weight files of some
+ * families have others, or fuse tensors: Phi-3's qkv_proj is q_proj, k_proj and v_proj here. */
 typedef struct hz_tensor_info_t {
     uint32_t struct_size;
     uint32_t rank;     /* number of dimensions */
