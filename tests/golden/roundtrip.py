@@ -3,8 +3,8 @@
 transformers saves a tiny model of every family, as bf16 and as f32, in one file and in several. `horizon train` runs a
 step with learning rate 0 and exports it. The export must have every tensor bit for bit, load in transformers without
 warnings about weights, have the same config, and give the same logits. `horizon sample` must continue a prompt with the
-tokens of greedy `generate`. Folders as other tools leave them are imported, too: their export must equal the folder that
-transformers wrote. The packages are those of README.md; any transformers from 4.53 works, since both versions of the
+tokens of greedy `generate`. Folders as other tools leave them are imported, too: their export must equal the folder
+that transformers wrote. The packages are those of README.md; any transformers from 4.53 works, since both versions of the
 config must be read and written. Families that it does not have are skipped.
 """
 
@@ -49,8 +49,8 @@ MODELS = {
         layer_types=["sliding_attention", "full_attention", "sliding_attention"])),
     "smollm3": ("smollm3", dict(no_rope_layer_interval=2)),
     "smollm3 with biases and a window": ("smollm3", dict(
-        tie_word_embeddings=False, attention_bias=True, mlp_bias=True, no_rope_layers=[1, 0, 0], use_sliding_window=True,
-        sliding_window=5)),
+        tie_word_embeddings=False, attention_bias=True, mlp_bias=True, no_rope_layers=[1, 0, 0],
+        use_sliding_window=True, sliding_window=5)),
     "granite": ("granite", dict(
         embedding_multiplier=3.0, logits_scaling=2.0, residual_multiplier=0.5, attention_multiplier=0.25)),
     "granite tied, with biases": ("granite", dict(
