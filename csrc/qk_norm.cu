@@ -1,4 +1,4 @@
-// QK norm: RMSNorm per head, with one weight of size D for all heads.
+// QK norm: RMSNorm per head, with one weight of size D for all heads; the gain is offset + weight.
 #include "column_sum.h"
 #include "reduce.h"
 #include "vec.h"
@@ -19,8 +19,8 @@ constexpr int kHeadsPerBlock = 32 * kWarps / kLanes<D>;
 template <int D>
 __global__ void __launch_bounds__(32 * kWarps)
     qk_norm_forward_kernel(bf16* out /* = */, float* __restrict__ rstd /* = */, const bf16* x,
-                           const bf16* __restrict__ weight, float eps, unsigned total, unsigned heads, size_t out_stride,
-                           size_t x_stride) {
+                           const bf16* __restrict__ weight, float offset, float eps, unsigned total, unsigned heads,
+                           size_t out_stride, size_t x_stride) {
     constexpr int LANES = kLanes<D>, PER_BLOCK = kHeadsPerBlock<D>;
     const int c = int(threadIdx.x) % LANES * 8;
     const unsigned i = blockIdx.x * PER_BLOCK + threadIdx.x / LANES;
@@ -37,7 +37,7 @@ __global__ void __launch_bounds__(32 * kWarps)
     float w[8];
     load8(weight + c, w);
     HZ_UNROLL
-    for (int e = 0; e < 8; ++e) f[e] = f[e] * r * w[e];
+    for (int e = 0; e < 8; ++e) f[e] = f[e] * r * (offset + w[e]);
     store8(out + row * out_stride + column, f);
 }
 
@@ -48,13 +48,16 @@ template <int D>
 __global__ void __launch_bounds__(32 * kWarps)
     qk_norm_backward_kernel(bf16* dx /* = */, float* __restrict__ partial /* = [gridDim.x, D] */, const bf16* dout,
                             const bf16* __restrict__ x, const bf16* __restrict__ weight, const float* __restrict__ rstd,
-                            unsigned total, unsigned heads, size_t dx_stride, size_t dout_stride, size_t x_stride) {
+                            float offset, unsigned total, unsigned heads, size_t dx_stride, size_t dout_stride,
+                            size_t x_stride) {
     constexpr int LANES = kLanes<D>, PER_BLOCK = kHeadsPerBlock<D>;
     HZ_SHARED(float4, shares, [PER_BLOCK * D / 4]);
     float* sums = reinterpret_cast<float*>(shares);  // [PER_BLOCK][D]
     const int group = int(threadIdx.x) / LANES, c = int(threadIdx.x) % LANES * 8;
     float dweight[8] = {}, w[8] = {};
     if (c < D) load8(weight + c, w);
+    HZ_UNROLL
+    for (int e = 0; e < 8; ++e) w[e] += offset;
     const unsigned step = gridDim.x * PER_BLOCK;
     for (unsigned block0 = blockIdx.x * PER_BLOCK; block0 < total; block0 += step) {  // whole warps go round
         const unsigned i = block0 + unsigned(group);
@@ -96,15 +99,15 @@ __global__ void __launch_bounds__(32 * kWarps)
 
 using namespace hz;
 
-int hzk_qk_norm_forward(hzk_bf16* out, float* rstd, const hzk_bf16* x, const hzk_bf16* weight, float eps, int64_t N,
-                        int64_t heads, int64_t D, int64_t out_stride, int64_t x_stride, hzk_stream stream) {
+int hzk_qk_norm_forward(hzk_bf16* out, float* rstd, const hzk_bf16* x, const hzk_bf16* weight, float offset, float eps,
+                        int64_t N, int64_t heads, int64_t D, int64_t out_stride, int64_t x_stride, hzk_stream stream) {
     HZK_NEED_SHAPE(heads > 0 && heads <= kIntMax && is_count(N) && is_count(N * heads) && is_rows(out_stride, heads * D) &&
                    is_rows(x_stride, heads * D));
     HZK_NEED_ALIGNED(out, x, weight);
     if (N == 0) return HZK_OK;
     return with_head_dim(D, [&]<int DIM>() {
         const unsigned blocks = unsigned(ceil_div(N * heads, kHeadsPerBlock<DIM>));
-        HZ_LAUNCH(qk_norm_forward_kernel<DIM>, blocks, 32 * kWarps, 0, stream, out, rstd, x, weight, eps,
+        HZ_LAUNCH(qk_norm_forward_kernel<DIM>, blocks, 32 * kWarps, 0, stream, out, rstd, x, weight, offset, eps,
                   unsigned(N * heads), unsigned(heads), size_t(out_stride), size_t(x_stride));
         return launch_status();
     });
@@ -120,8 +123,8 @@ size_t hzk_qk_norm_backward_scratch(int64_t N, int64_t heads, int64_t D) {
 }
 
 int hzk_qk_norm_backward(hzk_bf16* dx, float* dweight, void* scratch, const hzk_bf16* dout, const hzk_bf16* x,
-                         const hzk_bf16* weight, const float* rstd, int64_t N, int64_t heads, int64_t D, int64_t dx_stride,
-                         int64_t dout_stride, int64_t x_stride, hzk_stream stream) {
+                         const hzk_bf16* weight, const float* rstd, float offset, int64_t N, int64_t heads, int64_t D,
+                         int64_t dx_stride, int64_t dout_stride, int64_t x_stride, hzk_stream stream) {
     HZK_NEED_SHAPE(heads > 0 && heads <= kIntMax && is_count(N) && is_count(N * heads) && is_rows(dx_stride, heads * D) &&
                    is_rows(dout_stride, heads * D) && is_rows(x_stride, heads * D));
     HZK_NEED_ALIGNED(dx, dweight, scratch, dout, x, weight);
@@ -130,7 +133,7 @@ int hzk_qk_norm_backward(hzk_bf16* dx, float* dweight, void* scratch, const hzk_
     return with_head_dim(D, [&]<int DIM>() {
         const unsigned blocks = unsigned(partial_rows(ceil_div(N * heads, kHeadsPerBlock<DIM>)));
         HZ_LAUNCH(qk_norm_backward_kernel<DIM>, blocks, 32 * kWarps, 0, stream, dx, partial, dout, x, weight, rstd,
-                  unsigned(N * heads), unsigned(heads), size_t(dx_stride), size_t(dout_stride), size_t(x_stride));
+                  offset, unsigned(N * heads), unsigned(heads), size_t(dx_stride), size_t(dout_stride), size_t(x_stride));
         launch_column_sum(dweight, partial, int(blocks), DIM, stream);
         return launch_status();
     });

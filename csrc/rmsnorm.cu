@@ -1,4 +1,4 @@
-// RMSNorm: rstd = 1 / sqrt(mean(x²) + eps), out = x · rstd · weight.
+// RMSNorm: rstd = 1 / sqrt(mean(x²) + eps), out = residual + x · rstd · (offset + weight).
 #include "column_sum.h"
 #include "launch.h"
 #include "reduce.h"
@@ -8,18 +8,23 @@ namespace hz {
 namespace {
 
 // One row per block, in registers between the two passes, so it is read once. Each thread has VECS vectors
-// of eight columns, so a block covers THREADS·VECS·8 columns. Least bytes: 4·N·C.
-template <int THREADS, int VECS>
+// of eight columns, so a block covers THREADS·VECS·8 columns. Least bytes: 4·N·C, with a residual 6·N·C.
+// With RESIDUAL, it is loaded together with x, so a row waits for device memory once. out may be residual, and without
+// RESIDUAL it may be x: each thread reads its columns before it writes them.
+template <int THREADS, int VECS, bool RESIDUAL>
 __global__ void __launch_bounds__(THREADS)
-    rmsnorm_forward_kernel(bf16* __restrict__ out /* = */, float* __restrict__ rstd /* = */, const bf16* __restrict__ x,
-                           const bf16* __restrict__ weight, int C, float eps) {
+    rmsnorm_forward_kernel(bf16* out /* = */, float* __restrict__ rstd /* = */, const bf16* x, const bf16* __restrict__ weight,
+                           const bf16* residual, float offset, float eps, int C, size_t out_stride, size_t x_stride) {
     HZ_SHARED(float, slots, [THREADS / 32]);
-    const size_t row = blockIdx.x, base = row * C;
-    uint4 vx[VECS] = {};
+    const size_t row = blockIdx.x, base = row * out_stride;
+    uint4 vx[VECS] = {}, old[VECS];
     HZ_UNROLL
     for (int v = 0; v < VECS; ++v) {
         const int c = (v * THREADS + int(threadIdx.x)) * 8;
-        if (c < C) vx[v] = load8_once(x + base + c);
+        if (c < C) {
+            vx[v] = load8_once(x + row * x_stride + c);
+            if constexpr (RESIDUAL) old[v] = load8_once(residual + base + c);
+        }
     }
     float sum = 0.f;
     HZ_UNROLL
@@ -40,7 +45,13 @@ __global__ void __launch_bounds__(THREADS)
         unpack8(vx[v], f);
         load8(weight + c, w);
         HZ_UNROLL
-        for (int e = 0; e < 8; ++e) f[e] = f[e] * r * w[e];
+        for (int e = 0; e < 8; ++e) f[e] = f[e] * r * (offset + w[e]);
+        if constexpr (RESIDUAL) {
+            float before[8];
+            unpack8(old[v], before);
+            HZ_UNROLL
+            for (int e = 0; e < 8; ++e) f[e] += before[e];
+        }
         store8(out + base + c, f);
     }
 }
@@ -53,19 +64,19 @@ __global__ void __launch_bounds__(THREADS)
 template <int THREADS, int VECS, bool ACCUMULATE>
 __global__ void __launch_bounds__(THREADS)
     rmsnorm_backward_kernel(bf16* dx /* = or += */, float* __restrict__ partial /* = [gridDim.x, C] */, const bf16* dout,
-                            const bf16* x, const bf16* __restrict__ weight, const float* __restrict__ rstd, int N, int C) {
+                            const bf16* x, const bf16* __restrict__ weight, const float* __restrict__ rstd, float offset, int N,
+                            int C, size_t dx_stride, size_t dout_stride, size_t x_stride) {
     HZ_SHARED(float, slots, [THREADS / 32]);
     float dweight[VECS][8] = {};
     for (int row = int(blockIdx.x); row < N; row += int(gridDim.x)) {
-        const size_t base = size_t(row) * C;
         uint4 vx[VECS], vd[VECS], old[VECS];
         HZ_UNROLL
         for (int v = 0; v < VECS; ++v) {
             const int c = (v * THREADS + int(threadIdx.x)) * 8;
             if (c < C) {
-                vx[v] = load8_once(x + base + c);
-                vd[v] = load8_once(dout + base + c);
-                if constexpr (ACCUMULATE) old[v] = load8_once(dx + base + c);
+                vx[v] = load8_once(x + row * x_stride + c);
+                vd[v] = load8_once(dout + row * dout_stride + c);
+                if constexpr (ACCUMULATE) old[v] = load8_once(dx + row * dx_stride + c);
             }
         }
         const float r = __ldcs(rstd + row);
@@ -80,7 +91,7 @@ __global__ void __launch_bounds__(THREADS)
             unpack8(vd[v], fd);
             load8(weight + c, w);
             HZ_UNROLL
-            for (int e = 0; e < 8; ++e) dot += fd[e] * w[e] * fx[e];
+            for (int e = 0; e < 8; ++e) dot += fd[e] * (offset + w[e]) * fx[e];
         }
         dot = block_sum(dot, slots) * r * r / float(C);
         HZ_UNROLL
@@ -93,7 +104,7 @@ __global__ void __launch_bounds__(THREADS)
             load8(weight + c, w);
             HZ_UNROLL
             for (int e = 0; e < 8; ++e) {
-                g[e] = r * (fd[e] * w[e] - fx[e] * dot);
+                g[e] = r * (fd[e] * (offset + w[e]) - fx[e] * dot);
                 dweight[v][e] += fd[e] * (fx[e] * r);
             }
             if constexpr (ACCUMULATE) {
@@ -102,7 +113,7 @@ __global__ void __launch_bounds__(THREADS)
                 HZ_UNROLL
                 for (int e = 0; e < 8; ++e) g[e] += f[e];
             }
-            store8(dx + base + c, g);
+            store8(dx + row * dx_stride + c, g);
         }
     }
     HZ_UNROLL
@@ -132,14 +143,18 @@ int with_block_for(int64_t C, Launch launch) {
 
 using namespace hz;
 
-int hzk_rmsnorm_forward(hzk_bf16* out, float* rstd, const hzk_bf16* x, const hzk_bf16* weight, float eps, int64_t N, int64_t C,
-                        hzk_stream stream) {
-    HZK_NEED_SHAPE(is_count(N) && is_width(C) && C <= kWidthMax);
-    HZK_NEED_ALIGNED(out, x, weight);
+int hzk_rmsnorm_forward(hzk_bf16* out, float* rstd, const hzk_bf16* x, const hzk_bf16* weight, const hzk_bf16* residual,
+                        float offset, float eps, int64_t N, int64_t C, int64_t out_stride, int64_t x_stride, hzk_stream stream) {
+    HZK_NEED_SHAPE(is_count(N) && C <= kWidthMax && is_rows(out_stride, C) && is_rows(x_stride, C));
+    HZK_NEED_ALIGNED(out, x, weight, residual);
     if (N == 0) return HZK_OK;
     return with_block_for(C, [&]<int THREADS, int VECS>() {
-        HZ_LAUNCH((rmsnorm_forward_kernel<THREADS, VECS>), unsigned(N), THREADS, 0, stream, out, rstd, x, weight, int(C),
-                  eps);
+        if (residual)
+            HZ_LAUNCH((rmsnorm_forward_kernel<THREADS, VECS, true>), unsigned(N), THREADS, 0, stream, out, rstd, x, weight,
+                      residual, offset, eps, int(C), size_t(out_stride), size_t(x_stride));
+        else
+            HZ_LAUNCH((rmsnorm_forward_kernel<THREADS, VECS, false>), unsigned(N), THREADS, 0, stream, out, rstd, x, weight,
+                      residual, offset, eps, int(C), size_t(out_stride), size_t(x_stride));
         return launch_status();
     });
 }
@@ -147,9 +162,9 @@ int hzk_rmsnorm_forward(hzk_bf16* out, float* rstd, const hzk_bf16* x, const hzk
 size_t hzk_rmsnorm_backward_scratch(int64_t N, int64_t C) { return size_t(partial_rows(N)) * size_t(C) * sizeof(float); }
 
 int hzk_rmsnorm_backward(hzk_bf16* dx, float* dweight, void* scratch, const hzk_bf16* dout, const hzk_bf16* x,
-                         const hzk_bf16* weight, const float* rstd, int accumulate, int64_t N, int64_t C,
-                         hzk_stream stream) {
-    HZK_NEED_SHAPE(is_count(N) && is_width(C) && C <= kWidthMax);
+                         const hzk_bf16* weight, const float* rstd, float offset, int accumulate, int64_t N, int64_t C,
+                         int64_t dx_stride, int64_t dout_stride, int64_t x_stride, hzk_stream stream) {
+    HZK_NEED_SHAPE(is_count(N) && C <= kWidthMax && is_rows(dx_stride, C) && is_rows(dout_stride, C) && is_rows(x_stride, C));
     HZK_NEED_ALIGNED(dx, dweight, scratch, dout, x, weight);
     if (N == 0) return HZK_OK;
     float* partial = static_cast<float*>(scratch);
@@ -157,10 +172,10 @@ int hzk_rmsnorm_backward(hzk_bf16* dx, float* dweight, void* scratch, const hzk_
     const int status = with_block_for(C, [&]<int THREADS, int VECS>() {
         if (accumulate)
             HZ_LAUNCH((rmsnorm_backward_kernel<THREADS, VECS, true>), blocks, THREADS, 0, stream, dx, partial, dout, x,
-                      weight, rstd, int(N), int(C));
+                      weight, rstd, offset, int(N), int(C), size_t(dx_stride), size_t(dout_stride), size_t(x_stride));
         else
             HZ_LAUNCH((rmsnorm_backward_kernel<THREADS, VECS, false>), blocks, THREADS, 0, stream, dx, partial, dout, x,
-                      weight, rstd, int(N), int(C));
+                      weight, rstd, offset, int(N), int(C), size_t(dx_stride), size_t(dout_stride), size_t(x_stride));
         return launch_status();
     });
     if (status != HZK_OK) return status;

@@ -404,13 +404,37 @@ typedef enum hz_rope_t {
      * rope_factor, those below rope_original_positions / rope_high_freq_factor are unchanged, and those between
      * are interpolated. */
     HZ_ROPE_LLAMA3 = 2,
+    /* YaRN: pairs that turn less than rope_beta_slow times in rope_original_positions are divided by rope_factor, those
+     * that turn more than rope_beta_fast times are unchanged, and those between are interpolated. */
+    HZ_ROPE_YARN = 3,
+    /* LongRoPE: pair i is divided by rope_short_factor[i], or by rope_long_factor[i] if sequence_length is greater than
+     * rope_original_positions. */
+    HZ_ROPE_LONG = 4,
     HZ_ROPE_MAX_ENUM = 0x7fffffff
 } hz_rope_t;
 
-/* A decoder: RMSNorm, RoPE, causal grouped-query attention (GQA), SwiGLU, and the extensions of Llama,
- * Mistral, Qwen2 and Qwen3. Fields have the names of config.json where it has them. Combinations that none of
- * these families has (e.g. qk_norm with mlp_bias) fail with HZ_STATUS_UNSUPPORTED when a trainer is opened,
- * because they could not be exported. */
+/* Places of the norms in a layer. */
+typedef enum hz_norms_t {
+    /* x + f(norm(x)), f being attention or MLP. */
+    HZ_NORMS_BEFORE = 0,
+    /* x + norm(f(x)), as in OLMo 2. */
+    HZ_NORMS_AFTER = 1,
+    /* x + norm(f(norm(x))), as in Gemma and GLM-4. */
+    HZ_NORMS_AROUND = 2,
+    HZ_NORMS_MAX_ENUM = 0x7fffffff
+} hz_norms_t;
+
+/* Activation of the MLP's gate. */
+typedef enum hz_activation_t {
+    HZ_ACTIVATION_SILU = 0,
+    /* GELU in its approximation by tanh. */
+    HZ_ACTIVATION_GELU_TANH = 1,
+    HZ_ACTIVATION_MAX_ENUM = 0x7fffffff
+} hz_activation_t;
+
+/* A decoder: RMSNorm, RoPE, causal grouped-query attention (GQA), a gated MLP, and the options of the families that
+ * README.md lists. Fields have the names of config.json where it has them. Combinations that no family has (e.g. qk_norm
+ * with mlp_bias) fail with HZ_STATUS_UNSUPPORTED when a trainer is opened, because they could not be exported. */
 typedef struct hz_model_config_t {
     uint32_t struct_size;
     uint32_t tie_word_embeddings;     /* 1: embedding and LM head share one tensor */
@@ -427,33 +451,57 @@ typedef struct hz_model_config_t {
     uint32_t qkv_bias;                /* 1: the query, key and value projections have biases */
     uint32_t o_bias;                  /* 1: the attention output projection has a bias */
     uint32_t mlp_bias;                /* 1: the gate, up and down projections have biases */
-    uint32_t qk_norm;                 /* 1: RMSNorm on every query and key head, before RoPE */
+    uint32_t qk_norm;                 /* RMSNorm before RoPE, 1: of every query and key head, 2: of all query heads
+                                       * together, and of all key heads together */
     hz_rope_t rope_scaling;           /* HZ_ROPE_* */
-    uint32_t rope_original_positions; /* LLAMA3: original_max_position_embeddings; otherwise ignored */
-    double rope_factor;               /* LINEAR, LLAMA3: at least 1; otherwise ignored */
+    uint32_t rope_original_positions; /* LLAMA3, YARN, LONG: original_max_position_embeddings; otherwise ignored */
+    double rope_factor;               /* LINEAR, LLAMA3, YARN: at least 1; otherwise ignored */
     double rope_low_freq_factor;      /* LLAMA3: less than rope_high_freq_factor; otherwise ignored */
     double rope_high_freq_factor;     /* LLAMA3; otherwise ignored */
     uint64_t sliding_window;          /* positions a row attends to, including itself; 0 = no window */
     /* Layers with full attention despite sliding_window: bit l % 64 of word l / 64 is layer l. Layers 256 and
      * above are like layer 255. */
     uint64_t full_attention_layers[4];
+    hz_norms_t norms;                 /* HZ_NORMS_* */
+    uint32_t norms_plus_one;          /* 1: norms multiply by 1 + weight */
+    hz_activation_t activation;       /* HZ_ACTIVATION_* */
+    uint32_t rope_interleaved;        /* 1: elements 2i and 2i + 1 of a head are a pair; 0: i and i + rotary_dim/2 */
+    uint64_t rotary_dim;              /* the first elements of a head that rotate, even; 0 = head_dim */
+    double sliding_rope_theta;        /* base of layers with a window, without scaling; 0 = as the other layers */
+    uint64_t no_rope_layers[4];       /* layers without rotary positions; bits as in full_attention_layers */
+    double query_scaling_beta;        /* queries are multiplied by 1 + beta * ln(1 + floor(position / positions)); */
+    uint64_t query_scaling_positions; /* beta 0 = they are not */
+    double embedding_multiplier;      /* of embeddings, > 0; used as f32, like the next three */
+    double residual_multiplier;       /* of what attention and MLP add to the residual stream, > 0 */
+    double attention_multiplier;      /* of attention's scores; 0 = 1/sqrt(head_dim) */
+    double logits_multiplier;         /* of logits, > 0 */
+    double rope_attention_factor;     /* YARN, LONG: multiplies rotated queries and keys, > 0; otherwise ignored */
+    double rope_beta_fast;            /* YARN; otherwise ignored */
+    double rope_beta_slow;            /* YARN: at most rope_beta_fast; otherwise ignored */
+    uint32_t rope_truncate;           /* YARN, 1: the interpolated pairs are a range of whole pairs */
+    uint32_t reserved;                /* 0 */
+    double rope_short_factor[128];    /* LONG: one per rotating pair, > 0; otherwise ignored */
+    double rope_long_factor[128];     /* LONG: one per rotating pair, > 0; otherwise ignored */
 } hz_model_config_t;
 
 /* The sizes are 0; fill them in, or use hz_model_config_from_preset or hz_model_config_from_hf. */
 #define HZ_MODEL_CONFIG_INIT \
     {sizeof(hz_model_config_t), 0, 0, 0, 0, 0, 0, 0, 0, 0, 1e-5, 10000.0, \
-     0, 0, 0, 0, HZ_ROPE_PLAIN, 0, 0.0, 0.0, 0.0, 0, {0, 0, 0, 0}}
+     0, 0, 0, 0, HZ_ROPE_PLAIN, 0, 0.0, 0.0, 0.0, 0, {0, 0, 0, 0}, \
+     HZ_NORMS_BEFORE, 0, HZ_ACTIVATION_SILU, 0, 0, 0.0, {0, 0, 0, 0}, 0.0, 0, 1.0, 1.0, 0.0, 1.0, 1.0, 32.0, 1.0, 1, 0, \
+     {0.0}, {0.0}}
 HZ_CHECKED hz_status_t hz_model_config_init(hz_model_config_t *value, size_t struct_size);
 
 /* Fills in a built-in model: "tiny" (0.8 M parameters) or "small" (13 M), both byte-level with V = 256; or, for
- * planning, "qwen2.5-0.5b" .. "qwen2.5-72b", "llama3.1-8b" .. "llama3.1-405b", "dense-120b", "dense-1t".
+ * planning, "qwen2.5-0.5b" .. "qwen2.5-72b", "llama3.1-8b" .. "llama3.1-405b", "gemma3-1b" and the other names of
+ * `horizon plan --help`, "dense-120b", "dense-1t".
  * Errors: HZ_STATUS_NOT_FOUND, with the names that exist. */
 HZ_CHECKED hz_status_t hz_model_config_from_preset(const char *name, hz_model_config_t *out_config);
 
 /* Fills in the model of a Hugging Face folder, of a checkpoint, or of the latest checkpoint of a folder, as
  * hz_trainer_resume opens it. Of a Hugging Face folder it reads only config.json.
  * Errors: HZ_STATUS_NOT_FOUND, HZ_STATUS_IO, HZ_STATUS_BAD_FORMAT (not JSON, or a missing field),
- * HZ_STATUS_UNSUPPORTED (an architecture or feature, by name; or windows that differ beyond layer 255). */
+ * HZ_STATUS_UNSUPPORTED (an architecture or feature, by name; or layers beyond 255 with another window or rotation). */
 HZ_CHECKED hz_status_t hz_model_config_from_hf(const char *folder, hz_model_config_t *out_config);
 
 /* ==================================================================================================

@@ -148,8 +148,9 @@ impl Cuda {
             Work::Flops(_) => {
                 let ([out, x, weight], side) = (self.square, self.effort.side);
                 let sizes = Linear::dense(side, side, side);
-                let seconds =
-                    self.run(&LinearForward { scale: 1.0, out, x, weight, residual: None, bias: None, sizes }.into())?;
+                let seconds = self.run(
+                    &LinearForward { scale: 1.0, out, x, weight, residual: None, bias: None, sizes }.into(),
+                )?;
                 Ok(2.0 * (side as f64).powi(3) / seconds)
             }
         }

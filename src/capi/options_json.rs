@@ -12,7 +12,7 @@ use crate::capi::device::{DEVICES, hz_device_info_t};
 use crate::capi::enums::Names;
 use crate::capi::lane::LANES;
 use crate::capi::log::LEVELS;
-use crate::capi::model::{ROPES, hz_model_config_t};
+use crate::capi::model::{ACTIVATIONS, NORMS, ROPES, hz_model_config_t};
 use crate::capi::options::{
     ADAM_TIMES, DTYPES, MODES, PINNINGS, PLACES, RECOMPUTES, hz_layer_placement_t, hz_trainer_options_t,
 };
@@ -26,11 +26,13 @@ use crate::capi::weights::{hz_tensor_info_t, hz_tensor_options_t};
 use crate::host::threads_max;
 
 /// All enums of the header, in its order.
-pub(super) static ENUMS: [&(dyn Names + Sync); 15] = [
+pub(super) static ENUMS: [&(dyn Names + Sync); 17] = [
     &STATUSES,
     &LEVELS,
     &DEVICES,
     &ROPES,
+    &NORMS,
+    &ACTIVATIONS,
     &MODES,
     &DTYPES,
     &ADAM_TIMES,

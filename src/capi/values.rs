@@ -105,6 +105,14 @@ field_types! {
     [u64; 4]: "uint64_t[4]",
 }
 
+impl FieldType for [f64; 128] {
+    const NAME: &'static str = "double[128]";
+
+    fn json(&self) -> Value {
+        json!(self[..])
+    }
+}
+
 /// Text of the library, terminated by NUL.
 impl FieldType for [u8; 128] {
     const NAME: &'static str = "char[128]";

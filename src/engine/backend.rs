@@ -16,7 +16,6 @@ use crate::model::{Layout, ModelConfig, Passes, Sizes};
 use crate::ops::Kernels;
 use crate::ops::cpu::CpuKernels;
 use crate::ops::cuda::table::Table;
-use crate::ops::cuda::workspace;
 use crate::plan::Plan;
 use crate::schedule::Numeric;
 
@@ -93,7 +92,7 @@ impl DeviceChoice {
     pub fn supports(self, config: &ModelConfig, shape: Shape) -> Result<()> {
         match self {
             DeviceChoice::Auto | DeviceChoice::Cpu => Ok(()),
-            DeviceChoice::Cuda(_) => workspace::supports(&config.dims, shape),
+            DeviceChoice::Cuda(_) => config.check_cuda(shape),
         }
     }
 

@@ -1,37 +1,48 @@
 //! The model families: their fixed properties, the `config.json` keys they read, and the defaults
 //! of absent keys.
 //!
-//! A family is a row of [`FAMILIES`]. All rows describe the same decoder ([`ModelConfig`]) with the
-//! same tensor names. They differ in fixed properties (Qwen2's bias, Qwen3's norms), in the keys
-//! that are read, and in the defaults of absent keys. Source of a row: the family's configuration
-//! class in transformers, versions 4 and 5.
+//! A family is a row of [`FAMILIES`]. All rows describe the same decoder ([`ModelConfig`]). They
+//! differ in fixed properties (Qwen2's bias, Gemma's norms), in the keys that are read, and in the
+//! defaults of absent keys. Sources of a row: the family's configuration class and its model in
+//! transformers, versions 4 and 5.
+
+mod table;
 
 use serde_json::{Map, Value};
 
 use crate::base::{Error, Result, Status, phrase};
 use crate::hf::tensors::TensorNames;
-use crate::model::{Biases, ModelConfig};
+use crate::model::{Biases, ModelConfig, Multipliers, Norms, Rope, RopeScaling, Window};
+use crate::ops::{Activation, NormSpan};
+pub use table::FAMILIES;
 
 /// A model family.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Family {
+    /// Its name, for people.
+    pub name: &'static str,
     /// `model_type` of its configs.
     pub model_type: &'static str,
     /// Its name in `architectures`.
     pub architecture: &'static str,
+    pub(super) norms: Norms,
+    /// True if norms multiply by 1 + weight.
+    pub(super) norms_plus_one: bool,
+    pub(super) qk_norm: Option<NormSpan>,
+    /// The key of the MLP's activation, and its default.
+    pub(super) activation: (&'static str, Activation),
     pub(super) attention_bias: AttentionBias,
     /// True if the key `mlp_bias` is read.
     pub(super) mlp_bias: bool,
-    /// True if query and key heads are normalized (QK norm).
-    pub(super) qk_norm: bool,
     pub(super) windows: Windows,
-    /// Default of `num_key_value_heads`; `None`, and a null in the config, mean the number of query
-    /// heads.
-    pub(super) kv_heads: Option<usize>,
-    /// Default of `head_dim`; `None` means hidden_size / num_attention_heads.
-    pub(super) head_dim: Option<usize>,
-    /// Default of `max_position_embeddings`.
-    pub(super) positions_max: usize,
+    pub(super) rotary: Rotary,
+    pub(super) factors: Factors,
+    /// Dropouts of its published configs. They are ignored with a note; those of other families are
+    /// refused.
+    pub(super) dropouts: &'static [&'static str],
+    /// True if `bos_token_id` may be null in its configs.
+    pub(super) null_bos: bool,
+    pub(super) absent: Absent,
     /// Its tensors in weight files.
     pub(super) tensors: &'static TensorNames,
 }
@@ -41,10 +52,15 @@ pub struct Family {
 pub(super) enum AttentionBias {
     /// No projection has a bias.
     Never,
-    /// The key `attention_bias`: all four projections or none.
-    Key,
     /// Query, key and value projections have a bias, the output projection has none.
     Qkv,
+    /// The key `attention_bias`, false if absent: all four projections or none.
+    Key,
+    /// The key `attention_bias`: query, key and value projections or none.
+    KeyOfQkv { absent: bool },
+    /// The keys `attention_bias` of query, key and value projections, true if absent, and
+    /// `attention_out_bias`, false if absent.
+    Keys,
 }
 
 /// Sliding-window attention.
@@ -53,68 +69,102 @@ pub(super) enum Windows {
     /// No layer has a window.
     Never,
     /// `sliding_window` applies to every layer.
-    Every,
+    Every { absent: Option<usize> },
     /// If `use_sliding_window`, `sliding_window` applies to the layers chosen by `layer_types`, or
-    /// else to those from `max_window_layers`.
-    Chosen,
+    /// else by the pattern.
+    Switched { absent: Option<usize>, pattern: Pattern },
+    /// `sliding_window` applies to the layers chosen by `layer_types`, or else to all but those
+    /// with number `full` of each `period`.
+    Periodic {
+        absent: usize,
+        period: usize,
+        full: usize,
+        /// True if the key `sliding_window_pattern` is the period.
+        key: bool,
+    },
 }
 
-/// Default of `sliding_window`.
-pub(super) const WINDOW_DEFAULT: usize = 4096;
+/// The layers with a window if `layer_types` does not tell them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Pattern {
+    /// Those from `max_window_layers`.
+    Last,
+    /// Those without rotary positions.
+    WithoutRope,
+}
+
+/// Rotary positions.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) struct Rotary {
+    /// Default of `rope_theta`.
+    pub theta: f64,
+    /// Default of `rope_parameters`, JSON. Families that have one are not in transformers 4, and are
+    /// written with `rope_parameters` alone.
+    pub parameters: Option<&'static str>,
+    /// True if the pairs are (2i, 2i + 1).
+    pub interleaved: bool,
+    /// Default of `partial_rotary_factor`, if this key is read.
+    pub partial: Option<f64>,
+    /// The bases of layers with a window, if they have their own.
+    pub windowed: Option<Windowed>,
+    pub without: WithoutRope,
+    /// True if `llama_4_scaling_beta` is read.
+    pub query_scaling: bool,
+    /// Default of `original_max_position_embeddings` next to `rope_scaling`, if LongRoPE is the only
+    /// scaling (Phi-3).
+    pub only_long: Option<usize>,
+}
+
+/// RoPE of the layers with a window. transformers 5 nests `rope_parameters` by layer type.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) struct Windowed {
+    /// The key of the base in transformers 4; without it, it is `rope_theta`.
+    pub key: Option<&'static str>,
+    /// Default of the base.
+    pub theta: f64,
+}
+
+/// Layers without rotary positions.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum WithoutRope {
+    Never,
+    /// Those with 0 in `no_rope_layers`, or else every `no_rope_layer_interval`th.
+    Listed,
+    /// If `sliding_window` is a number, the layers without a window.
+    Full,
+}
+
+/// Constant factors.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Factors {
+    /// Scores are multiplied by 1/√D.
+    Plain,
+    /// Embeddings are multiplied by √C, scores by 1/√`query_pre_attn_scalar`.
+    Gemma,
+    /// `embedding_multiplier`, `residual_multiplier`, `attention_multiplier`, and `logits_scaling`,
+    /// which divides.
+    Granite,
+}
+
+/// Defaults of absent keys.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) struct Absent {
+    /// `num_key_value_heads`; `None`, and a null in the config, mean the number of query heads.
+    pub kv_heads: Option<usize>,
+    /// `head_dim`; `None` means hidden_size / num_attention_heads.
+    pub head_dim: Option<usize>,
+    /// `max_position_embeddings`.
+    pub positions_max: usize,
+    /// `rms_norm_eps`.
+    pub norm_eps: f64,
+    /// `tie_word_embeddings`.
+    pub tied: bool,
+}
+
 /// Default of `max_window_layers`.
 pub(super) const WINDOW_LAYERS_DEFAULT: usize = 28;
-
-/// All families, the simplest first.
-pub static FAMILIES: [Family; 4] = [
-    Family {
-        model_type: "llama",
-        architecture: "LlamaForCausalLM",
-        attention_bias: AttentionBias::Key,
-        mlp_bias: true,
-        qk_norm: false,
-        windows: Windows::Never,
-        kv_heads: None,
-        head_dim: None,
-        positions_max: 2048,
-        tensors: &TensorNames::LLAMA,
-    },
-    Family {
-        model_type: "mistral",
-        architecture: "MistralForCausalLM",
-        attention_bias: AttentionBias::Never,
-        mlp_bias: false,
-        qk_norm: false,
-        windows: Windows::Every,
-        kv_heads: Some(8),
-        head_dim: None,
-        positions_max: 4096 * 32,
-        tensors: &TensorNames::LLAMA,
-    },
-    Family {
-        model_type: "qwen2",
-        architecture: "Qwen2ForCausalLM",
-        attention_bias: AttentionBias::Qkv,
-        mlp_bias: false,
-        qk_norm: false,
-        windows: Windows::Chosen,
-        kv_heads: Some(32),
-        head_dim: None,
-        positions_max: 32768,
-        tensors: &TensorNames::LLAMA,
-    },
-    Family {
-        model_type: "qwen3",
-        architecture: "Qwen3ForCausalLM",
-        attention_bias: AttentionBias::Key,
-        mlp_bias: false,
-        qk_norm: true,
-        windows: Windows::Chosen,
-        kv_heads: Some(32),
-        head_dim: Some(128),
-        positions_max: 32768,
-        tensors: &TensorNames::LLAMA,
-    },
-];
+/// Default of `query_pre_attn_scalar`.
+pub(super) const QUERY_SCALAR_DEFAULT: usize = 256;
 
 impl Family {
     /// Returns the family of `model_type` or, without it, of `architectures`; if both are present
@@ -166,49 +216,169 @@ impl Family {
     /// Errors: `Unsupported` if no family has this combination of features.
     pub fn of(model: &ModelConfig) -> Result<&'static Family> {
         FAMILIES.iter().find(|family| family.can_describe(model)).ok_or_else(|| {
-            let Biases { qkv, o, mlp } = model.biases;
-            let switch = |c: &str, rust: &str, on: bool| {
-                let rust = format!("{rust} = {on}");
-                phrase(&rust, format!("{c} = {}", u8::from(on)), &rust)
-            };
-            unsupported(format!(
-                "no family of Hugging Face models combines {}, {}, {}, {} and a sliding window of {}",
-                switch("qkv_bias", "biases.qkv", qkv),
-                switch("o_bias", "biases.o", o),
-                switch("mlp_bias", "biases.mlp", mlp),
-                switch("qk_norm", "qk_norm", model.qk_norm.is_some()),
-                model.window.as_ref().map_or(0, |window| window.size)
-            ))
+            unsupported(format!("no family of Hugging Face models combines {}", features(model).join(", ")))
         })
     }
 
-    fn can_describe(&self, model: &ModelConfig) -> bool {
+    /// True if a config of this family can describe the model.
+    pub fn can_describe(&self, model: &ModelConfig) -> bool {
         // Every field by name: a new field must be written to `config.json` or checked here.
         let ModelConfig {
-            dims: _,
+            dims,
             tied: _,
             norm_eps: _,
+            norms,
+            norms_plus_one,
+            rope,
             positions_max: _,
             biases: Biases { qkv, o, mlp },
             qk_norm,
             window,
+            activation: _,
+            multipliers,
             split_layers: _,
-            ..
-
         } = model;
         let (&qkv, &o, &mlp) = (qkv, o, mlp);
         let biases = match self.attention_bias {
             AttentionBias::Never => !qkv && !o,
-            AttentionBias::Key => qkv == o,
             AttentionBias::Qkv => qkv && !o,
+            AttentionBias::Key => qkv == o,
+            AttentionBias::KeyOfQkv { .. } => !o,
+            AttentionBias::Keys => true,
         };
-        let window = match (self.windows, window) {
-            (_, None) | (Windows::Chosen, _) => true,
+        let windows = match (self.windows, window) {
+            (_, None) | (Windows::Switched { .. } | Windows::Periodic { .. }, _) => true,
             (Windows::Never, Some(_)) => false,
-            (Windows::Every, Some(window)) => window.layers.iter().all(|&holds| holds),
+            (Windows::Every { .. }, Some(window)) => window.layers.iter().all(|&holds| holds),
         };
-        biases && (self.mlp_bias || !mlp) && self.qk_norm == qk_norm.is_some() && window
+        let factors = match self.factors {
+            Factors::Granite => true,
+            Factors::Plain => *multipliers == Multipliers::default(),
+            Factors::Gemma => {
+                let gemma = Multipliers { embedding: root(dims.c), scores: None, ..Multipliers::default() };
+                Multipliers { scores: None, ..*multipliers } == gemma
+                    && multipliers.scores.is_none_or(|scale| query_scalar(scale).is_some())
+            }
+        };
+        (self.norms, self.norms_plus_one, self.qk_norm) == (*norms, *norms_plus_one, *qk_norm)
+            && biases
+            && (self.mlp_bias || !mlp)
+            && windows
+            && factors
+            && self.rotary.can_describe(rope, window.as_ref())
     }
+
+    /// True if the family reads this key of a config, and most others do not.
+    pub(super) fn reads(&self, key: &str) -> bool {
+        let Rotary { partial, windowed, without, .. } = &self.rotary;
+        let multiplier = match self.factors {
+            Factors::Plain => false,
+            Factors::Gemma => key == "query_pre_attn_scalar",
+            Factors::Granite => {
+                ["embedding_multiplier", "residual_multiplier", "attention_multiplier", "logits_scaling"]
+                    .contains(&key)
+            }
+        };
+        match key {
+            "attention_out_bias" => self.attention_bias == AttentionBias::Keys,
+            "no_rope_layers" | "no_rope_layer_interval" => *without == WithoutRope::Listed,
+            "partial_rotary_factor" => partial.is_some(),
+            "sliding_window_pattern" => matches!(self.windows, Windows::Periodic { key: true, .. }),
+            _ => {
+                multiplier
+                    || key == self.activation.0
+                    || self.dropouts.contains(&key)
+                    || windowed.as_ref().is_some_and(|windowed| windowed.key == Some(key))
+            }
+        }
+    }
+}
+
+impl Rotary {
+    fn can_describe(&self, rope: &Rope, window: Option<&Window>) -> bool {
+        // Every field by name, as above.
+        let Rope { theta: _, scaling, windowed_theta, rotated, interleaved, without, queries } = rope;
+        let is_plain = *scaling == RopeScaling::None;
+        let long = self.only_long.is_none() || is_plain || matches!(scaling, RopeScaling::Long { .. });
+        let windowed = match (windowed_theta, window) {
+            (Some(_), window) => window.is_some() && self.windowed.is_some(),
+            (None, None) => true,
+            (None, Some(_)) => is_plain || self.windowed.is_none(),
+        };
+        let without = match (self.without, without) {
+            (WithoutRope::Listed, _) | (WithoutRope::Never, None) => true,
+            (WithoutRope::Never, Some(_)) => false,
+            (WithoutRope::Full, without) => match (window, without) {
+                (None, None) => true,
+                (None, Some(layers)) => layers.iter().all(|&without| without),
+                (Some(window), None) => window.layers.iter().all(|&holds| holds),
+                (Some(window), Some(layers)) => {
+                    layers.iter().zip(&window.layers).all(|(without, holds)| without != holds)
+                }
+            },
+        };
+        let queries = match (queries, scaling) {
+            (Some(queries), RopeScaling::Yarn { original_positions, .. })
+            | (Some(queries), RopeScaling::Llama3 { original_positions, .. })
+            | (Some(queries), RopeScaling::Long { original_positions, .. }) => {
+                self.query_scaling && queries.positions == *original_positions
+            }
+            (queries, _) => queries.is_some() == self.query_scaling,
+        };
+        self.interleaved == *interleaved
+            && (self.partial.is_some() || rotated.is_none())
+            && long
+            && windowed
+            && without
+            && queries
+    }
+}
+
+/// √size, as Gemma multiplies embeddings of this size.
+pub(super) fn root(size: usize) -> f32 {
+    (size as f64).sqrt() as f32
+}
+
+/// 1/√scalar, as Gemma multiplies scores.
+pub(super) fn inverse_root(scalar: usize) -> f32 {
+    (scalar as f64).powf(-0.5) as f32
+}
+
+/// The scalar whose [`inverse_root`] is `scale`, if there is one.
+pub(super) fn query_scalar(scale: f32) -> Option<usize> {
+    let scalar = f64::from(scale).powi(-2).round() as usize;
+    (scalar > 0 && inverse_root(scalar) == scale).then_some(scalar)
+}
+
+/// The features that a plain Llama does not have, and the biases, QK norm and window of all models.
+fn features(model: &ModelConfig) -> Vec<String> {
+    let Biases { qkv, o, mlp } = model.biases;
+    let switch = |c: &str, rust: &str, on: bool| {
+        let rust = format!("{rust} = {on}");
+        phrase(&rust, format!("{c} = {}", u8::from(on)), &rust)
+    };
+    let mut features = vec![
+        switch("qkv_bias", "biases.qkv", qkv),
+        switch("o_bias", "biases.o", o),
+        switch("mlp_bias", "biases.mlp", mlp),
+        switch("qk_norm", "qk_norm", model.qk_norm.is_some()),
+        format!("a sliding window of {}", model.window.as_ref().map_or(0, |window| window.size)),
+    ];
+    let Rope { scaling, windowed_theta, rotated, interleaved, without, queries, .. } = &model.rope;
+    let others = [
+        (model.norms != Norms::Before, format!("norms = {:?}", model.norms)),
+        (model.norms_plus_one, "norms_plus_one = true".to_owned()),
+        (model.qk_norm == Some(NormSpan::AllHeads), "QK norm over all heads".to_owned()),
+        (*scaling != RopeScaling::None, "RoPE scaling".to_owned()),
+        (windowed_theta.is_some(), "windowed_theta".to_owned()),
+        (rotated.is_some(), "partial RoPE".to_owned()),
+        (*interleaved, "interleaved RoPE".to_owned()),
+        (without.is_some(), "layers without RoPE".to_owned()),
+        (queries.is_some(), "scaled queries".to_owned()),
+        (model.multipliers != Multipliers::default(), format!("{:?}", model.multipliers)),
+    ];
+    features.extend(others.into_iter().filter_map(|(has, name)| has.then_some(name)));
+    features
 }
 
 /// Refuses architectures without a language model's head. The embedding is the head of a tied model.

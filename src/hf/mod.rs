@@ -20,7 +20,8 @@
 //! | `architectures` that ends as the family's, e.g. `FSDPQwen2ForCausalLM` | read, with a note |
 //! | `architectures` without LM head, e.g. `LlamaModel`, of a tied model | read, with a note |
 //! | RoPE of type `default` with keys of other types | the keys are ignored, with a note |
-//! | RoPE of type `llama3` without original length | `max_position_embeddings`, with a note |
+//! | dropout of a family whose published configs have it (Seed-OSS) | not applied, with a note |
+//! | RoPE of type `llama3` or `yarn` without original length | `max_position_embeddings`, with a note |
 //! | RoPE of type `dynamic` | unscaled up to `max_position_embeddings`; exported as it was |
 //! | names of tensors with `_orig_mod.`, `module.`, … | read without it, with a note |
 //! | names of tensors without `model.`, or with one more | read as in transformers, with a note |

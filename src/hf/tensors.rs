@@ -113,9 +113,9 @@ impl StoredTensor {
     }
 }
 
-/// Replaces each fused tensor that is not there by its parts, if all of them are there under their
-/// names in the layout. Returns a remark if there are any.
-pub fn or_unfused(
+/// Replaces each tensor of several parts that is not there by these, if all of them are there under their names in
+/// the layout. Returns a remark if there are any.
+pub fn or_separate(
     stored: Vec<StoredTensor>,
     layout: &Layout,
     is_there: impl Fn(&str) -> bool,
@@ -125,9 +125,8 @@ pub fn or_unfused(
     let (mut all, mut note) = (Vec::new(), None);
     for whole in stored {
         let parts = &single[whole.first..][..whole.parts.len()];
-        // A renamed tensor has one part, whose name in the layout may be another tensor's in the files.
-        let is_unfused = parts.len() > 1 && parts.iter().all(|part| is_there(&part.name));
-        if is_there(&whole.name) || !is_unfused {
+        // The name of a renamed tensor in the layout may be another tensor's in the files.
+        if parts.len() == 1 || is_there(&whole.name) || !parts.iter().all(|part| is_there(&part.name)) {
             all.push(whole);
             continue;
         }

@@ -147,8 +147,8 @@ impl Weights {
     /// out, as is a copy of the embedding named `lm_head.weight` in a tied model, exact or
     /// rounded. [`Weights::notes`] reports all but an exact copy.
     ///
-    /// Tensors have the names of the family. Those that it fuses are also read unfused, under the
-    /// names of the layout.
+    /// Tensors have the names of the family. Tensors that it stores as one are also read if they are
+    /// stored separately, under the names of the layout.
     ///
     /// Errors name file and tensor: the file is missing or truncated; the dtype is not bf16, f16 or
     /// f32; the shape differs from the model's; a tensor of the model is missing, or a tensor does
@@ -190,8 +190,8 @@ impl Weights {
             notes.push(format!("{HEAD} is read as {embedding}, since config.json ties them"));
         }
         notes.extend(names.into_notes());
-        let (stored, unfused) = tensors::or_unfused(stored, layout, |name| found.contains_key(name));
-        notes.extend(unfused);
+        let (stored, separate) = tensors::or_separate(stored, layout, |name| found.contains_key(name));
+        notes.extend(separate);
         refuse_missing(folder, &stored, &found)?;
         let mut tensors = Vec::new();
         for tensor in &stored {

@@ -1,8 +1,9 @@
 //! The configuration of a decoder.
 
 use crate::base::format::several;
-use crate::base::{Dims, Error, Result, Status, phrase};
+use crate::base::{Dims, Error, Result, Shape, Status, phrase};
 use crate::model::Rope;
+use crate::ops::cuda::workspace;
 use crate::ops::{Activation, NormSpan};
 
 /// A decoder: RMSNorm, RoPE, causal grouped-query attention (GQA), a gated MLP, and the options of
@@ -25,8 +26,8 @@ pub struct ModelConfig {
     pub positions_max: usize,
     /// The projections with a bias.
     pub biases: Biases,
-    /// What an RMSNorm of queries and keys before RoPE normalises together (QK-norm); `None`
-    /// without it.
+    /// The columns of queries and keys that an RMSNorm before RoPE normalises together (QK-norm);
+    /// `None` without it.
     pub qk_norm: Option<NormSpan>,
     /// Sliding-window attention of some layers; none if every layer attends to the whole sequence.
     pub window: Option<Window>,
@@ -119,7 +120,7 @@ impl ModelConfig {
         }
     }
 
-    /// What is added to the weight of every norm.
+    /// The number added to the weight of every norm.
     pub fn norm_offset(&self) -> f32 {
         if self.norms_plus_one { 1.0 } else { 0.0 }
     }
@@ -133,6 +134,12 @@ impl ModelConfig {
     /// window.
     pub fn window_of(&self, layer: usize) -> usize {
         self.window.as_ref().filter(|window| window.layers[layer]).map_or(0, |window| window.size)
+    }
+
+    /// Refuses models that the CUDA kernels do not support (`Unsupported`), for micro-batches of this
+    /// shape.
+    pub fn check_cuda(&self, shape: Shape) -> Result<()> {
+        workspace::supports(&self.dims, self.rope.rotating(self.dims.d), self.qk_norm, shape)
     }
 
     /// Refuses invalid values (`InvalidArgument`), naming field and value.
@@ -184,14 +191,15 @@ impl ModelConfig {
         self.rope.validate(d, l)?;
         let Multipliers { embedding, residual, scores, logits } = self.multipliers;
         let factors = [
-            ("embedding multiplier", embedding),
-            ("residual multiplier", residual),
-            ("attention multiplier", scores.unwrap_or(1.0)),
-            ("logits multiplier", logits),
+            ("embedding_multiplier", "embedding_multiplier", "multipliers.embedding", embedding),
+            ("residual_multiplier", "residual_multiplier", "multipliers.residual", residual),
+            ("attention_multiplier", "attention_multiplier", "multipliers.scores", scores.unwrap_or(1.0)),
+            ("logits_scaling", "logits_multiplier", "multipliers.logits", logits),
         ];
-        for (name, factor) in factors {
+        for (config, c, rust, factor) in factors {
             if !(factor.is_finite() && factor > 0.0) {
-                return Err(Error::argument(format!("the {name} is {factor}; it must be finite, > 0")));
+                let name = phrase(config, c, rust);
+                return Err(Error::argument(format!("{name} is {factor}; it must be finite, > 0")));
             }
         }
         if residual != 1.0 && (self.biases.o || self.biases.mlp) {

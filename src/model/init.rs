@@ -2,7 +2,7 @@
 //!
 //! Matrices are normal with σ = 0.02, except that the projections that add to the residual stream
 //! (`o_proj`, `down_proj`) have σ = 0.02/√(2L), so that its variance does not grow with depth.
-//! Norms are 1, biases 0.
+//! Norms multiply by 1: their weights are 1, or 0 if 1 is added to them. Biases are 0.
 //!
 //! A tensor is written in blocks of [`FRESH_BLOCK`] elements, each from its own ChaCha sequence
 //! (numbered like the block), because normal numbers consume a varying number of random words. A
@@ -35,7 +35,8 @@ pub fn fresh_values(config: &ModelConfig, tensor: &TensorLayout, seed: u64, firs
     );
     assert!(first + out.len() <= elements, "{} has {elements} elements", tensor.name);
     if tensor.shape.len() < 2 {
-        out.fill(if tensor.name.ends_with(".bias") { 0.0 } else { 1.0 });
+        let is_bias = tensor.name.ends_with(".bias");
+        out.fill(if is_bias { 0.0 } else { 1.0 - config.norm_offset() });
         return;
     }
     let adds_to_residual =
@@ -65,14 +66,18 @@ fn key(seed: u64, name: &str) -> [u8; 32] {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::{Layout, preset};
+    use crate::model::{Biases, Layout, Norms, preset};
+    use crate::ops::NormSpan;
 
     fn fresh(name: &str, seed: u64) -> Vec<f32> {
-        let config = preset("tiny").unwrap();
-        let layout = Layout::new(&config);
+        fresh_of(&preset("tiny").unwrap(), name, seed)
+    }
+
+    fn fresh_of(config: &ModelConfig, name: &str, seed: u64) -> Vec<f32> {
+        let layout = Layout::new(config);
         let (_, tensor) = layout.find(name).unwrap();
         let mut out = vec![f32::NAN; tensor.elements()];
-        fresh_values(&config, tensor, seed, 0, &mut out);
+        fresh_values(config, tensor, seed, 0, &mut out);
         out
     }
 
@@ -101,7 +106,26 @@ mod tests {
             assert!(mean.abs() < error, "{name}: mean {mean}");
             assert!((found - deviation).abs() < error, "{name}: σ {found}, expected {deviation}");
         }
-        assert!(fresh("model.norm.weight", 7).iter().all(|&v| v == 1.0));
+    }
+
+    #[test]
+    fn norms_multiply_by_1_and_biases_add_0() {
+        let config = preset("tiny").unwrap();
+        let config = ModelConfig {
+            norms: Norms::Around,
+            qk_norm: Some(NormSpan::Head),
+            biases: Biases { qkv: true, o: true, mlp: true },
+            ..config
+        };
+        for (norms_plus_one, expected) in [(false, 1.0), (true, 0.0)] {
+            let config = ModelConfig { norms_plus_one, ..config.clone() };
+            let is = |name: &str, expected| fresh_of(&config, name, 7).iter().all(|&v| v == expected);
+            let (norm, biases) = ("model.norm.weight", ["self_attn.o_proj.bias", "mlp.down_proj.bias"]);
+            let norms = ["pre_feedforward_layernorm.weight", "self_attn.q_norm.weight"];
+            let of_layer = |name: &str| format!("model.layers.1.{name}");
+            assert!(is(norm, expected) && norms.iter().all(|name| is(&of_layer(name), expected)));
+            assert!(biases.iter().all(|name| is(&of_layer(name), 0.0)));
+        }
     }
 
     #[test]

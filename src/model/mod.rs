@@ -23,6 +23,6 @@ pub use init::{FRESH_BLOCK, fresh_values};
 pub use layout::{Layout, Run, TensorLayout, UnitLayout};
 pub use modules::HeadTask;
 pub use passes::{PassId, Passes, matmul_parameters};
-pub use presets::{preset, preset_names, shape, shape_names};
+pub use presets::{preset, preset_names, shape, shape_id, shape_names};
 pub use program::{Base, Builder, External, Location, Owner, Pass, Program, Recompute, Value};
 pub use rope::{Rope, RopeScaling};

@@ -60,7 +60,7 @@ op! {
         /// `[M]`: added to every row.
         bias: Option<P> = Read, Element::BF16, sizes.m;
     }
-    /// The factor of the product.
+    /// The factor of the matmul.
     scale: f32;
     /// N, K, M.
     sizes: Linear;

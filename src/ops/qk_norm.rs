@@ -56,7 +56,7 @@ op! {
         /// `[D]` or `[G·D]`.
         k_weight: P = Read, Element::BF16, span.widths(&heads)[1];
     }
-    /// What is normalised together.
+    /// The columns that are normalised together.
     span: NormSpan;
     /// Added to the weights, as in `RmsnormForward`.
     offset: f32;

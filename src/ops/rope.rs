@@ -24,7 +24,7 @@ op! {
     }
     /// The direction of the rotation.
     direction: RopeDirection;
-    /// What is rotated.
+    /// The pairs that rotate, and the factors.
     rotation: Rotation;
     /// N: rows.
     n: usize;

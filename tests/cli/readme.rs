@@ -6,8 +6,11 @@ use std::os::unix::fs::symlink;
 use std::path::Path;
 use std::process::Command;
 
+use horizon::hf::FAMILIES;
+use horizon::model::{shape, shape_names};
+
 use super::data::{chat_model, write_chats};
-use super::{Ran, horizon_in};
+use super::{Ran, horizon, horizon_in};
 
 const README: &str = include_str!("../../README.md");
 const ROOT: &str = env!("CARGO_MANIFEST_DIR");
@@ -144,6 +147,39 @@ fn tables_of_the_readme_are_those_that_programs_wrote() {
         tables += 1;
     }
     assert_eq!(tables, 2);
+}
+
+/// The names in a cell: `a-1b`, `-2b` are a-1b and a-2b.
+fn shapes(cell: &str) -> Vec<String> {
+    let mut names: Vec<String> = Vec::new();
+    for name in cell.split(", ").map(|name| name.trim_matches('`')).filter(|name| !name.is_empty()) {
+        let short = name.starts_with('-');
+        let before = names.last().filter(|_| short).map_or("", |last| last.rsplit_once('-').unwrap().0);
+        names.push(format!("{before}{name}"));
+    }
+    names
+}
+
+#[test]
+fn the_table_of_families_has_every_family_and_the_shapes_of_each() {
+    let table = README.split("\n| family | `model_type` |").nth(1).unwrap().split("\n\n").next().unwrap();
+    let rows = table.lines().skip(2).map(|line| line.trim_matches('|').split('|').map(str::trim));
+    let rows: Vec<Vec<&str>> = rows.map(Iterator::collect).collect();
+    let mut known: Vec<_> = shape_names().filter(|name| !name.starts_with("dense-")).collect();
+    assert_eq!(rows.len(), FAMILIES.len());
+    for (row, family) in rows.iter().zip(&FAMILIES) {
+        assert_eq!(row[..2], [family.name, &format!("`{}`", family.model_type)]);
+        for name in shapes(row[3]) {
+            let at = known.iter().position(|known| *known == name).unwrap_or_else(|| panic!("{name}"));
+            known.remove(at);
+            assert!(family.can_describe(&shape(&name).unwrap()), "{name} is no {}", family.name);
+        }
+    }
+    assert_eq!(known, [""; 0], "README.md does not name these shapes");
+    let help = horizon(&["train", "--help"]).well().out;
+    let help = help.split_whitespace().collect::<Vec<_>>().join(" ");
+    let names = FAMILIES.iter().map(|family| family.model_type).collect::<Vec<_>>().join(", ");
+    assert!(help.contains(&format!("model_type: {names}.")), "{help}");
 }
 
 #[test]

@@ -41,7 +41,7 @@ std::function<void(Run&)> cross_entropy() {
     };
 }
 
-std::function<void(Run&)> swiglu() {
+std::function<void(Run&)> glu() {
     const int64_t F = 16;
     const auto gate = random<bf16>(kRows * F, 2), up = random<bf16>(kRows * F, 3), dout = random<bf16>(kRows * F, 4);
     return [=](Run& run) {
@@ -50,13 +50,35 @@ std::function<void(Run&)> swiglu() {
             const int64_t stride = far ? kFar : F;
             Matrix g(gate, F, stride), u(up, F, stride);
             Dev<bf16> o(kRows * F), d(dout);
-            NEED(hzk_swiglu_forward(o, g, u, kRows, F, stride, nullptr));
+            NEED(hzk_glu_forward(o, g, u, 0, kRows, F, stride, nullptr));
             out[far] = o.get();
-            NEED(hzk_swiglu_backward(g, u, d, g, u, kRows, F, stride, nullptr));
+            NEED(hzk_glu_backward(g, u, d, g, u, 0, kRows, F, stride, nullptr));
             dgate[far] = rows_of(g, F, stride);
         }
         run.equal("out", out[1], out[0]);
         run.equal("dgate", dgate[1], dgate[0]);
+    };
+}
+
+std::function<void(Run&)> rmsnorm() {
+    const int64_t C = 24;
+    const auto xs = random<bf16>(kRows * C, 12), residual = random<bf16>(kRows * C, 13), dout = random<bf16>(kRows * C, 14),
+               weight = random<bf16>(C, 15);
+    return [=](Run& run) {
+        std::vector<bf16> out[2], dx[2];
+        for (int far = 0; far < 2; ++far) {
+            const int64_t stride = far ? kFar : C;
+            Matrix x(xs, C, stride), sum(residual, C, stride), d(dout, C, stride);
+            Dev<bf16> w(weight);
+            Dev<float> rstd(kRows), dweight(std::vector<float>(C, 0.f));
+            Scratch scratch(hzk_rmsnorm_backward_scratch(kRows, C));
+            NEED(hzk_rmsnorm_forward(sum, rstd, x, w, sum, 0.f, 1e-5f, kRows, C, stride, stride, nullptr));
+            out[far] = rows_of(sum, C, stride);
+            NEED(hzk_rmsnorm_backward(sum, dweight, scratch, d, x, w, rstd, 0.f, 1, kRows, C, stride, stride, stride, nullptr));
+            dx[far] = rows_of(sum, C, stride);
+        }
+        run.equal("out", out[1], out[0]);
+        run.equal("dx", dx[1], dx[0]);
     };
 }
 
@@ -75,14 +97,14 @@ std::function<void(Run&)> heads() {
             Dev<bf16> out(kRows * D), g(dout), w(weight);
             Scratch scratch(hzk_attention_backward_scratch(kRows, 1, 1, D)), sums(hzk_qk_norm_backward_scratch(kRows, 1, D));
             Matrix x(q, D, stride), y(k, D, stride), z(v, D, stride), dx(q, D, stride), dy(k, D, stride), dz(v, D, stride);
-            NEED(hzk_qk_norm_forward(x, rstd, x, w, 1e-5f, kRows, 1, D, stride, stride, nullptr));
-            NEED(hzk_rope_forward(x, y, positions, inv_freq, kRows, 1, 1, D, stride, stride, nullptr));
+            NEED(hzk_qk_norm_forward(x, rstd, x, w, 0.f, 1e-5f, kRows, 1, D, stride, stride, nullptr));
+            NEED(hzk_rope(x, y, positions, inv_freq, 0, 0, 1.f, 0.f, 1, kRows, 1, 1, D, D, stride, stride, nullptr));
             NEED(hzk_attention_forward(out, lse, x, y, z, start, 0.125f, 0, kRows, 1, 1, D, stride, stride, stride, nullptr));
             NEED(hzk_attention_backward(dx, dy, dz, scratch, g, out, lse, x, y, z, start, end, 0.125f, 0, kRows, 1, 1, D, stride,
                                         stride, stride, nullptr));
             keep(rows_of(x, D, stride)), keep(rows_of(y, D, stride)), keep(out.get());
             keep(rows_of(dx, D, stride)), keep(rows_of(dy, D, stride)), keep(rows_of(dz, D, stride));
-            NEED(hzk_qk_norm_backward(dx, dweight, sums, dx, x, w, rstd, kRows, 1, D, stride, stride, stride, nullptr));
+            NEED(hzk_qk_norm_backward(dx, dweight, sums, dx, x, w, rstd, 0.f, kRows, 1, D, stride, stride, stride, nullptr));
             keep(rows_of(dx, D, stride));
         }
         run.equal("q, k, out, dq, dk, dv, dx", results[1], results[0]);
@@ -97,11 +119,11 @@ std::function<void(Run&)> embedding() {
             first(std::vector<int32_t>{0, 1});
         Dev<bf16> weight(size_t(V * C)), out(C), d(dout);
         weight.put(size_t((V - 1) * C), row);
-        NEED(hzk_embedding_forward(out, tokens, weight, 1, C, V, nullptr));
+        NEED(hzk_embedding_forward(out, tokens, weight, 1.f, 1, C, V, nullptr));
         run.equal("out", out.get(), row);
         Dev<float> dweight(size_t(V * C));
         dweight.put(size_t((V - 1) * C), std::vector<float>(C, 1.f));
-        NEED(hzk_embedding_backward(dweight, d, tokens, order, first, 1, 1, C, V, nullptr));
+        NEED(hzk_embedding_backward(dweight, d, tokens, order, first, 1.f, 1, 1, C, V, nullptr));
         std::vector<float> want;
         for (bf16 x : dout) want.push_back(1.f + value(x));
         run.equal("dweight", dweight.get(size_t((V - 1) * C), C), want);
@@ -109,7 +131,8 @@ std::function<void(Run&)> embedding() {
 }
 
 TEST("offsets past 2^31: cross_entropy", cross_entropy);
-TEST("offsets past 2^31: swiglu", swiglu);
+TEST("offsets past 2^31: glu", glu);
+TEST("offsets past 2^31: rmsnorm", rmsnorm);
 TEST("offsets past 2^31: qk_norm, rope, attention", heads);
 TEST("offsets past 2^31: embedding", embedding);
 

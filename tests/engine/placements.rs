@@ -3,8 +3,8 @@
 use horizon::base::{DType, Dims, Shape};
 use horizon::device::cpu::CpuDevice;
 use horizon::engine::{Trainer, TrainerOptions};
-use horizon::model::{Biases, ModelConfig, Window};
-use horizon::ops::NormSpan;
+use horizon::model::{Biases, ModelConfig, Multipliers, Norms, Rope, Window};
+use horizon::ops::{Activation, NormSpan, QueryScaling};
 use horizon::schedule::{Accumulator, AdamWhen, Boundary, GradWait, LayerPlacement, Mode, Recompute};
 use proptest::prelude::*;
 use proptest::test_runner::RngSeed;
@@ -33,22 +33,64 @@ pub fn any_config() -> impl Strategy<Value = ModelConfig> {
     let heads = prop_oneof![Just((1, 1)), Just((2, 1)), Just((4, 2)), Just((3, 3))];
     let dims = (heads, 1..=3usize, 5..=20usize, 3..=24usize, 11..=50usize, 1..=6usize);
     let dims = dims.prop_map(|((h, g), half, c, f, v, l)| Dims { c, h, g, d: 2 * half, f, v, l });
-    (dims, any::<bool>(), any_features()).prop_map(|(dims, tied, (biases, qk_norm, window))| ModelConfig {
-        tied,
-        positions_max: 64,
-        biases,
-        qk_norm: qk_norm.then_some(NormSpan::Head),
-        window: window.map(|(size, layers)| Window { size, layers: layers[..dims.l].to_vec() }),
-        ..ModelConfig::llama(dims)
-    })
+    (dims, any::<bool>(), any_features(), any_norms(), any_rope()).prop_map(
+        |(dims, tied, (biases, window, activation, factors), (norms, norms_plus_one, qk_norm), rope)| {
+            let of_layers = |layers: Vec<bool>| layers[..dims.l].to_vec();
+            // A residual multiplier needs projections without biases.
+            let residual = if biases.o || biases.mlp { 1.0 } else { factors.residual };
+            ModelConfig {
+                tied,
+                norms,
+                norms_plus_one,
+                positions_max: 64,
+                biases,
+                qk_norm,
+                window: window.map(|(size, layers)| Window { size, layers: of_layers(layers) }),
+                rope: Rope { without: rope.without.map(of_layers), ..rope },
+                activation,
+                multipliers: Multipliers { residual, ..factors },
+                ..ModelConfig::llama(dims)
+            }
+        },
+    )
 }
 
-/// Features of model families in any combination: biases, QK norm, a window for some of at most six
-/// layers.
-fn any_features() -> impl Strategy<Value = (Biases, bool, Option<(usize, Vec<bool>)>)> {
+/// Something for each of at most six layers.
+fn any_layers() -> impl Strategy<Value = Vec<bool>> {
+    proptest::collection::vec(any::<bool>(), 6)
+}
+
+/// Features of model families in any combination: biases, a window, the activation, multipliers.
+fn any_features() -> impl Strategy<Value = (Biases, Option<(usize, Vec<bool>)>, Activation, Multipliers)> {
     let biases = any::<[bool; 3]>().prop_map(|[qkv, o, mlp]| Biases { qkv, o, mlp });
-    let window = (1..=9usize, proptest::collection::vec(any::<bool>(), 6));
-    (biases, any::<bool>(), proptest::option::of(window))
+    let window = proptest::option::of((1..=9usize, any_layers()));
+    let activation = prop_oneof![Just(Activation::Silu), Just(Activation::GeluTanh)];
+    let all = Multipliers { embedding: 3.0, residual: 0.6, scores: Some(0.3), logits: 0.75 };
+    (biases, window, activation, prop_oneof![Just(Multipliers::default()), Just(all)])
+}
+
+/// As [`any_features`]: the norms, and what is added to their weights.
+fn any_norms() -> impl Strategy<Value = (Norms, bool, Option<NormSpan>)> {
+    let norms = prop_oneof![Just(Norms::Before), Just(Norms::After), Just(Norms::Around)];
+    let span = prop_oneof![Just(NormSpan::Head), Just(NormSpan::AllHeads)];
+    (norms, any::<bool>(), proptest::option::of(span))
+}
+
+/// As [`any_features`]: rotations of the first pair or of whole heads.
+fn any_rope() -> impl Strategy<Value = Rope> {
+    let queries = Some(QueryScaling { beta: 0.5, positions: 3 });
+    let part = prop_oneof![Just((None, None)), Just((None, queries)), Just((Some(2), None))];
+    let windowed_theta = proptest::option::of(Just(30.0));
+    (part, windowed_theta, any::<bool>(), proptest::option::of(any_layers())).prop_map(
+        |((rotated, queries), windowed_theta, interleaved, without)| Rope {
+            windowed_theta,
+            rotated,
+            interleaved,
+            without,
+            queries,
+            ..Rope::default()
+        },
+    )
 }
 
 pub fn any_plain() -> impl Strategy<Value = TrainerOptions> {

@@ -8,8 +8,8 @@
 
 use horizon::base::{DType, Dims, Result, Shape};
 use horizon::engine::{AdamOptions, Batch, TensorOptions, Trainer, TrainerOptions};
-use horizon::model::{Biases, ModelConfig, RopeScaling, Window};
-use horizon::ops::NormSpan;
+use horizon::model::{Biases, ModelConfig, Multipliers, Norms, RopeScaling, Window};
+use horizon::ops::{Activation, NormSpan, QueryScaling};
 use horizon::schedule::{Accumulator, AdamWhen, Boundary, GradWait, LayerPlacement, Mode, Recompute};
 use serde_json::{Map, Value, json};
 use support::sha256::sha256;
@@ -280,6 +280,25 @@ fn courses() -> Vec<Course> {
     let qwen3 = |config: &mut ModelConfig| {
         (config.qk_norm, config.dims.d, config.norm_eps) = (Some(NormSpan::Head), 8, 1e-6)
     };
+    let around = |config: &mut ModelConfig| {
+        (config.norms, config.norms_plus_one) = (Norms::Around, true);
+        (config.qk_norm, config.activation) = (Some(NormSpan::Head), Activation::GeluTanh);
+        config.multipliers = Multipliers { embedding: 4.5, residual: 0.6, scores: Some(0.3), logits: 0.75 };
+        config.window = Some(Window { size: 5, layers: vec![true, true, false, true] });
+        config.rope.windowed_theta = Some(1000.0);
+        config.rope.queries = Some(QueryScaling { beta: 0.1, positions: 8 });
+    };
+    let after = |config: &mut ModelConfig| {
+        (config.norms, config.qk_norm) = (Norms::After, Some(NormSpan::AllHeads));
+        (config.rope.rotated, config.rope.interleaved) = (Some(4), true);
+        config.rope.without = Some(vec![false, true, false, false]);
+        config.rope.scaling = RopeScaling::Long {
+            short: vec![1.0, 1.5],
+            long: vec![2.0, 6.0],
+            original_positions: 16,
+            attention_factor: 1.2,
+        };
+    };
     let all_biases = |config: &mut ModelConfig| config.biases = Biases { qkv: true, o: true, mlp: true };
     let window = |layers: [bool; 4]| {
         move |config: &mut ModelConfig| config.window = Some(Window { size: 5, layers: layers.to_vec() })
@@ -324,6 +343,8 @@ fn courses() -> Vec<Course> {
             .model(window([false, true, true, false]))
             .model(qwen3)
             .model(tied),
+        new("granite and gemma: norms around, multipliers, gelu").model(around),
+        new("olmo: norms after, qk norm of all heads, partial pairs").model(after),
         // Numeric options.
         new("f32 gradients").with(wide),
         new("f32 gradients, tied").model(tied).with(wide),
@@ -450,7 +471,9 @@ fn courses_have_the_recorded_digests_in_every_placement() {
             assert_eq!(course.run(&options, manner), digest, "{}: {what} changed a bit", course.name);
         }
         let same = found.iter().find(|(_, other)| **other == json!(digest)).map(|(name, _)| name.clone());
-        assert_eq!(same, None, "{} has the digest of another course", course.name);
+        // Sums by chunks of rows may have the order of the sum over all rows, as with AVX-512.
+        let may_be_equal = course.name.starts_with("logits in chunks");
+        assert!(may_be_equal || same.is_none(), "{} has the digest of {same:?}", course.name);
         assert_eq!(found.insert(course.name.into(), json!(digest)), None, "two courses: {}", course.name);
     }
     let arithmetic = courses[0].open(&courses[0].options).arithmetic();

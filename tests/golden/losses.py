@@ -175,9 +175,9 @@ def train(case: Case, kind, model, init, noise: float = 0.0) -> tuple[Run, objec
         rounded()
         objective.begin(lambda text: logprobs(model, text))
     for step in range(STEPS):
-        parameters = rounded()
+        rounded()
         loss = objective.loss(step, lambda text: logprobs(model, text))
-        gradient = dict(zip(parameters, torch.autograd.grad(loss, list(parameters.values()))))
+        gradient = model.gradient(loss)
         for g in gradient.values():
             if noise:
                 g += noise * g.abs().max() * torch.randn(g.shape, dtype=g.dtype) * (g != 0)

@@ -11,10 +11,10 @@ use support::fake_cuda::emulated;
 /// Replaces the kernels' own tests, which need a GPU.
 const KERNELS: &str = r#"#!/bin/sh
 case "$1" in
-    --list) printf '%s: test\n' 'conform fails' 'attention hangs' 'attention_wgmma passes' 'swiglu crashes' 'offsets past 2^31' ;;
+    --list) printf '%s: test\n' 'conform fails' 'attention hangs' 'attention_wgmma passes' 'glu crashes' 'offsets past 2^31' ;;
     'conform ') echo 'off by one'; echo 'and its second line'; exit 1 ;;
     'attention ') sleep 100 ;;
-    'swiglu ') kill -SEGV $$ ;;
+    'glu ') kill -SEGV $$ ;;
 esac
 "#;
 
@@ -73,7 +73,7 @@ fn both_calls_are_rehearsed() {
         &[
             "- kernels/conform: failed with status 1",
             "- kernels/attention: timed out after 2 s",
-            "- kernels/swiglu: crashed: SIGSEGV",
+            "- kernels/glu: crashed: SIGSEGV",
             "- again/attention: timed out after 2 s",
             "- ops/tests/device --list: missing: tests/device",
             "- ops/tests/sys --list: could not start: ",

@@ -2,8 +2,10 @@
 //! against central differences of the f64 reference, on CUDA against the CPU.
 
 use horizon::base::{Dims, Shape};
-use horizon::model::{Biases, HeadTask, ModelConfig, PassId, Recompute, Rope, RopeScaling, Window};
-use horizon::ops::{NormSpan, Write};
+use horizon::model::{
+    Biases, HeadTask, ModelConfig, Multipliers, Norms, PassId, Recompute, Rope, RopeScaling, Window,
+};
+use horizon::ops::{Activation, NormSpan, QueryScaling, Write};
 use support::reference::compare::close;
 use support::reference::decoder::logits;
 use support::reference::device::Device;
@@ -90,6 +92,7 @@ fn check_tensor(step: &Step, name: &str, gradient: &[f32], random: &mut Random) 
         );
     }
 }
+
 fn plain(dims: Dims, tied: bool) -> ModelConfig {
     ModelConfig { tied, positions_max: 64, ..ModelConfig::llama(dims) }
 }
@@ -163,6 +166,97 @@ fn qk_norm_mqa_and_a_window_in_all_layers() {
     check(&step, 5, &mut random);
 }
 
+const YARN: RopeScaling = RopeScaling::Yarn {
+    factor: 4.0,
+    fast: 3.0,
+    slow: 0.5,
+    original_positions: 16,
+    attention_factor: 1.25,
+    truncate: true,
+};
+
+/// As in OLMo 3.
+#[test]
+fn norms_after_qk_norm_of_all_heads_and_windows_with_their_own_rotation() {
+    let mut random = Random::new(28);
+    let config = ModelConfig {
+        norms: Norms::After,
+        qk_norm: Some(NormSpan::AllHeads),
+        window: Some(Window { size: 4, layers: vec![false, true] }),
+        rope: Rope { scaling: YARN, windowed_theta: Some(30.0), ..Rope::default() },
+        ..plain(ODD, false)
+    };
+    let step = Step::new(&Device::Cpu, config, Shape { b: 2, t: 9 }, 2, 0.4, &mut random);
+    check(&step, 7, &mut random);
+}
+
+/// As in Gemma 3.
+#[test]
+fn norms_around_plus_one_gelu_and_an_embedding_multiplier() {
+    let mut random = Random::new(29);
+    let config = ModelConfig {
+        norms: Norms::Around,
+        norms_plus_one: true,
+        qk_norm: Some(NormSpan::Head),
+        activation: Activation::GeluTanh,
+        multipliers: Multipliers { embedding: 4.5, scores: Some(0.3), ..Multipliers::default() },
+        window: Some(Window { size: 4, layers: vec![true, false] }),
+        rope: Rope { windowed_theta: Some(30.0), ..Rope::default() },
+        ..plain(ODD, true)
+    };
+    let step = Step::new(&Device::Cpu, config, Shape { b: 2, t: 9 }, 2, 0.4, &mut random);
+    check(&step, 7, &mut random);
+}
+
+/// As in Granite, SmolLM 3 and Ministral 3.
+#[test]
+fn all_multipliers_a_layer_without_rotation_and_scaled_queries() {
+    let mut random = Random::new(30);
+    let config = ModelConfig {
+        multipliers: Multipliers { embedding: 3.0, residual: 0.6, scores: Some(0.3), logits: 0.75 },
+        rope: Rope {
+            without: Some(vec![true, false]),
+            queries: Some(QueryScaling { beta: 0.5, positions: 3 }),
+            ..Rope::default()
+        },
+        ..plain(ODD, true)
+    };
+    let step = Step::new(&Device::Cpu, config, Shape { b: 2, t: 9 }, 2, 0.4, &mut random);
+    check(&step, 18, &mut random);
+}
+
+/// As in GLM-4, with YaRN.
+#[test]
+fn rotated_pairs_of_the_first_elements_and_all_biases() {
+    let mut random = Random::new(31);
+    let config = ModelConfig {
+        norms: Norms::Around,
+        biases: Biases { qkv: true, o: true, mlp: true },
+        rope: Rope { scaling: YARN, rotated: Some(4), interleaved: true, ..Rope::default() },
+        ..plain(ODD, false)
+    };
+    let step = Step::new(&Device::Cpu, config, Shape { b: 2, t: 9 }, 2, 0.4, &mut random);
+    check(&step, 5, &mut random);
+}
+
+/// As in Phi-4-mini; with nine tokens longer than the pre-training's sequences, and not.
+#[test]
+fn long_rope_with_short_and_long_factors() {
+    for original_positions in [8, 9] {
+        let mut random = Random::new(32);
+        let (short, long, attention_factor) = (vec![1.0, 1.5], vec![2.0, 6.0], 1.2);
+        let scaling = RopeScaling::Long { short, long, original_positions, attention_factor };
+        let config = ModelConfig {
+            norms: Norms::After,
+            multipliers: Multipliers { residual: 0.6, ..Multipliers::default() },
+            rope: Rope { theta: 100.0, scaling, rotated: Some(4), ..Rope::default() },
+            ..plain(Dims { g: 1, l: 1, ..ODD }, true)
+        };
+        let step = Step::new(&Device::Cpu, config, Shape { b: 1, t: 9 }, 1, 0.4, &mut random);
+        check(&step, 9, &mut random);
+    }
+}
+
 #[test]
 fn loss_log_probabilities_and_logits_match_the_reference() {
     let mut random = Random::new(23);
@@ -213,7 +307,33 @@ fn gradients_on_cuda_match_the_cpu() {
             window: Some(Window { size: 4, layers: vec![false, true] }),
             ..plain(dims, false)
         };
-        for config in [plain(dims, false), plain(dims, true), all_options] {
+        let olmo = ModelConfig {
+            norms: Norms::After,
+            qk_norm: Some(NormSpan::AllHeads),
+            multipliers: Multipliers { embedding: 3.0, residual: 0.6, scores: Some(0.2), logits: 0.75 },
+            rope: Rope {
+                scaling: YARN,
+                rotated: Some(32),
+                interleaved: true,
+                without: Some(vec![true, false]),
+                ..Rope::default()
+            },
+            ..plain(dims, false)
+        };
+        let gemma = ModelConfig {
+            norms: Norms::Around,
+            norms_plus_one: true,
+            qk_norm: Some(NormSpan::Head),
+            activation: Activation::GeluTanh,
+            window: Some(Window { size: 4, layers: vec![true, false] }),
+            rope: Rope {
+                windowed_theta: Some(30.0),
+                queries: Some(QueryScaling { beta: 0.5, positions: 3 }),
+                ..Rope::default()
+            },
+            ..plain(dims, true)
+        };
+        for config in [plain(dims, false), plain(dims, true), all_options, olmo, gemma] {
             let mut random = Random::new(24);
             let step = Step::new(&device, config.clone(), shape, 2, SCALE, &mut random);
             let model = step.model(chunk);

@@ -1,7 +1,7 @@
 //! The passes of a model: their GEMMs and their memory.
 
 use horizon::base::{DType, Dims, Shape};
-use horizon::model::{HeadTask, Layout, ModelConfig, PassId, Passes, Recompute, Sizes};
+use horizon::model::{HeadTask, Layout, ModelConfig, Norms, PassId, Passes, Recompute, Sizes};
 use horizon::ops::cuda::gemm::{Direction, Gemm};
 use horizon::ops::{Linear, NormSpan, Write};
 
@@ -15,6 +15,7 @@ fn cases() -> Vec<(ModelConfig, Shape, usize)> {
         config.qk_norm = (number & 2 > 0).then_some(NormSpan::Head);
         config.biases.qkv = number & 4 > 0;
         (config.biases.o, config.biases.mlp) = (number & 8 > 0, number & 8 > 0);
+        config.norms = [Norms::Before, Norms::After, Norms::Around][number % 3];
         config
     });
     configs.flat_map(|config| shapes.map(|(b, t, chunk)| (config.clone(), Shape { b, t }, chunk))).collect()
@@ -34,18 +35,22 @@ fn expected_gemms(config: &ModelConfig, shape: Shape, chunk: usize) -> Vec<Gemm>
     let gate_up = Linear::dense(n, dims.c, 2 * dims.f);
     let down = Linear::dense(n, dims.f, dims.c);
     let head = |rows| Linear { n: rows, k: dims.c, m: dims.v, out_stride: dims.logits_stride() };
-    // Layers that add to the residual stream have a residual.
+    // Layers that add to the residual stream have a residual, unless a norm is in between.
+    let is_added = config.norms == Norms::Before;
     let mut gemms = vec![
         Gemm::forward(false, biases.qkv, qkv),
-        Gemm::forward(true, biases.o, o),
+        Gemm::forward(is_added, biases.o, o),
         Gemm::forward(false, biases.mlp, gate_up),
-        Gemm::forward(true, biases.mlp, down),
+        Gemm::forward(is_added, biases.mlp, down),
         Gemm::forward(false, false, head(1)),
     ];
     let head_rows = [chunk, n % chunk].into_iter().filter(|&rows| rows > 0).map(head);
     gemms.extend(head_rows.clone().map(|linear| Gemm::forward(false, false, linear)));
     for linear in [qkv, o, gate_up, down].into_iter().chain(head_rows) {
-        gemms.push(Gemm::of(Direction::BackwardInput, Write::Set, linear));
+        // Without a norm in front, the gradient of the input is added to that of the residual stream.
+        let is_first = linear == qkv || linear == gate_up;
+        let write = if is_first && config.norms == Norms::After { Write::Add } else { Write::Set };
+        gemms.push(Gemm::of(Direction::BackwardInput, write, linear));
         gemms.push(Gemm::of(Direction::BackwardWeight, Write::Add, linear));
         // In the head, only the first chunk may set the gradient.
         if linear.n == n || linear.n == chunk {

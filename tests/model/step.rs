@@ -35,7 +35,8 @@ impl<'a> Step<'a> {
         for (_, tensor) in Layout::new(&config).tensors() {
             let mut drawn = random.bf16s(tensor.elements(), if tensor.decays() { weight_scale } else { 0.5 });
             if !tensor.decays() && !tensor.name.ends_with(".bias") {
-                drawn.iter_mut().for_each(|w| *w = if *w < 0.0 { 0.75 } else { 1.25 });
+                let offset = config.norm_offset();
+                drawn.iter_mut().for_each(|w| *w = if *w < 0.0 { 0.75 } else { 1.25 } - offset);
             }
             tensors.insert(tensor.name.clone(), wide(&drawn));
         }

@@ -25,7 +25,7 @@ use support::spans;
 const WRITES: [Write; 2] = [Write::Set, Write::Add];
 const OFFSETS: [f32; 2] = [0.0, 1.0];
 const FACTORS: [f32; 2] = [1.0, 0.375];
-/// What is normalised together, and the offset.
+/// The columns that are normalised together, and the offset.
 const SPANS: [(NormSpan, f32); 3] = [(NormSpan::Head, 0.0), (NormSpan::Head, 1.0), (NormSpan::AllHeads, 1.0)];
 const ACTIVATIONS: [Activation; 2] = [Activation::Silu, Activation::GeluTanh];
 
@@ -391,7 +391,7 @@ fn traffic_is_the_minimum_that_kernels_need() {
     let (eps, scale, stride, length) = (EPS, 1.0, v, 1 << 24);
     let (out, x, rstd, weight, dout, dweight, dx) = ((), (), (), (), (), (), ());
     let (logits, targets, weights, loss, logprobs, dlogprobs) = ((), (), (), (), (), ());
-    let (q_weight, k_weight, dq_weight, dk_weight, dqkv, positions, inv_freq) = ((), (), (), (), (), (), ());
+    let (q_weight, k_weight, positions, inv_freq) = ((), (), (), ());
     let (table, dtable, tokens, order, first) = ((), (), (), (), ());
     let dweight_write = Write::Add;
     let norm = |dx_write| RmsnormBackward {
@@ -430,24 +430,7 @@ fn traffic_is_the_minimum_that_kernels_need() {
             .into(),
             4 * qkv,
         ),
-        (
-            QkNormBackward {
-                dqkv,
-                dq_weight,
-                dk_weight,
-                qkv: (),
-                rstd,
-                q_weight,
-                k_weight,
-                span: NormSpan::Head,
-                offset: 0.0,
-                dweight_write,
-                n,
-                heads,
-            }
-            .into(),
-            6 * normed,
-        ),
+        (qk_norm_backward(n, heads).into(), 6 * normed),
         (
             Rope {
                 qkv: (),
@@ -524,6 +507,25 @@ fn rmsnorm_backward(n: usize, c: usize) -> RmsnormBackward<()> {
     RmsnormBackward { dx, dweight, dout, x, rstd, weight, offset: 0.0, dx_write, dweight_write, n, c }
 }
 
+fn qk_norm_backward(n: usize, heads: Heads) -> QkNormBackward<()> {
+    let (dqkv, dq_weight, dk_weight, qkv, rstd, q_weight, k_weight) = ((), (), (), (), (), (), ());
+    let (span, offset, dweight_write) = (NormSpan::Head, 0.0, Write::Set);
+    QkNormBackward {
+        dqkv,
+        dq_weight,
+        dk_weight,
+        qkv,
+        rstd,
+        q_weight,
+        k_weight,
+        span,
+        offset,
+        dweight_write,
+        n,
+        heads,
+    }
+}
+
 fn bias_backward(n: usize, c: usize) -> BiasBackward<()> {
     BiasBackward { dbias: (), dout: (), dbias_write: Write::Set, n, c }
 }
@@ -581,22 +583,7 @@ fn scratch_bytes_match_the_launchers() {
                 unsafe { cu::hzk_attention_backward_scratch(n as i64, h as i64, g as i64, d as i64) };
             let backward = attention_backward(Shape { b: 1, t: n }, heads);
             assert_eq!(launcher, backward.scratch_bytes(), "{n} x {heads:?}");
-            let (dqkv, dq_weight, dk_weight, qkv, rstd, q_weight, k_weight) = ((), (), (), (), (), (), ());
-            let dweight_write = Write::Set;
-            let norm = QkNormBackward {
-                dqkv,
-                dq_weight,
-                dk_weight,
-                qkv,
-                rstd,
-                q_weight,
-                k_weight,
-                span: NormSpan::Head,
-                offset: 0.0,
-                dweight_write,
-                n,
-                heads,
-            };
+            let norm = qk_norm_backward(n, heads);
             for count in [h, g] {
                 // SAFETY: as above. The launcher's blocks process several heads each, so it may need less.
                 let launcher = unsafe { cu::hzk_qk_norm_backward_scratch(n as i64, count as i64, d as i64) };

@@ -25,6 +25,7 @@ const SIZES: [(usize, usize, usize, usize, &str); 6] = [
 
 struct Case {
     gemm: Gemm,
+    scale: f32,
     x: Vec<f32>,
     dout: Vec<f32>,
     weight: Vec<f32>,
@@ -60,7 +61,7 @@ impl Case {
         let addends = [gemm.add.then(|| out.span()), gemm.bias.then(|| bias.span())];
         // SAFETY: only this test uses the operands; they are as long as the GEMM says and outlive it:
         // `bytes` waits for the CUDA stream.
-        unsafe { gemms.multiply(gemm, matrices, 1.0, addends, stream) }.unwrap();
+        unsafe { gemms.multiply(gemm, matrices, self.scale, addends, stream) }.unwrap();
         target.bytes()
     }
 
@@ -92,7 +93,7 @@ impl Case {
                             (self.dout[t * out_stride + row], self.x[t * x_stride + column])
                         }
                     };
-                    let term = f64::from(a) * f64::from(b);
+                    let term = f64::from(self.scale) * f64::from(a) * f64::from(b);
                     (sum, size) = (sum + term, size + term.abs());
                 }
                 truth.push((at, sum, size));
@@ -137,12 +138,12 @@ fn check(cuda: &Cuda) {
     for (n, k, m, padding, _) in SIZES {
         let (x_stride, out_stride) = (k + padding, m + padding);
         for direction in [Direction::Forward, Direction::BackwardInput, Direction::BackwardWeight] {
-            for (add, separate, bias) in [
-                (false, false, false),
-                (true, false, false),
-                (true, true, false),
-                (false, false, true),
-                (true, true, true),
+            for (add, separate, bias, scale) in [
+                (false, false, false, 1.0),
+                (true, false, false, 0.22),
+                (true, true, false, 1.0),
+                (false, false, true, 1.0),
+                (true, true, true, 0.22),
             ] {
                 if (separate || bias) && direction != Direction::Forward {
                     continue;
@@ -155,6 +156,7 @@ fn check(cuda: &Cuda) {
                 };
                 let case = Case {
                     gemm,
+                    scale,
                     x: random.bf16s(n * x_stride, 1.0),
                     dout: random.bf16s(n * out_stride, 1.0),
                     weight: random.bf16s(m * k, 1.0),

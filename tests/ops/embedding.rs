@@ -2,7 +2,7 @@
 
 use horizon::ops::{EmbeddingBackward, EmbeddingForward};
 use support::reference::compare::{close, gradient_of, inner};
-use support::reference::device::Device;
+use support::reference::device::{Device, Expected};
 use support::reference::memory::Memory;
 use support::reference::rows::{SortedTokens, TokenRows};
 use support::reference::{Random, SIZES, embed, wide};
@@ -10,7 +10,13 @@ use support::spans;
 
 const V: usize = 23;
 
-fn backward(device: &Device, tokens: &[i32], dout: &[f32], before: &[f32], c: usize) -> Vec<f32> {
+fn backward(
+    device: &Device,
+    tokens: &[i32],
+    dout: &[f32],
+    before: &[f32],
+    (scale, c): (f32, usize),
+) -> Vec<f32> {
     let (sorted, dout) = (SortedTokens::new(device, tokens), device.activations(dout));
     let (n, v, dout_span) = (tokens.len(), before.len() / c, dout.span());
     let TokenRows { tokens, order, first, distinct } = sorted.rows();
@@ -19,8 +25,7 @@ fn backward(device: &Device, tokens: &[i32], dout: &[f32], before: &[f32], c: us
         let (at, dout) = (dtable.span(), dout_span);
         spans::run(
             k,
-            &EmbeddingBackward { dtable: at, dout, tokens, order, first, scale: 1.0, distinct, n, c, v }
-                .into(),
+            &EmbeddingBackward { dtable: at, dout, tokens, order, first, scale, distinct, n, c, v }.into(),
         );
         vec![dtable]
     });
@@ -31,7 +36,8 @@ fn backward(device: &Device, tokens: &[i32], dout: &[f32], before: &[f32], c: us
 fn forward_and_backward_agree() {
     for device in Device::all() {
         let mut random = Random::new(12);
-        for &(n, c, reason) in SIZES.iter().filter(|(_, c, _)| device.takes_columns(*c)) {
+        let sizes = SIZES.iter().filter(|(_, c, _)| device.takes_columns(*c));
+        for (&(n, c, reason), scale) in sizes.flat_map(|size| [1.0, 55.5].map(|scale| (size, scale))) {
             let (table, before) = (random.bf16s(V * c, 1.0), random.f32s(V * c, 1.0));
             let dout = device.stored(random.f32s(n * c, 1.0));
             // Fewer tokens than rows, so that gradients of a token add up.
@@ -40,22 +46,28 @@ fn forward_and_backward_agree() {
             let results = device.run(|k| {
                 let out = device.poisoned_activations(n * c);
                 let (table, tokens) = (table_memory.span(), tokens_memory.span());
-                spans::run(
-                    k,
-                    &EmbeddingForward { out: out.span(), table, tokens, scale: 1.0, n, c, v: V }.into(),
-                );
+                spans::run(k, &EmbeddingForward { out: out.span(), table, tokens, scale, n, c, v: V }.into());
                 vec![out]
             });
             let table64 = wide(&table);
-            close(reason, &device.read(&results[0]), &embed(&table64, &tokens, c), 0.0, 0.0);
-            let dtable = backward(&device, &tokens, &dout, &before, c);
+            let scaled = |table: &[f64]| -> Vec<f64> {
+                embed(table, &tokens, c).iter().map(|x| f64::from(scale) * x).collect()
+            };
+            let truth = scaled(&table64);
+            if scale == 1.0 {
+                close(reason, &device.read(&results[0]), &truth, 0.0, 0.0);
+            }
+            // In f32 nothing is rounded.
+            let expected = Expected { truth: &truth, naive: None, width: c, factor: 1.0, f32: (0.0, 0.0) };
+            device.agrees(reason, &results[0], expected);
+            let dtable = backward(&device, &tokens, &dout, &before, (scale, c));
             if device.is_cpu() {
                 // The previous contents are the gradient of Σ before · table.
                 gradient_of(reason, &dtable, &table64, 40, &mut random, |table| {
-                    inner(&embed(table, &tokens, c), &dout) + inner(table, &before)
+                    inner(&scaled(table), &dout) + inner(table, &before)
                 });
             } else {
-                let cpu = backward(&Device::Cpu, &tokens, &dout, &before, c);
+                let cpu = backward(&Device::Cpu, &tokens, &dout, &before, (scale, c));
                 close(reason, &dtable, &wide(&cpu), 1e-6, 1e-6);
             }
         }
@@ -66,7 +78,7 @@ fn forward_and_backward_agree() {
 fn gradients_of_a_token_add_up_in_row_order() {
     // In f32 the order matters: (1 + 2⁻²⁴) + 2⁻²⁴ = 1, but 1 + (2⁻²⁴ + 2⁻²⁴) > 1.
     let tiny = 2f32.powi(-24);
-    assert_eq!(backward(&Device::Cpu, &[0, 0, 0], &[1.0, tiny, tiny], &[0.0], 1), [1.0]);
+    assert_eq!(backward(&Device::Cpu, &[0, 0, 0], &[1.0, tiny, tiny], &[0.0], (1.0, 1)), [1.0]);
 }
 
 #[test]

@@ -25,11 +25,23 @@ const SIZES: &[(usize, usize, usize, usize, &str)] = &[
     (70, 1030, 9, 0, "forward sums in five chunks"),
 ];
 
-fn sizes(device: &Device) -> impl Iterator<Item = (Linear, &'static str)> {
+/// With factors of the matmul.
+fn sizes(device: &Device) -> impl Iterator<Item = (Linear, f32, &'static str)> {
     let sizes =
         SIZES.iter().map(|&(n, k, m, more, reason)| (Linear { n, k, m, out_stride: m + more }, reason));
     let vectors = |size: &Linear| device.takes_columns(size.k) && device.takes_columns(size.out_stride);
-    sizes.filter(move |(sizes, _)| vectors(sizes)).collect::<Vec<_>>().into_iter()
+    let sizes = sizes.filter(|(sizes, _)| vectors(sizes));
+    sizes
+        .flat_map(|(sizes, reason)| SCALES.map(|scale| (sizes, scale, reason)))
+        .collect::<Vec<_>>()
+        .into_iter()
+}
+
+const SCALES: [f32; 2] = [1.0, 0.22];
+
+fn scaled(scale: f32, mut values: Vec<f64>) -> Vec<f64> {
+    values.iter_mut().for_each(|value| *value *= f64::from(scale));
+    values
 }
 
 /// A dense `[n, m]` in the layout of the layer's output, NaN between rows.
@@ -51,7 +63,7 @@ fn dense(sizes: &Linear, device: &Device, memory: &Memory) -> Vec<f32> {
 fn forward_agrees() {
     for device in Device::all() {
         let mut random = Random::new(3);
-        for (sizes, reason) in sizes(&device) {
+        for (sizes, scale, reason) in sizes(&device) {
             let Linear { n, k, m, out_stride } = sizes;
             let (x, weight) = (device.stored(random.f32s(n * k, 1.0)), random.bf16s(m * k, 1.0));
             let (residual, bias) = (device.stored(random.f32s(n * m, 3.0)), random.bf16s(m, 3.0));
@@ -66,8 +78,7 @@ fn forward_agrees() {
                     let (residual, bias) = (residual.map(Memory::span), bias.map(Memory::span));
                     spans::run(
                         kernels,
-                        &LinearForward { out: out.span(), x, weight, residual, bias, scale: 1.0, sizes }
-                            .into(),
+                        &LinearForward { out: out.span(), x, weight, residual, bias, scale, sizes }.into(),
                     );
                 };
                 add(&plain, None, None);
@@ -82,7 +93,7 @@ fn forward_agrees() {
                 let expected = Expected { truth, naive: None, width: m, factor: 2.0, f32: (1e-5, 1e-6) };
                 device.agrees(reason, &result, expected);
             };
-            let plain = matmul(&wide(&x), &wide(&weight), k);
+            let plain = scaled(scale, matmul(&wide(&x), &wide(&weight), k));
             agrees(&results[0], &plain);
             agrees(&results[3], &added_bias(&plain, &wide(&bias)));
             let sum: Vec<f64> = plain.iter().zip(&residual).map(|(e, r)| e + f64::from(*r)).collect();
@@ -104,6 +115,7 @@ fn forward_agrees() {
 
 struct Backward {
     sizes: Linear,
+    scale: f32,
     x: Vec<f32>,
     weight: Vec<f32>,
     dout: Vec<f32>,
@@ -114,7 +126,8 @@ struct Backward {
 impl Backward {
     /// Sets dx and dweight, then adds to both.
     fn run(&self, device: &Device) -> Vec<Memory> {
-        let (sizes, Linear { n, k, m, .. }) = (self.sizes, self.sizes);
+        let Backward { sizes, scale, .. } = *self;
+        let Linear { n, k, m, .. } = sizes;
         let (x, weight) = (device.activations(&self.x), device.bf16s(&self.weight));
         let dout = device.activations(&strided(&sizes, &self.dout));
         device.run(|kernels| {
@@ -124,14 +137,11 @@ impl Backward {
             let (x, weight, dout) = (x.span(), weight.span(), dout.span());
             for (write, dx, dweight) in [(Write::Set, &dx, &dweight), (Write::Add, &dx_sum, &dweight_sum)] {
                 let (dx, dx_write) = (dx.span(), write);
-                spans::run(
-                    kernels,
-                    &LinearBackwardInput { dx, dout, weight, scale: 1.0, dx_write, sizes }.into(),
-                );
+                spans::run(kernels, &LinearBackwardInput { dx, dout, weight, scale, dx_write, sizes }.into());
                 let (dweight, dweight_write) = (dweight.span(), write);
                 spans::run(
                     kernels,
-                    &LinearBackwardWeight { dweight, dout, x, scale: 1.0, dweight_write, sizes }.into(),
+                    &LinearBackwardWeight { dweight, dout, x, scale, dweight_write, sizes }.into(),
                 );
             }
             vec![dx, dweight, dx_sum, dweight_sum]
@@ -143,10 +153,11 @@ impl Backward {
 fn backward_agrees() {
     for device in Device::all() {
         let mut random = Random::new(4);
-        for (sizes, reason) in sizes(&device) {
+        for (sizes, scale, reason) in sizes(&device) {
             let Linear { n, k, m, .. } = sizes;
             let case = Backward {
                 sizes,
+                scale,
                 x: device.stored(random.f32s(n * k, 1.0)),
                 weight: random.bf16s(m * k, 1.0),
                 dout: device.stored(random.f32s(n * m, 1.0)),
@@ -159,10 +170,10 @@ fn backward_agrees() {
                 let (dx, dx_sum) = (results[0].read_f32(), results[2].read_f32());
                 let (x64, weight64) = (wide(&case.x), wide(&case.weight));
                 gradient_of("dx", &dx, &x64, 12, &mut random, |x| {
-                    inner(&matmul(x, &weight64, k), &case.dout)
+                    inner(&scaled(scale, matmul(x, &weight64, k)), &case.dout)
                 });
                 gradient_of("dweight", &dweight, &weight64, 12, &mut random, |weight| {
-                    inner(&matmul(&x64, weight, k), &case.dout)
+                    inner(&scaled(scale, matmul(&x64, weight, k)), &case.dout)
                 });
                 added("dx", &dx_sum, &case.dx_before, &dx);
             } else {

@@ -5,7 +5,7 @@ use horizon::ops::{Heads, NormSpan, QkNormBackward, QkNormForward, Write};
 use support::reference::compare::{added, close, gradient_of, inner};
 use support::reference::device::{Device, Expected};
 use support::reference::memory::Memory;
-use support::reference::{Random, qk_norm, wide};
+use support::reference::{Random, gain, qk_norm, wide};
 use support::spans;
 
 const EPS: f32 = 1e-5;
@@ -20,7 +20,13 @@ const SIZES: &[(usize, usize, usize, usize, &str)] = &[
     (33, 3, 1, 128, "large heads, an odd number of them"),
 ];
 
+/// The columns that are normalised together, and the offset.
+const OPTIONS: [(NormSpan, f32); 4] =
+    [(NormSpan::Head, 0.0), (NormSpan::Head, 1.0), (NormSpan::AllHeads, 0.0), (NormSpan::AllHeads, 1.0)];
+
 struct Case {
+    span: NormSpan,
+    offset: f32,
     n: usize,
     dims: Dims,
     qkv: Vec<f32>,
@@ -32,12 +38,22 @@ impl Case {
     /// The expected `out` and `rstd`.
     fn truth(&self) -> (Vec<f64>, Vec<f64>) {
         let [q, k] = self.weights.each_ref().map(|weight| wide(weight));
-        qk_norm(&wide(&self.qkv), [&q, &k], f64::from(EPS), &self.dims)
+        self.reference(&wide(&self.qkv), [&q, &k])
+    }
+
+    fn reference(&self, qkv: &[f64], weights: [&[f64]; 2]) -> (Vec<f64>, Vec<f64>) {
+        let [q, k] = weights.map(|weight| gain(weight, self.offset));
+        qk_norm(qkv, [&q, &k], f64::from(EPS), &self.dims)
+    }
+
+    /// Lengths of the weights of queries and keys.
+    fn widths(&self) -> [usize; 2] {
+        self.weights.each_ref().map(Vec::len)
     }
 
     /// The gradients, set or added to `before` as `write` says.
     fn backward(&self, device: &Device, dout: &[f32], before: &[Vec<f32>; 2], write: Write) -> Vec<Memory> {
-        let (n, d) = (self.n, self.dims.d);
+        let Case { span, offset, n, .. } = *self;
         let rstd: Vec<f32> = self.truth().1.iter().map(|&r| r as f32).collect();
         let (qkv, rstd) = (device.activations(&self.qkv), device.f32s(&rstd));
         let weights = self.weights.each_ref().map(|weight| device.bf16s(weight));
@@ -46,7 +62,7 @@ impl Case {
         device.run(|k| {
             let dqkv = device.activations(dout);
             let dweights = before.each_ref().map(|before| match write {
-                Write::Set => device.poisoned(d * 4),
+                Write::Set => device.poisoned(before.len() * 4),
                 Write::Add => device.f32s(before),
             });
             let [dq_weight, dk_weight] = dweights.each_ref().map(Memory::span);
@@ -58,8 +74,8 @@ impl Case {
                 rstd: rstd.span(),
                 q_weight,
                 k_weight,
-                span: NormSpan::Head,
-                offset: 0.0,
+                span,
+                offset,
                 dweight_write,
                 n,
                 heads,
@@ -75,8 +91,11 @@ fn cases(device: &Device, random: &mut Random) -> Vec<Case> {
     let mut cases = Vec::new();
     for &(n, h, g, d, reason) in SIZES.iter().filter(|size| device.takes_heads(size.3)) {
         let dims = Dims { c: 1, h, g, d, f: 1, v: 1, l: 1 };
-        let qkv = device.stored(random.f32s(n * dims.qkv(), 2.0));
-        cases.push(Case { n, dims, qkv, weights: [random.bf16s(d, 1.5), random.bf16s(d, 1.5)], reason });
+        for (span, offset) in OPTIONS {
+            let qkv = device.stored(random.f32s(n * dims.qkv(), 2.0));
+            let weights = span.widths(&Heads::from(&dims)).map(|width| random.bf16s(width, 1.5));
+            cases.push(Case { span, offset, n, dims, qkv, weights, reason });
+        }
     }
     cases
 }
@@ -86,14 +105,14 @@ fn forward_agrees() {
     for device in Device::all() {
         let mut random = Random::new(31);
         for case in cases(&device, &mut random) {
-            let Case { n, dims, reason, .. } = case;
+            let Case { span, offset, n, dims, reason, .. } = case;
             let qkv = device.activations(&case.qkv);
             let weights = case.weights.each_ref().map(|weight| device.bf16s(weight));
             let [q_weight, k_weight] = weights.each_ref().map(Memory::span);
             let (eps, heads, qkv) = (EPS, Heads::from(&dims), qkv.span());
             let results = device.run(|k| {
                 let out = device.poisoned_activations(n * dims.qkv());
-                let rstd = device.poisoned(n * (dims.h + dims.g) * 4);
+                let rstd = device.poisoned(n * span.spans(&heads) * 4);
                 let (out_span, rstd_span) = (out.span(), rstd.span());
                 let forward = QkNormForward {
                     out: out_span,
@@ -101,8 +120,8 @@ fn forward_agrees() {
                     qkv,
                     q_weight,
                     k_weight,
-                    span: NormSpan::Head,
-                    offset: 0.0,
+                    span,
+                    offset,
                     eps,
                     n,
                     heads,
@@ -126,16 +145,14 @@ fn backward_agrees() {
         for case in cases(&device, &mut random) {
             let Case { n, dims, reason, .. } = case;
             let dout = device.stored(random.f32s(n * dims.qkv(), 1.0));
-            let before = [random.f32s(dims.d, 1.0), random.f32s(dims.d, 1.0)];
+            let before = case.widths().map(|width| random.f32s(width, 1.0));
             let [set, sum] =
                 [Write::Set, Write::Add].map(|write| case.backward(&device, &dout, &before, write));
             let [dq, dk] = [1, 2].map(|at| set[at].read_f32());
             if device.is_cpu() {
                 let qkv64 = wide(&case.qkv);
                 let [q64, k64] = case.weights.each_ref().map(|weight| wide(weight));
-                let loss = |qkv: &[f64], q: &[f64], k: &[f64]| {
-                    inner(&qk_norm(qkv, [q, k], f64::from(EPS), &dims).0, &dout)
-                };
+                let loss = |qkv: &[f64], q: &[f64], k: &[f64]| inner(&case.reference(qkv, [q, k]).0, &dout);
                 let dqkv = device.read(&set[0]);
                 gradient_of(reason, &dqkv, &qkv64, 60, &mut random, |qkv| loss(qkv, &q64, &k64));
                 gradient_of(reason, &dq, &q64, 40, &mut random, |q| loss(&qkv64, q, &k64));

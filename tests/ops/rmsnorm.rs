@@ -4,39 +4,56 @@ use horizon::ops::{RmsnormBackward, RmsnormForward, Write};
 use support::reference::compare::{added, close, gradient_of, inner};
 use support::reference::device::{Device, Expected};
 use support::reference::memory::Memory;
-use support::reference::{Random, SIZES, rmsnorm, wide};
+use support::reference::{Random, SIZES, gain, rmsnorm, wide};
 use support::spans;
 
 const EPS: f32 = 1e-5;
 
+/// Added to the weights.
+const OFFSETS: [f32; 2] = [0.0, 1.0];
+
+/// Without a residual, with one, and with one in the output.
 #[test]
 fn forward_agrees() {
     for device in Device::all() {
         let mut random = Random::new(1);
-        for &(n, c, reason) in SIZES.iter().filter(|(_, c, _)| device.takes_columns(*c)) {
+        let sizes = SIZES.iter().filter(|(_, c, _)| device.takes_columns(*c));
+        for (&(n, c, reason), offset) in sizes.flat_map(|size| OFFSETS.map(|offset| (size, offset))) {
             let (x, weight) = (device.stored(random.f32s(n * c, 2.0)), random.bf16s(c, 1.5));
+            let residual = device.stored(random.f32s(n * c, 3.0));
             let (x_memory, weight_memory) = (device.activations(&x), device.bf16s(&weight));
+            let residual_memory = device.activations(&residual);
             let results = device.run(|k| {
-                let (out, rstd) = (device.poisoned_activations(n * c), device.poisoned(n * 4));
-                let (x, weight) = (x_memory.span(), weight_memory.span());
-                let forward = RmsnormForward {
-                    out: out.span(),
-                    rstd: rstd.span(),
-                    x,
-                    weight,
-                    residual: None,
-                    offset: 0.0,
-                    eps: EPS,
-                    n,
-                    c,
-                };
-                spans::run(k, &forward.into());
-                vec![out, rstd]
+                let [plain, sum] = [0; 2].map(|_| device.poisoned_activations(n * c));
+                let over = device.activations(&residual);
+                let rstds = [0; 3].map(|_| device.poisoned(n * 4));
+                let residuals = [None, Some(&residual_memory), Some(&over)];
+                for ((out, residual), rstd) in [&plain, &sum, &over].into_iter().zip(residuals).zip(&rstds) {
+                    let forward = RmsnormForward {
+                        out: out.span(),
+                        rstd: rstd.span(),
+                        x: x_memory.span(),
+                        weight: weight_memory.span(),
+                        residual: residual.map(Memory::span),
+                        offset,
+                        eps: EPS,
+                        n,
+                        c,
+                    };
+                    spans::run(k, &forward.into());
+                }
+                [plain, sum, over].into_iter().chain(rstds).collect()
             });
-            let (out, rstd) = rmsnorm(&wide(&x), &wide(&weight), f64::from(EPS), c);
+            let (out, rstd) = rmsnorm(&wide(&x), &gain(&wide(&weight), offset), f64::from(EPS), c);
             let expected = Expected { truth: &out, naive: None, width: c, factor: 2.0, f32: (2e-6, 0.0) };
             device.agrees(reason, &results[0], expected);
-            close("rstd", &results[1].read_f32(), &rstd, 2e-6, 0.0);
+            let sum: Vec<f64> = out.iter().zip(&residual).map(|(out, r)| out + f64::from(*r)).collect();
+            let expected = Expected { truth: &sum, naive: None, width: c, factor: 2.0, f32: (2e-6, 2e-6) };
+            device.agrees(reason, &results[1], expected);
+            assert_eq!(results[1].bytes(), results[2].bytes(), "{reason}: out is the residual");
+            for result in &results[3..] {
+                close("rstd", &result.read_f32(), &rstd, 2e-6, 0.0);
+            }
         }
     }
 }
@@ -51,12 +68,13 @@ struct Backward {
     dx_before: Vec<f32>,
     dweight_before: Vec<f32>,
     rstd: Vec<f32>,
+    offset: f32,
 }
 
 impl Backward {
     /// Sets dx and dweight; adds to both; sets both with dx in place of x.
     fn run(&self, device: &Device) -> [Vec<Memory>; 3] {
-        let Backward { n, c, .. } = *self;
+        let Backward { n, c, offset, .. } = *self;
         let (x, weight, dout) =
             (device.activations(&self.x), device.bf16s(&self.weight), device.activations(&self.dout));
         let rstd = device.f32s(&self.rstd);
@@ -70,7 +88,7 @@ impl Backward {
                     x: if in_place { dx.span() } else { x.span() },
                     rstd: rstd.span(),
                     weight: weight.span(),
-                    offset: 0.0,
+                    offset,
                     dx_write: write,
                     dweight_write: write,
                     n,
@@ -102,22 +120,22 @@ fn backward_agrees() {
     const EPS: f32 = 0.01;
     for device in Device::all() {
         let mut random = Random::new(2);
-        for &(n, c, reason) in SIZES.iter().filter(|(_, c, _)| device.takes_columns(*c)) {
+        let sizes = SIZES.iter().filter(|(_, c, _)| device.takes_columns(*c));
+        for (&(n, c, reason), offset) in sizes.flat_map(|size| OFFSETS.map(|offset| (size, offset))) {
             let (x, weight) = (device.stored(random.f32s(n * c, 2.0)), random.bf16s(c, 1.5));
             let (x64, weight64) = (wide(&x), wide(&weight));
+            let out = |x: &[f64], weight: &[f64]| rmsnorm(x, &gain(weight, offset), f64::from(EPS), c).0;
             let (_, rstd) = rmsnorm(&x64, &weight64, f64::from(EPS), c);
             let rstd = rstd.iter().map(|&r| r as f32).collect();
             let [dout, dx_before] = [1.0, 1.0].map(|scale| device.stored(random.f32s(n * c, scale)));
             let dweight_before = random.f32s(c, 1.0);
-            let case = Backward { n, c, x, weight, dout, dx_before, dweight_before, rstd };
+            let case = Backward { n, c, x, weight, dout, dx_before, dweight_before, rstd, offset };
             let [set, sum, over] = case.run(&device);
             let (dx, dweight) = (device.read(&set[0]), set[1].read_f32());
             if device.is_cpu() {
-                gradient_of("dx", &dx, &x64, 40, &mut random, |x| {
-                    inner(&rmsnorm(x, &weight64, f64::from(EPS), c).0, &case.dout)
-                });
+                gradient_of("dx", &dx, &x64, 40, &mut random, |x| inner(&out(x, &weight64), &case.dout));
                 gradient_of("dweight", &dweight, &weight64, 40, &mut random, |weight| {
-                    inner(&rmsnorm(&x64, weight, f64::from(EPS), c).0, &case.dout)
+                    inner(&out(&x64, weight), &case.dout)
                 });
                 added("dx", &sum[0].read_f32(), &case.dx_before, &dx);
             } else {

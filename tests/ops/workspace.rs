@@ -2,7 +2,7 @@
 
 use horizon::base::{Dims, Shape, Status};
 use horizon::ops::cuda::workspace::{self, ALIGNMENT, GEMM_BYTES, supports};
-use horizon::ops::{Activation, GluForward, Kernels, RmsnormForward};
+use horizon::ops::{Activation, GluForward, Kernels, NormSpan, RmsnormForward};
 use support::reference::cuda::Cuda;
 use support::reference::memory::Memory;
 use support::spans;
@@ -11,7 +11,7 @@ const DIMS: Dims = Dims { c: 4096, h: 32, g: 8, d: 128, f: 14336, v: 128_256, l:
 
 #[test]
 fn unsupported_models_are_refused_by_name() {
-    supports(&DIMS, Shape { b: 4, t: 4096 }).expect("a common model");
+    supports(&DIMS, DIMS.d, None, Shape { b: 4, t: 4096 }).expect("a common model");
     for (dims, words) in [
         (Dims { d: 80, ..DIMS }, ["head_dim", "80"]),
         (Dims { c: 4100, ..DIMS }, ["hidden_size", "4100"]),
@@ -19,13 +19,18 @@ fn unsupported_models_are_refused_by_name() {
         (Dims { f: 14337, ..DIMS }, ["intermediate_size", "14337"]),
         (Dims { h: 1 << 20, ..DIMS }, ["1048576 heads", "4 × 4096"]),
     ] {
-        let error = supports(&dims, Shape { b: 4, t: 4096 }).unwrap_err();
+        let error = supports(&dims, dims.d, None, Shape { b: 4, t: 4096 }).unwrap_err();
         assert_eq!(error.status(), Status::Unsupported);
         assert!(words.iter().all(|word| error.message().contains(word)), "{error}");
     }
+    let shape = Shape { b: 1, t: 64 };
+    let partial = supports(&DIMS, 72, None, shape).unwrap_err();
+    assert!(partial.message().contains("multiple of 16, not 72"), "{partial}");
+    let wide = supports(&Dims { h: 136, ..DIMS }, 128, Some(NormSpan::AllHeads), shape).unwrap_err();
+    assert!(wide.message().contains("at most 16384, not 17408"), "{wide}");
     let rows_max = i32::MAX as usize / 32 - 255;
-    supports(&DIMS, Shape { b: 1, t: rows_max }).expect("the maximum number of rows");
-    supports(&DIMS, Shape { b: 1, t: rows_max + 1 }).expect_err("one row more");
+    supports(&DIMS, DIMS.d, None, Shape { b: 1, t: rows_max }).expect("the maximum number of rows");
+    supports(&DIMS, DIMS.d, None, Shape { b: 1, t: rows_max + 1 }).expect_err("one row more");
 }
 
 #[test]

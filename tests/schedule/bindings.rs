@@ -4,7 +4,7 @@
 use std::collections::{HashMap, HashSet};
 
 use horizon::base::{DType, Dims, Shape};
-use horizon::model::{Base, External, Layout, ModelConfig, Passes, Sizes};
+use horizon::model::{Base, External, Layout, ModelConfig, Norms, Passes, Sizes};
 use horizon::ops::{Access as Use, NormSpan};
 use horizon::schedule::{Access, Geometry, List, Resource};
 use proptest::prelude::*;
@@ -14,8 +14,9 @@ use crate::cases::{any_case, cases};
 /// The passes of a small model of this geometry.
 fn passes(geometry: &Geometry) -> Passes {
     let dims = Dims { c: 8, h: 2, g: 1, d: 4, f: 6, v: 11, l: geometry.layers };
-    let config =
-        ModelConfig { tied: geometry.tied, qk_norm: Some(NormSpan::Head), ..ModelConfig::llama(dims) };
+    let norms = [Norms::Before, Norms::After, Norms::Around][geometry.layers % 3];
+    let qk_norm = Some(NormSpan::Head);
+    let config = ModelConfig { tied: geometry.tied, norms, qk_norm, ..ModelConfig::llama(dims) };
     let sizes = Sizes { shape: Shape { b: 1, t: 8 }, logits_chunk: 3, activation_dtype: DType::F32 };
     Passes::new(&config, &Layout::new(&config), sizes)
 }

@@ -17,8 +17,8 @@ use horizon::ops::cuda::measure::{self, AttentionTimes};
 use horizon::ops::cuda::table::{Attention, Choice, Key, Table};
 use horizon::ops::cuda::{CudaKernels, attention, workspace};
 use horizon::ops::{
-    Access, Contract, Element, Field, Flops, Heads, Kernels, Linear, LinearForward, Op, Operand, Rope,
-    RopeDirection, Rotation, Scalars, Write, Zero,
+    Access, Activation, Contract, Element, Field, Flops, GluForward, Heads, Kernels, Linear, LinearForward,
+    NormSpan, Op, Operand, QkNormForward, QueryScaling, Rope, RopeDirection, Rotation, Scalars, Write, Zero,
 };
 use horizon::sys::cuda::cublaslt::{Addresses, Algorithm, CublasLt, Descriptors, Handle, Layout, Limits};
 use horizon::sys::cuda::{
@@ -125,7 +125,8 @@ fn ops_are_plain_data_until_unsafe_code_runs_them() {
     drop(device);
     let sizes = Linear { n: usize::MAX, k: usize::MAX, m: 3, out_stride: 0 };
     let heads = Heads { h: usize::MAX, g: 1, d: usize::MAX };
-    let ops: [Op; 3] = [
+    let queries = Some(QueryScaling { beta: f32::NAN, positions: 0 });
+    let ops: [Op; 5] = [
         Zero { out: span, bytes: usize::MAX }.into(),
         LinearForward {
             out: span,
@@ -142,7 +143,21 @@ fn ops_are_plain_data_until_unsafe_code_runs_them() {
             positions: span,
             inv_freq: span,
             direction: RopeDirection::Backward,
-            rotation: Rotation::whole(&heads),
+            rotation: Rotation { r: usize::MAX, queries, ..Rotation::whole(&heads) },
+            n: usize::MAX,
+            heads,
+        }
+        .into(),
+        GluForward { out: span, gate_up: span, activation: Activation::GeluTanh, n: usize::MAX, f: 3 }.into(),
+        QkNormForward {
+            out: span,
+            rstd: span,
+            qkv: span,
+            q_weight: span,
+            k_weight: span,
+            span: NormSpan::AllHeads,
+            offset: f32::NAN,
+            eps: f32::INFINITY,
             n: usize::MAX,
             heads,
         }
@@ -253,7 +268,7 @@ fn gemms_and_tables_are_checked() {
     let times = AttentionTimes { by: Attention::Mma, forward_ns: u64::MAX, backward_ns: 0 };
     let dims = Dims { c: 0, h: 0, g: 0, d: 0, f: 0, v: 0, l: 0 };
     survives(|| times.describe(&dims, Shape { b: 0, t: 0 }));
-    survives(|| workspace::supports(&dims, Shape { b: usize::MAX, t: 2 }));
+    survives(|| workspace::supports(&dims, 0, Some(NormSpan::AllHeads), Shape { b: usize::MAX, t: 2 }));
     survives(|| workspace::bytes(usize::MAX));
     // These need a CUDA stream of a device, and running them is `unsafe`.
     let _: Option<(CudaKernels, Gemms, Addresses, Algorithm, &mut Clock)> = None;

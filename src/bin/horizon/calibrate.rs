@@ -10,7 +10,6 @@ use horizon::engine::{DeviceChoice, TrainerOptions, autotune};
 use horizon::host::folder::{check_output, check_own, is_stream, write_output};
 use horizon::model::ModelConfig;
 use horizon::ops::cuda::table::Table;
-use horizon::ops::cuda::workspace::supports;
 use serde_json::Value;
 
 use crate::options::CalibrateOptions;
@@ -99,7 +98,7 @@ impl<'a> Tuning<'a> {
         }
         let config = plan::model(model)?;
         let shape = Shape { b: options.micro_batch, t: options.seq_len };
-        supports(&config.dims, shape)?;
+        config.check_cuda(shape)?;
         Ok(Tuning { model, config, trainer: TrainerOptions { device, shape, ..TrainerOptions::default() } })
     }
 

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use horizon::base::{Error, Message, Result, Status};
-use horizon::model::{preset, shape};
+use horizon::model::{preset, shape, shape_id};
 use horizon::train::ModelSource;
 
 /// Opens a folder or a built-in model; see [`ModelSource::open`]. Prints remarks about it.
@@ -24,7 +24,7 @@ fn open_quietly(name: &str, fresh: bool) -> Result<ModelSource> {
     let missing = if Path::new(name).is_file() {
         format!("model {name} is a file; give --model the folder of the model, with config.json and weights")
     } else if shape(name).is_some() {
-        let get = hub_id(name).map_or("give --model a Hugging Face folder".to_owned(), |id| get(&id));
+        let get = shape_id(name).map_or("give --model a Hugging Face folder".to_owned(), get);
         format!(
             "model {name} is a name for `plan` and `calibrate`; here a folder with the model is needed: {get}"
         )
@@ -34,12 +34,6 @@ fn open_quietly(name: &str, fresh: bool) -> Result<ModelSource> {
         return ModelSource::open(name, fresh);
     };
     Err(Error::new(Status::NotFound, missing))
-}
-
-/// The id of a known shape on the Hub; none for a hypothetical model.
-fn hub_id(shape: &str) -> Option<String> {
-    let of = |prefix, id| shape.strip_prefix(prefix).map(|size| format!("{id}{}", size.to_uppercase()));
-    of("llama3.1-", "meta-llama/Llama-3.1-").or_else(|| of("qwen2.5-", "Qwen/Qwen2.5-"))
 }
 
 /// True for ORGANIZATION/NAME.
@@ -60,11 +54,11 @@ mod tests {
     #[test]
     fn known_shapes_have_ids_unless_they_are_hypothetical() {
         for name in shape_names() {
-            let id = hub_id(name);
+            let id = shape_id(name);
             assert_eq!(id.is_none(), name.starts_with("dense-"), "{name}: {id:?}");
-            assert!(id.is_none_or(|id| is_hub_id(&id)), "{name}");
+            assert!(id.is_none_or(is_hub_id), "{name}");
         }
-        assert_eq!(hub_id("qwen2.5-0.5b").as_deref(), Some("Qwen/Qwen2.5-0.5B"));
+        assert_eq!(shape_id("qwen2.5-0.5b"), Some("Qwen/Qwen2.5-0.5B"));
         for path in ["model", "./model", "/model", "a/b/c", "../model", "a/", "a b/c"] {
             assert!(!is_hub_id(path), "{path}");
         }

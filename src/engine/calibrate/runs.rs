@@ -216,7 +216,7 @@ mod tests {
             assert_eq!(uncovered(exact), Some("AdamW of mode streamed"), "{device}");
         }
         for run in runs(DeviceChoice::Cuda(0)) {
-            workspace::supports(&run.dims, run.shape).unwrap();
+            workspace::supports(&run.dims, run.dims.d, None, run.shape).unwrap();
             let plan = run.plan(2, DType::Bf16).unwrap();
             assert!(plan.host.bytes() < 12 << 30, "{run:?} takes {}", plan.host.bytes());
             assert!(plan.device.bytes() < 16 << 30, "{run:?} takes {}", plan.device.bytes());

@@ -3,14 +3,15 @@
 use serde_json::{Map, Value};
 
 use crate::base::{Dims, Error, Result, Status};
-use crate::hf::family::unsupported;
+use crate::hf::family::{Family, unsupported};
 
 /// Keys that an export copies unchanged: they do not affect a training step. `max_window_layers`
 /// has no effect without a window or with `layer_types`.
 pub const CARRIED: &[&str] =
     &["bos_token_id", "eos_token_id", "pad_token_id", "initializer_range", "max_window_layers"];
 
-/// Keys that describe the model; read, or checked against the family's fixed properties.
+/// Keys that describe the model; read, or checked against the family's fixed properties. Those that
+/// few families read are [`Family::reads`].
 const READ: &[&str] = &[
     "attention_bias",
     "head_dim",
@@ -61,7 +62,7 @@ const HARMLESS: &[&[&str]] = &[
         "transformers_version",
         "trust_remote_code",
     ],
-    // Tokens and lengths. `llama3` RoPE reads the original length.
+    // Tokens and lengths. Some types of RoPE read the original length.
     &[
         "add_bos_token",
         "add_eos_token",
@@ -218,19 +219,31 @@ const HARMLESS_SUFFIXES: &[&str] = &["_token_id", "_token_ids", "_version"];
 /// Keys with only some supported values, and the reason shown in errors. Null is allowed, too, but not
 /// in place of [`TRUE`], since code may take it for false.
 const FIXED: &[(&[&str], &[&str], &str)] = &[
-    (&["hidden_act"], &["\"silu\"", "\"swish\""], "only the SiLU activation is supported"),
+    (&["hidden_act"], &["\"gelu_pytorch_tanh\""], "this family reads hidden_activation, which must agree"),
     (&["is_causal", "causal"], TRUE, "only causal attention is supported"),
+    (&["use_bidirectional_attention"], &["false"], "only causal attention is supported"),
+    (&["attn_logit_softcapping", "final_logit_softcapping"], &[], "soft caps are not supported"),
+    (&["attention_out_bias", "lm_head_bias"], &["false"], "this bias is not supported"),
     (&["scale_attn_weights"], TRUE, "attention without scaled scores is not supported"),
     (&["use_rope"], TRUE, "only RoPE is supported"),
     (&["use_rmsnorm", "use_rms_norm"], TRUE, "only RMSNorm is supported"),
     (&["position_embedding_type"], &["\"rope\"", "\"rotary\""], "only RoPE is supported"),
     (&["rope_interleaved"], &["false"], "interleaved RoPE is not supported"),
-    (&["partial_rotary_factor", "rotary_pct", "rotary_percent"], ONE, "partial RoPE is not supported"),
+    (
+        &["partial_rotary_factor", "rotary_pct", "rotary_percent"],
+        ONE,
+        "partial RoPE is not supported in this family",
+    ),
+    (
+        &["full_attn_mod", "interpolate_factor"],
+        ONE,
+        "another value of this key of Phi-4-mini is not supported",
+    ),
     (&["rope_scaling_factor", "rope_ratio"], ONE, "give RoPE scaling as rope_scaling"),
     (
         &["embedding_multiplier", "scale_emb", "residual_multiplier", "logits_scaling", "logit_scale"],
         ONE,
-        "scaled embeddings, residuals and logits are not supported",
+        "scaled embeddings, residuals and logits are not supported in this family",
     ),
     (&["num_experts", "num_local_experts", "first_k_dense_replace"], ZERO, "experts are not supported"),
     (&["num_nextn_predict_layers", "num_mtp_layers", "mtp"], ZERO, "only the next token is predicted"),
@@ -265,9 +278,10 @@ pub const QUANTIZED: &str = "quantized weights cannot be trained: take the model
 ///
 /// An unknown key may be null, false or empty, since that means that a feature is off. Keys of
 /// [`FIXED`] with [`TRUE`] are the features that every model has.
-pub fn refuse_unknown(keys: &Map<String, Value>, dims: &Dims) -> Result<()> {
+pub fn refuse_unknown(family: &Family, keys: &Map<String, Value>, dims: &Dims) -> Result<()> {
     for (key, value) in keys {
-        let known = READ.contains(&&key[..]) || CARRIED.contains(&&key[..]) || is_harmless(key);
+        let known =
+            family.reads(key) || READ.contains(&&key[..]) || CARRIED.contains(&&key[..]) || is_harmless(key);
         if known || fixed(key, value)? || size(key, value, dims)? {
             continue;
         }
@@ -355,6 +369,19 @@ impl Reader<'_> {
 
     pub fn text(&self, key: &str) -> Result<Option<String>> {
         self.get(key, "a string", |value| value.as_str().map(str::to_owned))
+    }
+
+    /// Returns a list of true or false, which may be 1 and 0.
+    pub fn flags(&self, key: &str) -> Result<Option<Vec<bool>>> {
+        let flag = |item: &Value| match item {
+            Value::Bool(flag) => Some(*flag),
+            other => other.as_u64().filter(|&number| number <= 1).map(|number| number == 1),
+        };
+        self.get(key, "a list of 0 and 1", |value| value.as_array()?.iter().map(flag).collect())
+    }
+
+    pub fn numbers(&self, key: &str) -> Result<Option<Vec<f64>>> {
+        self.get(key, "a list of numbers", |value| value.as_array()?.iter().map(Value::as_f64).collect())
     }
 
     pub fn texts(&self, key: &str) -> Result<Option<Vec<String>>> {

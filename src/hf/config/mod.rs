@@ -5,8 +5,10 @@
 //! arithmetic. Any other key is refused unless it is null, false or empty, since an ignored key
 //! might be a soft-cap, a scale or an expert.
 
+mod factors;
 mod json;
 mod keys;
+mod layers;
 mod rope;
 
 use std::path::Path;
@@ -16,13 +18,13 @@ use serde_json::{Map, Value, json};
 use crate::base::format::shortest;
 use crate::base::{DType, Dims, Error, Result, check_f32};
 use crate::hf::companions::{CHAT_TEMPLATE, Companions, GENERATION};
-use crate::hf::family::{AttentionBias, Family, WINDOW_DEFAULT, WINDOW_LAYERS_DEFAULT, Windows, unsupported};
+use crate::hf::family::Family;
 use crate::hf::{CONFIG_BYTES_MAX, contents, file_text};
 use crate::host::input;
-use crate::model::{Biases, LAYERS_MAX, ModelConfig, Rope, Window};
-use crate::ops::NormSpan;
+use crate::model::{LAYERS_MAX, ModelConfig, Rope, RopeScaling};
 pub(super) use keys::QUANTIZED;
 use keys::{CARRIED, Reader, refuse_unknown};
+use layers::Layers;
 
 /// The contents of a model folder, except the weights.
 #[derive(Clone, Debug, PartialEq)]
@@ -71,29 +73,40 @@ impl FolderConfig {
         let family = Family::named(&keys, &mut notes)?;
         let reader = Reader(&keys);
         let dims = dims(family, reader)?;
-        let rope = rope::read(&keys, &mut notes)?;
-        let norm_eps = reader.number("rms_norm_eps")?.unwrap_or(1e-6);
+        let absent = &family.absent;
+        let norm_eps = reader.number("rms_norm_eps")?.unwrap_or(absent.norm_eps);
         check_f32("rms_norm_eps", norm_eps, 0.0)?;
+        // `validate` refuses a larger number of layers; nothing may be allocated for it before.
+        let layers =
+            if dims.l <= LAYERS_MAX { layers::read(family, reader, dims.l)? } else { Layers::default() };
+        let (rope, carried_scaling) = rope::read(family, &keys, &dims, layers.window.is_some(), &mut notes)?;
         let model = ModelConfig {
             dims,
-            tied: reader.flag("tie_word_embeddings")?.unwrap_or(false),
+            tied: reader.flag("tie_word_embeddings")?.unwrap_or(absent.tied),
             norm_eps: norm_eps as f32,
-            rope: Rope { theta: rope.theta, scaling: rope.scaling, ..Rope::default() },
-            positions_max: reader.size("max_position_embeddings")?.unwrap_or(family.positions_max),
-            biases: biases(family, reader)?,
-            qk_norm: family.qk_norm.then_some(NormSpan::Head),
-            // `validate` refuses a larger number of layers; nothing may be allocated for it before.
-            window: if dims.l <= LAYERS_MAX { window(family, reader, dims.l)? } else { None },
+            norms: family.norms,
+            norms_plus_one: family.norms_plus_one,
+            rope: Rope { without: layers.without_rope, ..rope },
+            positions_max: reader.size("max_position_embeddings")?.unwrap_or(absent.positions_max),
+            biases: factors::biases(family, reader)?,
+            qk_norm: family.qk_norm,
+            window: layers.window,
+            activation: factors::activation(family, reader)?,
+            multipliers: factors::multipliers(family, reader, &dims)?,
             split_layers: false,
-            ..ModelConfig::llama(dims)
         };
-        refuse_unknown(&keys, &dims)?;
+        refuse_unknown(family, &keys, &dims)?;
+        notes.extend(dropout_notes(family, reader)?);
         model.validate()?;
+        // transformers reads this key of Phi-3 in generation, also without scaling.
+        let original = family.rotary.only_long.filter(|_| model.rope.scaling == RopeScaling::None);
         let mut carried: Map<_, _> = CARRIED
             .iter()
-            .filter_map(|&key| keys.get(key).map(|value| (key.to_owned(), value.clone())))
+            .copied()
+            .chain(original.map(|_| rope::ORIGINAL))
+            .filter_map(|key| keys.get(key).map(|value| (key.to_owned(), value.clone())))
             .collect();
-        carried.extend(rope.carried.map(|scaling| ("rope_scaling".to_owned(), scaling)));
+        carried.extend(carried_scaling.map(|scaling| ("rope_scaling".to_owned(), scaling)));
         Ok(FolderConfig { model, family, carried, companions: Companions::default(), notes })
     }
 
@@ -104,9 +117,7 @@ impl FolderConfig {
         let mut config = json!({
             "architectures": [self.family.architecture],
             "attention_dropout": 0.0,
-            "bos_token_id": null,
             "eos_token_id": null,
-            "hidden_act": "silu",
             "hidden_size": dims.c,
             "initializer_range": 0.02,
             "intermediate_size": dims.f,
@@ -115,9 +126,8 @@ impl FolderConfig {
             "num_attention_heads": dims.h,
             "num_hidden_layers": dims.l,
             "num_key_value_heads": dims.g,
+            "pad_token_id": null,
             "rms_norm_eps": shortest(model.norm_eps),
-            "rope_scaling": rope::scaling_json(model),
-            "rope_theta": model.rope.theta,
             "tie_word_embeddings": model.tied,
             "torch_dtype": match dtype {
                 DType::F32 => "float32",
@@ -126,39 +136,21 @@ impl FolderConfig {
             "vocab_size": dims.v,
         });
         let keys = config.as_object_mut().expect("an object was just made");
-        // Some families' classes do not know `head_dim`; it is written only if it differs from the
+        if self.family.null_bos {
+            keys.insert("bos_token_id".into(), Value::Null);
+        }
+        // Some families' classes do not know `head_dim`: they have it only if it differs from the
         // default.
         let even = dims.c.is_multiple_of(dims.h).then(|| dims.c / dims.h);
-        if self.family.head_dim.or(even) != Some(dims.d) {
+        if self.family.absent.head_dim.is_some() || even != Some(dims.d) {
             keys.insert("head_dim".into(), dims.d.into());
         }
-        if self.family.attention_bias == AttentionBias::Key {
-            keys.insert("attention_bias".into(), model.biases.qkv.into());
-        }
-        if self.family.mlp_bias {
-            keys.insert("mlp_bias".into(), model.biases.mlp.into());
-        }
-        self.window_keys(keys);
+        keys.extend(self.family.dropouts.iter().map(|&key| (key.to_owned(), 0.0.into())));
+        factors::write(self.family, model, keys);
+        layers::write(self.family, model, keys);
+        rope::write(self.family, model, keys);
         keys.extend(self.carried.iter().map(|(key, value)| (key.clone(), value.clone())));
         config
-    }
-
-    fn window_keys(&self, keys: &mut Map<String, Value>) {
-        let window = self.model.window.as_ref();
-        if self.family.windows == Windows::Never {
-            return;
-        }
-        keys.insert("sliding_window".into(), json!(window.map(|window| window.size)));
-        if self.family.windows == Windows::Chosen {
-            let layers = window.map_or(vec![false; self.model.dims.l], |window| window.layers.clone());
-            // Versions of transformers that do not read `layer_types` use the window in the last
-            // layers.
-            let last = layers.iter().rev().take_while(|&&holds| holds).count();
-            let types: Vec<_> = layers.iter().map(|&holds| if holds { SLIDING } else { FULL }).collect();
-            keys.insert("layer_types".into(), json!(types));
-            keys.insert("max_window_layers".into(), json!(layers.len() - last));
-            keys.insert("use_sliding_window".into(), window.is_some().into());
-        }
     }
 
     /// Replaces the chat template of the folder. Returns whether it differs from the folder's
@@ -192,13 +184,9 @@ impl FolderConfig {
     }
 }
 
-/// Entries of `layer_types`.
-const FULL: &str = "full_attention";
-const SLIDING: &str = "sliding_attention";
-
 fn dims(family: &Family, reader: Reader) -> Result<Dims> {
     let (c, h) = (reader.required("hidden_size")?, reader.required("num_attention_heads")?);
-    let head_dim = reader.size_or("head_dim", family.head_dim)?;
+    let head_dim = reader.size_or("head_dim", family.absent.head_dim)?;
     if head_dim.is_none() && (h == 0 || c % h != 0) {
         return Err(Error::argument(format!(
             "hidden_size is {c}; without head_dim it must be a multiple of num_attention_heads ({h})"
@@ -207,7 +195,7 @@ fn dims(family: &Family, reader: Reader) -> Result<Dims> {
     Ok(Dims {
         c,
         h,
-        g: reader.size_or("num_key_value_heads", family.kv_heads)?.unwrap_or(h),
+        g: reader.size_or("num_key_value_heads", family.absent.kv_heads)?.unwrap_or(h),
         d: head_dim.unwrap_or_else(|| c / h),
         f: reader.required("intermediate_size")?,
         v: reader.required("vocab_size")?,
@@ -215,92 +203,15 @@ fn dims(family: &Family, reader: Reader) -> Result<Dims> {
     })
 }
 
-fn biases(family: &Family, reader: Reader) -> Result<Biases> {
-    let name = family.architecture;
-    let stated = reader.flag("attention_bias")?;
-    let (qkv, o) = match (family.attention_bias, stated) {
-        (AttentionBias::Key, stated) => (stated.unwrap_or(false), stated.unwrap_or(false)),
-        (AttentionBias::Never, Some(true)) => {
-            return Err(unsupported(format!(
-                "attention_bias is true, but the attention projections of {name} have no bias"
-            )));
+/// Notes about dropouts that are not applied.
+fn dropout_notes(family: &Family, reader: Reader) -> Result<Vec<String>> {
+    let mut notes = Vec::new();
+    for key in family.dropouts {
+        if let Some(share) = reader.number(key)?.filter(|&share| share != 0.0) {
+            notes.push(format!("{key} is {share}, but dropout is not supported: training is without it"));
         }
-        (AttentionBias::Never, _) => (false, false),
-        (AttentionBias::Qkv, Some(false)) => {
-            return Err(unsupported(format!(
-                "attention_bias is false, but the query, key and value projections of {name} have a bias"
-            )));
-        }
-        (AttentionBias::Qkv, _) => (true, false),
-    };
-    let mlp = reader.flag("mlp_bias")?.unwrap_or(false);
-    if mlp && !family.mlp_bias {
-        return Err(unsupported(format!("mlp_bias is true, but the MLP projections of {name} have no bias")));
     }
-    Ok(Biases { qkv, o, mlp })
-}
-
-/// Returns the sliding window; `None` if no layer has one.
-fn window(family: &Family, reader: Reader, l: usize) -> Result<Option<Window>> {
-    let name = family.architecture;
-    let types = match reader.texts("layer_types")? {
-        None => None,
-        Some(types) => Some(types.iter().map(|kind| layer_type(kind)).collect::<Result<Vec<_>>>()?),
-    };
-    if let Some(types) = types.as_ref().filter(|types| types.len() != l) {
-        return Err(Error::argument(format!(
-            "layer_types has {} entries, but num_hidden_layers is {l}; they must agree",
-            types.len()
-        )));
-    }
-    let switch = reader.flag("use_sliding_window")?;
-    let stated = reader.size_or("sliding_window", Some(WINDOW_DEFAULT))?;
-    let (size, layers) = match family.windows {
-        Windows::Never => {
-            if let Some(size) = reader.size("sliding_window")?.filter(|_| switch != Some(false)) {
-                return Err(unsupported(format!(
-                    "sliding_window is {size}, but {name} does not support a sliding window"
-                )));
-            }
-            (None, vec![false; l])
-        }
-        Windows::Every => {
-            if let (Some(size), Some(false)) = (stated, switch) {
-                return Err(unsupported(format!(
-                    "use_sliding_window is false, but {name} ignores this key and would use sliding_window \
-                     {size}; set sliding_window to null, or remove use_sliding_window"
-                )));
-            }
-            (stated, vec![stated.is_some(); l])
-        }
-        Windows::Chosen => {
-            let size = stated.filter(|_| switch == Some(true));
-            let from = reader.size("max_window_layers")?.unwrap_or(WINDOW_LAYERS_DEFAULT);
-            let layers = (0..l).map(|layer| size.is_some() && layer >= from).collect();
-            (size, types.clone().unwrap_or(layers))
-        }
-    };
-    if types.is_some_and(|types| types != layers) {
-        return Err(unsupported(format!(
-            "layer_types contradicts the sliding window that {name} would use; they must agree"
-        )));
-    }
-    match size {
-        Some(size) if layers.contains(&true) => Ok(Some(Window { size, layers })),
-        None if layers.contains(&true) => Err(Error::argument(format!(
-            "layer_types has {SLIDING}, but there is no window; set use_sliding_window to true and \
-             sliding_window to a number"
-        ))),
-        _ => Ok(None),
-    }
-}
-
-fn layer_type(kind: &str) -> Result<bool> {
-    match kind {
-        FULL => Ok(false),
-        SLIDING => Ok(true),
-        other => Err(unsupported(format!("layer_types has {other:?}; supported are {FULL} and {SLIDING}"))),
-    }
+    Ok(notes)
 }
 
 #[cfg(test)]

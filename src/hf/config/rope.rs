@@ -1,170 +1,210 @@
 //! RoPE in configs: `rope_theta` and `rope_scaling` (transformers 4), or `rope_parameters`
-//! (transformers 5).
+//! (transformers 5), which some families nest by layer type.
+
+mod scaling;
 
 use serde_json::{Map, Value, json};
 
-use crate::base::{Error, Result};
-use crate::hf::config::keys::{Reader, missing};
-use crate::hf::family::unsupported;
-use crate::model::{ModelConfig, RopeScaling};
+use crate::base::format::shortest;
+use crate::base::{Dims, Error, Result};
+use crate::hf::config::keys::Reader;
+use crate::hf::config::layers::{FULL, SLIDING};
+use crate::hf::family::{Family, Windowed, unsupported};
+use crate::model::{ModelConfig, Rope, RopeScaling};
+pub use scaling::ORIGINAL;
+use scaling::{BETA, Parameters, Surroundings};
 
-const THETA_DEFAULT: f64 = 10_000.0;
+const PARTIAL: &str = "partial_rotary_factor";
+const PARAMETERS: &str = "rope_parameters";
 
-/// Keys that some types of scaling have. Type `default` has none and ignores them, as transformers
-/// does; other types ignore a value of 1, and the original length.
-const SCALING_KEYS: [&str; 11] = [
-    "attention_factor",
-    "beta_fast",
-    "beta_slow",
-    "factor",
-    "finetuned",
-    "high_freq_factor",
-    "long_factor",
-    "low_freq_factor",
-    "mrope_section",
-    "original_max_position_embeddings",
-    "short_factor",
-];
-
-/// RoPE as a config describes it.
-pub struct Rope {
-    /// Base of the rotary frequencies.
-    pub theta: f64,
-    pub scaling: RopeScaling,
-    /// The value of `rope_scaling` that an export has, where `scaling` alone does not describe it.
-    pub carried: Option<Value>,
-}
-
-/// Reads RoPE from the keys of either version of transformers. Adds ignored keys to `notes`.
-pub fn read(keys: &Map<String, Value>, notes: &mut Vec<String>) -> Result<Rope> {
-    let mut theta = Reader(keys).number("rope_theta")?;
-    let mut found: Option<(RopeScaling, Option<Value>)> = None;
-    for name in ["rope_parameters", "rope_scaling"] {
-        let parameters = match keys.get(name) {
-            None | Some(Value::Null) => continue,
-            Some(Value::Object(parameters)) => parameters,
-            Some(other) => {
-                return Err(unsupported(format!("{name} is {other}; it must be an object or null")));
-            }
-        };
-        let nested = Reader(parameters).number("rope_theta").map_err(|error| error.within(name))?;
-        if let (Some(plain), Some(nested)) = (theta, nested)
-            && plain != nested
-        {
-            return Err(Error::argument(format!(
-                "rope_theta is {plain} and {name}.rope_theta is {nested}; they must agree"
-            )));
-        }
-        theta = theta.or(nested);
+/// Reads RoPE from the keys of either version of transformers; and the value of `rope_scaling` for
+/// exports, where the model does not describe it. All layers rotate in the result. Adds ignored keys
+/// to `notes`.
+pub fn read(
+    family: &Family,
+    keys: &Map<String, Value>,
+    dims: &Dims,
+    has_windows: bool,
+    notes: &mut Vec<String>,
+) -> Result<(Rope, Option<Value>)> {
+    let config = Reader(keys);
+    let surroundings = Surroundings { family, config };
+    let (mut places, windowed) = places(family, keys)?;
+    let absent = family.rotary.parameters.map(|text| serde_json::from_str(text).expect("a table's JSON"));
+    if let Some(absent) = absent.as_ref().filter(|_| places.is_empty()) {
+        places.push((PARAMETERS.to_owned(), absent));
+    }
+    let mut theta = config.number("rope_theta")?;
+    let mut partial = config.number(PARTIAL)?.filter(|_| family.rotary.partial.is_some());
+    let mut found: Option<Parameters> = None;
+    for (name, stated) in places {
         let mut remarks = Vec::new();
-        let scaling = scaling_of(parameters, keys, &mut remarks).map_err(|error| error.within(name))?;
+        let parameters = surroundings.read(stated, &mut remarks).map_err(|error| error.within(&name))?;
         notes.extend(remarks.iter().map(|note| format!("{name}.{note}")));
-        if found.as_ref().is_some_and(|found| *found != scaling) {
+        let nested = Reader(stated);
+        theta = agreed("rope_theta", theta, &name, nested.number("rope_theta"))?;
+        partial = agreed(PARTIAL, partial, &name, nested.number(PARTIAL))?;
+        if found.as_ref().is_some_and(|found| *found != parameters) {
             return Err(Error::argument("rope_parameters and rope_scaling differ; they must agree"));
         }
-        found = Some(scaling);
+        found = Some(parameters);
     }
-    let (scaling, carried) = found.unwrap_or_default();
-    Ok(Rope { theta: theta.unwrap_or(THETA_DEFAULT), scaling, carried })
+    let windowed_theta = match &family.rotary.windowed {
+        Some(own) => Some(windowed_theta(own, theta, windowed, surroundings)?),
+        None => None,
+    };
+    let theta = theta.unwrap_or(family.rotary.theta);
+    let Parameters { scaling, carried, queries } = match found {
+        Some(found) => found,
+        None => surroundings.read(&Map::new(), notes)?,
+    };
+    let differs = |own: &f64| has_windows && (*own != theta || scaling != RopeScaling::None);
+    let rope = Rope {
+        theta,
+        windowed_theta: windowed_theta.filter(differs),
+        rotated: rotated(partial.or(family.rotary.partial), dims.d)?,
+        interleaved: family.rotary.interleaved,
+        without: None,
+        queries,
+        scaling,
+    };
+    Ok((rope, carried))
 }
 
-/// Reads the scaling, and the value that an export carries. Adds a note about each key that is
-/// ignored or missing to `notes`.
-fn scaling_of(
-    parameters: &Map<String, Value>,
-    config: &Map<String, Value>,
-    notes: &mut Vec<String>,
-) -> Result<(RopeScaling, Option<Value>)> {
-    let reader = Reader(parameters);
-    let kinds = [reader.text("rope_type")?, reader.text("type")?];
-    let kind = match kinds {
-        [Some(new), Some(old)] if new != old => {
-            return Err(Error::argument(format!("rope_type is {new} and type is {old}; they must agree")));
+/// An object of parameters with its name.
+type Place<'a> = (String, &'a Map<String, Value>);
+
+/// The parameters of layers without a window, and of those with one, if they have their own.
+fn places<'a>(family: &Family, keys: &'a Map<String, Value>) -> Result<(Vec<Place<'a>>, Option<Place<'a>>)> {
+    let (mut full, mut windowed) = (Vec::new(), None);
+    for name in [PARAMETERS, "rope_scaling"] {
+        let Some(parameters) = object(name, keys.get(name))? else { continue };
+        if name != PARAMETERS || family.rotary.windowed.is_none() {
+            full.push((name.to_owned(), parameters));
+            continue;
         }
-        [new, old] => new.or(old),
-    };
-    let number = |key: &str| reader.number(key)?.ok_or_else(|| missing(key));
-    let kind = kind.as_deref().unwrap_or("default");
-    let (scaling, carried, known): (_, _, &[&str]) = match kind {
-        "default" => (RopeScaling::None, None, &[]),
-        "linear" => (RopeScaling::Linear { factor: number("factor")? }, None, &["factor"]),
-        // Up to max_position_embeddings, the longest sequence that is trained on, the frequencies
-        // are not scaled.
-        "dynamic" => {
-            let factor = number("factor")?;
-            RopeScaling::Linear { factor }.validate(1)?;
-            (RopeScaling::None, Some(json!({ "rope_type": "dynamic", "factor": factor })), &["factor"])
+        for (kind, value) in parameters {
+            let name = format!("{name}.{kind}");
+            if ![FULL, SLIDING].contains(&kind.as_str()) {
+                return Err(unsupported(format!(
+                    "{name}: the rope_parameters of {} are those of {FULL} and {SLIDING}",
+                    family.name
+                )));
+            }
+            let Some(parameters) = object(&name, Some(value))? else { continue };
+            if kind == FULL {
+                full.push((name, parameters));
+            } else {
+                windowed = Some((name, parameters));
+            }
         }
-        "llama3" => (
-            RopeScaling::Llama3 {
-                factor: number("factor")?,
-                low: number("low_freq_factor")?,
-                high: number("high_freq_factor")?,
-                original_positions: original_positions(reader, Reader(config), notes)?,
-            },
-            None,
-            &["factor", "low_freq_factor", "high_freq_factor", ORIGINAL],
-        ),
-        other => {
+    }
+    Ok((full, windowed))
+}
+
+fn object<'a>(name: &str, value: Option<&'a Value>) -> Result<Option<&'a Map<String, Value>>> {
+    match value {
+        None | Some(Value::Null) => Ok(None),
+        Some(Value::Object(parameters)) => Ok(Some(parameters)),
+        Some(other) => Err(unsupported(format!("{name} is {other}; it must be an object or null"))),
+    }
+}
+
+/// The value of a key of the config that may also be nested.
+fn agreed(key: &str, plain: Option<f64>, name: &str, nested: Result<Option<f64>>) -> Result<Option<f64>> {
+    match (plain, nested.map_err(|error| error.within(name))?) {
+        (Some(plain), Some(nested)) if plain != nested => {
+            Err(Error::argument(format!("{key} is {plain} and {name}.{key} is {nested}; they must agree")))
+        }
+        (plain, nested) => Ok(plain.or(nested)),
+    }
+}
+
+/// The base of layers with a window. `theta` is that of the others, if it is stated.
+fn windowed_theta(
+    own: &Windowed,
+    theta: Option<f64>,
+    stated: Option<Place>,
+    surroundings: Surroundings,
+) -> Result<f64> {
+    let key = own.key.unwrap_or_default();
+    let plain = surroundings.config.number(key)?;
+    let Some((name, parameters)) = stated else {
+        // transformers 4 has the base of all layers then, transformers 5 its default.
+        if let (None, Some(theta)) = (own.key, theta.filter(|theta| *theta != own.theta)) {
             return Err(unsupported(format!(
-                "rope_type is {other:?}; supported are default, linear, dynamic and llama3"
+                "rope_theta is {theta}, but transformers 5 has {} in layers with a window: state the rope_theta \
+                 of both in {PARAMETERS}.{FULL} and {PARAMETERS}.{SLIDING}",
+                own.theta
             )));
         }
+        return Ok(plain.unwrap_or(own.theta));
     };
-    for (key, value) in parameters {
-        let whole = key == "partial_rotary_factor" && value.as_f64() == Some(1.0);
-        let read =
-            ["rope_theta", "rope_type", "type"].contains(&key.as_str()) || known.contains(&key.as_str());
-        if read || whole || value.is_null() {
-            continue;
-        }
-        // A factor of 1 has no effect with any type.
-        let neutral = value.as_f64() == Some(1.0);
-        if SCALING_KEYS.contains(&key.as_str()) && (known.is_empty() || neutral || key == ORIGINAL) {
-            if !neutral {
-                notes.push(format!("{key} has no effect with rope_type {kind}"));
-            }
-            continue;
-        }
-        return Err(unsupported(format!("{key} is {value}, but this rope_type has no such key")));
+    let scaling =
+        surroundings.read(parameters, &mut Vec::new()).map_err(|error| error.within(&name))?.scaling;
+    if scaling != RopeScaling::None {
+        return Err(unsupported(format!("{name} has RoPE scaling, which is supported in {FULL} alone")));
     }
-    Ok((scaling, carried))
-}
-
-const ORIGINAL: &str = "original_max_position_embeddings";
-
-/// The sequence length before scaling, from the parameters or, as transformers 5 reads it, from the
-/// config around them, where `max_position_embeddings` takes its place (with a note).
-fn original_positions(parameters: Reader, config: Reader, notes: &mut Vec<String>) -> Result<usize> {
-    match (parameters.size(ORIGINAL)?, config.size(ORIGINAL)?) {
-        (Some(inner), Some(outer)) if inner != outer => Err(Error::argument(format!(
-            "{ORIGINAL} is {inner} here and {outer} in the config; transformers 4 uses the first, \
-             transformers 5 the second: they must agree"
+    let nested = Reader(parameters).number("rope_theta").map_err(|error| error.within(&name))?;
+    match (plain, nested) {
+        (Some(plain), Some(nested)) if plain != nested => Err(Error::argument(format!(
+            "{key} is {plain} and {name}.rope_theta is {nested}; they must agree"
         ))),
-        (Some(positions), _) | (None, Some(positions)) => Ok(positions),
-        (None, None) => {
-            let positions = config.size("max_position_embeddings")?.ok_or_else(|| missing(ORIGINAL))?;
-            notes.push(format!(
-                "{ORIGINAL} is missing: max_position_embeddings, {positions}, is used, as in transformers 5"
-            ));
-            Ok(positions)
-        }
+        (plain, nested) => Ok(nested.or(plain).unwrap_or(own.theta)),
     }
 }
 
-/// Returns the value of `rope_scaling`, without `rope_theta`; both versions of transformers read
-/// it.
-pub fn scaling_json(model: &ModelConfig) -> Value {
-    match model.rope.scaling {
-        RopeScaling::None => Value::Null,
-        RopeScaling::Linear { factor } => json!({ "rope_type": "linear", "factor": factor }),
-        RopeScaling::Llama3 { factor, low, high, original_positions } => json!({
-            "rope_type": "llama3",
-            "factor": factor,
-            "low_freq_factor": low,
-            "high_freq_factor": high,
-            "original_max_position_embeddings": original_positions,
-        }),
-        RopeScaling::Yarn { .. } | RopeScaling::Long { .. } => todo!(),
+/// The elements of a head of `d` that rotate; `None` means all.
+fn rotated(partial: Option<f64>, d: usize) -> Result<Option<usize>> {
+    let Some(share) = partial else { return Ok(None) };
+    if !(share > 0.0 && share <= 1.0) {
+        return Err(Error::argument(format!("{PARTIAL} is {share}; it must be above 0, at most 1")));
+    }
+    Ok(Some((d as f64 * share) as usize).filter(|&rotated| rotated != d))
+}
+
+/// The share of which [`rotated`] makes `r`.
+fn share(r: usize, d: usize) -> f64 {
+    let share = r as f64 / d as f64;
+    if (d as f64 * share) as usize == r { share } else { (r as f64 + 0.5) / d as f64 }
+}
+
+/// Adds the keys of RoPE, except those of layers without it.
+pub fn write(family: &Family, model: &ModelConfig, keys: &mut Map<String, Value>) {
+    let (rope, rotary) = (&model.rope, &family.rotary);
+    let scaling = scaling::json(family, model);
+    let nested = |theta: f64, scaling: &Option<Map<String, Value>>| {
+        let mut parameters = scaling.clone().unwrap_or_default();
+        parameters.entry("rope_type").or_insert(json!("default"));
+        parameters.insert("rope_theta".into(), theta.into());
+        parameters
+    };
+    keys.insert("rope_theta".into(), rope.theta.into());
+    if rotary.parameters.is_none() {
+        keys.insert("rope_scaling".into(), json!(scaling));
+    } else {
+        let mut parameters = nested(rope.theta, &scaling);
+        if let Some(queries) = rope.queries {
+            parameters.insert(BETA.into(), shortest(queries.beta).into());
+            parameters.insert(ORIGINAL.into(), queries.positions.into());
+        }
+        keys.insert(PARAMETERS.into(), parameters.into());
+    }
+    if let Some(own) = &rotary.windowed {
+        let theta = match rope.windowed_theta {
+            Some(theta) => theta,
+            None if model.window.is_some() => rope.theta,
+            None => own.theta,
+        };
+        let parameters = json!({ FULL: nested(rope.theta, &scaling), SLIDING: nested(theta, &None) });
+        keys.insert(PARAMETERS.into(), parameters);
+        keys.extend(own.key.map(|key| (key.to_owned(), theta.into())));
+    }
+    if rotary.partial.is_some() {
+        let d = model.dims.d;
+        keys.insert(PARTIAL.into(), share(rope.rotating(d), d).into());
+    }
+    if let RopeScaling::Long { original_positions, .. } = rope.scaling {
+        keys.insert(ORIGINAL.into(), original_positions.into());
     }
 }

@@ -1,6 +1,9 @@
 use super::*;
 use crate::base::Status;
-use crate::model::RopeScaling;
+use crate::model::{Biases, RopeScaling, Window};
+use crate::ops::NormSpan;
+
+mod families;
 
 /// As transformers 4.46 writes it.
 const V4: &str = r#"{
@@ -67,13 +70,24 @@ fn unsupported_values_are_refused_with_the_key() {
         ("rope_scaling", json!({"rope_type": "llama3", "factor": 8.0})),
         ("rope_scaling", json!({"rope_type": "dynamic", "factor": 0.5})),
         ("rope_scaling", json!({"rope_type": "dynamic", "factor": 8.0, "alpha": 1000.0})),
-        ("rope_scaling", json!({"type": "yarn", "factor": 8.0})),
+        ("rope_scaling", json!({"type": "yarn"})),
+        ("rope_scaling", json!({"type": "yarn", "factor": 8.0, "alpha": 1.0})),
+        ("rope_scaling", json!({"type": "ntk", "factor": 8.0})),
         ("rope_scaling", json!({"type": "linear", "rope_type": "default"})),
         ("rope_scaling", json!({"rope_type": "longrope", "short_factor": [1.0]})),
         ("rope_scaling", json!({"rope_type": "linear", "factor": 8.0, "attention_factor": 1.2})),
         ("rope_scaling", json!({"rope_type": "linear", "factor": 0.5})),
         ("rope_scaling", json!({"rope_type": "default", "alpha": 8.0})),
         ("rope_parameters", json!({"rope_type": "yarn", "rope_theta": 500000.0})),
+        ("rope_parameters", json!({"full_attention": {"rope_type": "default", "rope_theta": 500000.0}})),
+        ("rope_local_base_freq", json!(10000.0)),
+        ("no_rope_layers", json!([1, 1, 0])),
+        ("final_logit_softcapping", json!(30.0)),
+        ("use_bidirectional_attention", json!(true)),
+        ("attention_out_bias", json!(true)),
+        ("query_pre_attn_scalar", json!(256)),
+        ("hidden_activation", json!("gelu_pytorch_tanh")),
+        ("sliding_window_pattern", json!(6)),
         ("rope_parameters", json!({"partial_rotary_factor": 0.5, "rope_theta": 500000.0})),
         ("rope_parameters", json!([1])),
         ("rope_parameters", json!({"rope_theta": 1.0})),
@@ -352,6 +366,7 @@ fn published_configs_are_read_and_written_back() {
     let llama = |c, h, g, d, f, v, l| ModelConfig::llama(Dims { c, h, g, d, f, v, l });
     let qwen2 = Biases { qkv: true, o: false, mlp: false };
     let llama3 = |factor| RopeScaling::Llama3 { factor, low: 1.0, high: 4.0, original_positions: 8192 };
+    let theta = |theta| Rope { theta, ..Rope::default() };
     let cases = [
         (
             "Llama 3.2 1B, transformers 4.45",
@@ -366,8 +381,7 @@ fn published_configs_are_read_and_written_back() {
                 "transformers_version": "4.45.0.dev0", "use_cache": true, "vocab_size": 128256}),
             ModelConfig {
                 tied: true,
-                rope_theta: 500_000.0,
-                rope_scaling: llama3(32.0),
+                rope: Rope { theta: 500_000.0, scaling: llama3(32.0), ..Rope::default() },
                 positions_max: 131_072,
                 ..llama(2048, 32, 8, 64, 8192, 128_256, 16)
             },
@@ -383,8 +397,11 @@ fn published_configs_are_read_and_written_back() {
                 "use_cache": true, "vocab_size": 32256}),
             ModelConfig {
                 norm_eps: 1e-6,
-                rope_theta: 100_000.0,
-                rope_scaling: RopeScaling::Linear { factor: 4.0 },
+                rope: Rope {
+                    theta: 100_000.0,
+                    scaling: RopeScaling::Linear { factor: 4.0 },
+                    ..Rope::default()
+                },
                 positions_max: 16384,
                 ..llama(2048, 16, 16, 128, 5504, 32256, 24)
             },
@@ -399,7 +416,7 @@ fn published_configs_are_read_and_written_back() {
                 "high_freq_factor": 4.0, "low_freq_factor": 1.0, "original_max_position_embeddings": 8192}}),
             ModelConfig {
                 norm_eps: 1e-6,
-                rope_scaling: llama3(8.0),
+                rope: Rope { scaling: llama3(8.0), ..Rope::default() },
                 biases: Biases { qkv: true, o: true, mlp: true },
                 ..llama(64, 4, 4, 48, 99, 61, 2)
             },
@@ -429,7 +446,7 @@ fn published_configs_are_read_and_written_back() {
                 "tie_word_embeddings": false, "transformers_version": "5.23.0", "use_cache": true,
                 "vocab_size": 32768}),
             ModelConfig {
-                rope_theta: 1e6,
+                rope: theta(1e6),
                 positions_max: 32768,
                 ..llama(4096, 32, 8, 128, 14336, 32768, 32)
             },
@@ -446,7 +463,7 @@ fn published_configs_are_read_and_written_back() {
             ModelConfig {
                 tied: true,
                 norm_eps: 1e-6,
-                rope_theta: 1e6,
+                rope: theta(1e6),
                 positions_max: 32768,
                 biases: qwen2,
                 ..llama(896, 14, 2, 64, 4864, 151_936, 24)
@@ -479,7 +496,7 @@ fn published_configs_are_read_and_written_back() {
             ModelConfig {
                 tied: true,
                 norm_eps: 1e-6,
-                rope_theta: 1e6,
+                rope: theta(1e6),
                 positions_max: 40960,
                 qk_norm: Some(NormSpan::Head),
                 ..llama(1024, 16, 8, 128, 3072, 151_936, 2)

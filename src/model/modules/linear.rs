@@ -22,7 +22,7 @@ pub struct Tensors<'a> {
     pub weights: &'a [(&'static str, usize)],
     /// `[rows]` each; empty if the layer has no bias.
     pub biases: &'a [(&'static str, usize)],
-    /// The factor of the product.
+    /// The factor of the matmul.
     pub scale: f32,
 }
 

@@ -72,12 +72,16 @@ struct Lifetime {
 }
 
 impl Program {
-    /// Assigns memory to the buffers of a pass that saves activations as `recompute` says.
+    /// Assigns memory to the buffers of a pass that saves activations as `recompute` says. Backward has no memory for
+    /// the unit's output: an op that it repeats for another of its results writes the output to scratch.
     pub(super) fn arrange<'a>(
         &'a self,
         ops: impl Iterator<Item = &'a Op<Value>> + Clone,
         recompute: Recompute,
+        is_backward: bool,
     ) -> Pass {
+        let is_own =
+            |home: Home| home == Home::Own || (is_backward && home == Home::External(External::Output));
         let aligned = |bytes: usize| bytes.next_multiple_of(ALIGNMENT);
         let mut offsets = vec![None; self.buffers.len()];
         let mut saved_bytes = 0;
@@ -92,7 +96,7 @@ impl Program {
             for operand in operands(op) {
                 let (root, _) = self.root(operand.at.buffer);
                 let buffer = root as usize;
-                if self.buffers[buffer].home != Home::Own || offsets[buffer].is_some() {
+                if !is_own(self.buffers[buffer].home) || offsets[buffer].is_some() {
                     continue;
                 }
                 match lifetimes.iter_mut().find(|lifetime| lifetime.buffer == buffer) {
@@ -112,9 +116,9 @@ impl Program {
             let (base, offset) = match self.buffers[root as usize].home {
                 Home::Weights(owner, element) => (Base::Weights(owner), element * DType::Bf16.bytes()),
                 Home::Gradient(owner, element) => (Base::Gradient(owner), element * DType::F32.bytes()),
+                home if is_own(home) => offsets[root as usize].expect("every buffer of an op has memory"),
                 Home::External(external) => (Base::External(external), 0),
-                Home::Own => offsets[root as usize].expect("every buffer of an op has memory"),
-                Home::Slice(..) => unreachable!("slices have no slices"),
+                Home::Own | Home::Slice(..) => unreachable!("slices have no slices"),
             };
             Location { base, offset: offset + within.start, bytes: within.len(), writes }
         };

@@ -79,11 +79,12 @@ pub enum Recompute {
     Full,
     /// Recompute all but attention, whose output and log-sum-exp are saved.
     Linears,
-    /// Recompute the MLP and the first norm; also save queries, keys and values and the
-    /// post-attention residual.
+    /// Recompute the MLP and the first norm; also save queries, keys and values, the post-attention
+    /// residual, and the output of attention if it is normalised.
     Mlp,
-    /// Recompute norms and SwiGLU; also save gate and up. With QK-norm, queries and keys are saved
-    /// before it; QK-norm and RoPE are recomputed.
+    /// Recompute norms and the gated unit; also save gate and up, and the output of the MLP if it is
+    /// normalised. With QK-norm, queries and keys are saved before it; QK-norm and RoPE are
+    /// recomputed.
     Selective,
     /// Recompute nothing; save all that backward reads.
     None,
@@ -192,13 +193,13 @@ impl Program {
 
     /// The forward pass, which saves activations as `recompute` says.
     pub fn forward(&self, recompute: Recompute) -> Pass {
-        self.arrange(self.forward.iter(), recompute)
+        self.arrange(self.forward.iter(), recompute, false)
     }
 
     /// The backward pass. It first recomputes the forward values that it reads and that were not
     /// saved, with the ops of forward and thus the same bits.
     pub fn backward(&self, recompute: Recompute) -> Pass {
-        self.arrange(self.recomputed(recompute).into_iter().chain(&self.backward), recompute)
+        self.arrange(self.recomputed(recompute).into_iter().chain(&self.backward), recompute, true)
     }
 
     /// The forward ops that backward repeats.

@@ -6,9 +6,10 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use super::*;
 use crate::base::{Dims, Shape};
 use crate::model::decoder::{embedding, embedding_gradient, head_program, layer};
-use crate::model::{HeadTask, ModelConfig, Sizes, UnitKind, preset, shape, shape_names};
+use crate::model::{HeadTask, ModelConfig, Norms, Rope, Sizes, UnitKind, Window, preset, shape, shape_names};
 use crate::ops::{
-    Activation, Element, GluBackward, GluForward, NormSpan, RmsnormBackward, RmsnormForward, Write, Zero,
+    Activation, Element, GluBackward, GluForward, Heads, NormSpan, RmsnormBackward, RmsnormForward, Write,
+    Zero,
 };
 
 const WRITES: [Write; 2] = [Write::Set, Write::Add];
@@ -238,6 +239,14 @@ fn configs() -> Vec<ModelConfig> {
         config.qk_norm = (number / 2 == 1).then_some(NormSpan::Head);
         config.biases.qkv = number % 2 == 1;
         (config.biases.o, config.biases.mlp) = (number == 3, number == 3);
+    }
+    for norms in [Norms::After, Norms::Around] {
+        let (qk_norm, window) =
+            (Some(NormSpan::AllHeads), Some(Window { size: 4, layers: vec![true, false] }));
+        let rope = Rope { windowed_theta: Some(500.0), rotated: Some(4), ..Rope::default() };
+        configs.push(ModelConfig { norms, qk_norm, window, rope, ..ModelConfig::llama(dims) });
+        let rope = Rope { without: Some(vec![true, false]), ..Rope::default() };
+        configs.push(ModelConfig { norms, rope, ..ModelConfig::llama(dims) });
     }
     configs.push(ModelConfig::llama(Dims { c: 16, h: 3, g: 3, d: 14, f: 5, v: 11, l: 1 }));
     configs.extend(["tiny", "small"].map(|name| preset(name).unwrap()));
@@ -472,25 +481,33 @@ fn buffers_used_at_the_same_time_are_disjoint_and_within_their_memory() {
 fn memory_is_at_most_that_of_a_manual_layout() {
     let aligned = |bytes: usize| bytes.next_multiple_of(256);
     for config in configs() {
-        let Dims { c, h, g, f, .. } = config.dims;
+        let Dims { c, h, f, .. } = config.dims;
         let (qkv, attention_width) = (config.dims.qkv(), config.dims.attention_width());
         for sizes in sizes() {
             let n = sizes.shape.n();
             let row = |columns: usize| aligned(n * columns * sizes.activation_dtype.bytes());
             let f32s = |columns: usize| aligned(n * columns * 4);
-            let normed = if config.qk_norm.is_some() { row(qkv) + f32s(h + g) } else { 0 };
+            let heads = Heads::from(&config.dims);
+            let normed = config.qk_norm.map_or(0, |span| row(qkv) + f32s(span.spans(&heads)));
+            // Norms in front of attention and of the MLP, and after them.
+            let (before, after) = match config.norms {
+                Norms::Before => (2, 0),
+                Norms::After => (0, 2),
+                Norms::Around => (2, 2),
+            };
+            let rstds = (before + after) * f32s(1);
             // A buffer for each forward value, and one for the temporaries of half a backward.
-            let scratch = 3 * row(c)
-                + 2 * f32s(1)
+            let scratch = (1 + before + after + after / 2) * row(c)
+                + rstds
                 + row(qkv)
                 + normed
                 + row(attention_width)
                 + f32s(h)
                 + (row(2 * f) + row(f)).max(row(attention_width) + row(qkv));
             let attention = row(attention_width) + f32s(h);
-            let mlp = attention + row(qkv) + row(c);
-            let selective = mlp + row(2 * f);
-            let all = selective + normed + 2 * row(c) + 2 * f32s(1) + row(f);
+            let mlp = attention + row(qkv) + (1 + after / 2) * row(c);
+            let selective = mlp + row(2 * f) + after / 2 * row(c);
+            let all = selective + normed + before * row(c) + rstds + row(f);
             let saved = [0, attention, mlp, selective, all];
             for write in WRITES {
                 let program = layer(&config, UnitKind::Layer(0), &sizes, write);

@@ -1,8 +1,8 @@
 //! Addresses of the query, key and value heads in packed rows.
 
 use crate::device::DeviceSpan;
-use crate::ops::{Heads, NormSpan};
 use crate::ops::cuda::address::{bf16s, f32s, on};
+use crate::ops::{Heads, NormSpan};
 use crate::sys::cuda::bindings::hzk_bf16;
 
 impl Heads {

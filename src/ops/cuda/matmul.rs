@@ -83,7 +83,7 @@ impl Gemms {
     }
 
     /// Queues a GEMM. `matrices` are the output and the operands a and b of [`Gemm::operands`];
-    /// `scale` is the factor of their product; `addends` are the residual and the bias, present if
+    /// `scale` is the factor of a · b; `addends` are the residual and the bias, present if
     /// the GEMM has them. N is not 0.
     ///
     /// # Safety

@@ -1,6 +1,7 @@
 //! The models that the CUDA kernels support, and the size of their workspace. Pure.
 
 use crate::base::{Dims, Error, Name, Result, Shape, Status};
+use crate::ops::NormSpan;
 
 /// Head dimensions that the kernels are built for: `with_head_dim` of `csrc/launch.h`.
 pub const HEAD_DIMS: [usize; 4] = [64, 96, 128, 256];
@@ -18,8 +19,8 @@ pub fn bytes(scratch: usize) -> usize {
 }
 
 /// Refuses models that the kernels of `csrc/` do not support (`Unsupported`), naming field and
-/// value.
-pub fn supports(dims: &Dims, shape: Shape) -> Result<()> {
+/// value. The first `rotating` elements of a head rotate; `span` is that of QK-norm.
+pub fn supports(dims: &Dims, rotating: usize, span: Option<NormSpan>, shape: Shape) -> Result<()> {
     const WIDTH_MAX: usize = 16384;
     let Dims { c, h, d, f, .. } = *dims;
     let refuse = |what: String| {
@@ -37,6 +38,17 @@ pub fn supports(dims: &Dims, shape: Shape) -> Result<()> {
     }
     if c > WIDTH_MAX {
         return refuse(format!("hidden_size must be at most {WIDTH_MAX}, not {c}"));
+    }
+    if !rotating.is_multiple_of(16) {
+        return refuse(format!(
+            "the elements of a head that rotate must be a multiple of 16, not {rotating}"
+        ));
+    }
+    let width = dims.attention_width();
+    if span == Some(NormSpan::AllHeads) && width > WIDTH_MAX {
+        return refuse(format!(
+            "QK-norm of all heads needs num_attention_heads × head_dim of at most {WIDTH_MAX}, not {width}"
+        ));
     }
     let rows_max = i32::MAX as usize / h.max(1) - 255;
     if h > 65535 || shape.n() > rows_max {

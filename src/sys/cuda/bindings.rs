@@ -217,8 +217,8 @@ macro_rules! cuda_functions {
     };
     (kernels, $then:ident $($with:tt)*) => {
         $then! { $($with)*
-            fn hzk_embedding_forward(out: *mut hzk_bf16, tokens: *const i32, weight: *const hzk_bf16, scale: f32,
-                N: i64, C: i64, V: i64, stream: hzk_stream) -> std::ffi::c_int;
+            fn hzk_embedding_forward(out: *mut hzk_bf16, tokens: *const i32, weight: *const hzk_bf16,
+                scale: f32, N: i64, C: i64, V: i64, stream: hzk_stream) -> std::ffi::c_int;
             fn hzk_embedding_backward(dweight: *mut f32, dout: *const hzk_bf16, tokens: *const i32,
                 order: *const i32, first: *const i32, scale: f32, N: i64, U: i64, C: i64, V: i64,
                 stream: hzk_stream) -> std::ffi::c_int;

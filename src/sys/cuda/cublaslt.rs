@@ -268,7 +268,7 @@ impl Handle {
         Ok(found.workspaceSize)
     }
 
-    /// Enqueues a GEMM, whose product is multiplied by `alpha`. `workspace` is an address and a length.
+    /// Enqueues a GEMM. `workspace` is an address and a length.
     ///
     /// # Safety
     /// The operands are matrices of the descriptors' layouts on the handle's device, `bias` is a

@@ -9,8 +9,8 @@ use libfuzzer_sys::fuzz_target;
 fuzz_target!(|text: &[u8]| {
     let Ok(config) = FolderConfig::parse(text) else { return };
     config.model.validate().expect("a parsed config is valid");
-    let (theta, head) = (config.model.rope_theta, config.model.dims.d);
-    assert!(config.model.rope_scaling.inv_freq(theta, head).len() * 2 == head);
+    let (rope, head) = (&config.model.rope, config.model.dims.d);
+    assert!(rope.tables(head, 1).iter().all(|table| table.len() * 2 == rope.rotating(head)));
     Family::of(&config.model).expect("the config names a family");
     for dtype in [DType::Bf16, DType::F32] {
         let written = config.json(dtype).to_string();

@@ -15,8 +15,11 @@ use crate::placement::PlacementOptions;
 pub struct PlanOptions {
     /// Hugging Face folder (only config.json is read), or a model name
     ///
-    /// Names: tiny, small; qwen2.5-0.5b, -1.5b, -3b, -7b, -14b, -32b, -72b; llama3.1-8b, -70b,
-    /// -405b; dense-120b, dense-1t.
+    /// Names: tiny, small; qwen2.5-0.5b, -1.5b, -3b, -7b, -14b, -32b, -72b; qwen3-0.6b, -1.7b, -4b,
+    /// -8b, -14b, -32b; llama3.1-8b, -70b, -405b; gemma3-270m, -1b, -4b, -12b, -27b; phi3.5-3.8b;
+    /// phi4-3.8b, -14b; olmo2-1b, -7b, -13b, -32b; olmo3-7b, -32b; smollm3-3b; ministral3-3b, -8b,
+    /// -14b; glm4-9b, -32b; granite3.3-2b, -8b; seed-oss-36b; exaone4-1.2b, -32b; helium1-2b;
+    /// cwm-32b; dense-120b, dense-1t.
     #[arg(long, help_heading = MODEL, value_name = "DIR|NAME")]
     pub model: String,
 

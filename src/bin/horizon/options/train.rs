@@ -22,8 +22,9 @@ pub struct TrainOptions {
     ///
     /// A folder holds config.json, *.safetensors and, to train on text, tokenizer.json. Without
     /// tokenizer.json, text is read as bytes if the vocabulary has 256 to 384 tokens, and refused
-    /// otherwise. Families: Llama, Mistral, Qwen2 and Qwen3. The built-in models read bytes and
-    /// start from random weights.
+    /// otherwise. The built-in models read bytes and start from random weights. Families, by
+    /// model_type: llama, mistral, qwen2, qwen3, smollm3, granite, seed_oss, phi3, olmo2, olmo3,
+    /// exaone4, glm, glm4, helium, gemma3_text, cwm, ministral3.
     ///
     /// Links are followed. A file that exports copy (tokenizer, chat template, generation config)
     /// may be a link out of the folder only into the Hugging Face cache, to a file of the same name,

@@ -128,7 +128,7 @@ fn names_of_every_family_may_have_wrappers() {
 }
 
 #[test]
-fn tensors_that_a_family_fuses_may_be_unfused() {
+fn tensors_that_a_family_stores_as_one_may_be_separate() {
     let scheme = &schemes()[0];
     let library = tensors_of(&scheme.2, Dtype::BF16);
     let note = "model.layers.0.self_attn.qkv_proj.weight is read from model.layers.0.self_attn.q_proj.weight, \

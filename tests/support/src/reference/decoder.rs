@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use horizon::base::{Dims, Shape};
 use horizon::model::{ModelConfig, Norms};
 
-use super::{Random, attention, bias, cross_entropy, embed, glu, matmul, qk_norm, rmsnorm, rope};
+use super::{Random, attention, bias, cross_entropy, embed, gain, glu, matmul, qk_norm, rmsnorm, rope};
 
 /// One micro-batch.
 pub struct Batch {
@@ -52,11 +52,6 @@ impl Batch {
 /// A decoder's tensors by their Hugging Face names.
 pub type Tensors = HashMap<String, Vec<f64>>;
 
-/// Returns the weight of a norm, or 1 more.
-fn gain(config: &ModelConfig, weight: &[f64]) -> Vec<f64> {
-    weight.iter().map(|weight| f64::from(config.norm_offset()) + weight).collect()
-}
-
 /// The boundary below the head, `[N, C]`.
 fn last_boundary(config: &ModelConfig, tensors: &Tensors, batch: &Batch) -> Vec<f64> {
     let (shape, dims, eps) = (batch.shape, &config.dims, f64::from(config.norm_eps));
@@ -68,7 +63,7 @@ fn last_boundary(config: &ModelConfig, tensors: &Tensors, batch: &Batch) -> Vec<
         let weight = |name: &str| &tensors[&format!("model.layers.{layer}.{name}.weight")][..];
         // Norms that the family does not have are left out.
         let norm = |x: &[f64], name: Option<&str>| match name {
-            Some(name) => rmsnorm(x, &gain(config, weight(name)), eps, c).0,
+            Some(name) => rmsnorm(x, &gain(weight(name), config.norm_offset()), eps, c).0,
             None => x.to_vec(),
         };
         // A matmul plus the bias, if the layer has one.
@@ -97,7 +92,8 @@ fn last_boundary(config: &ModelConfig, tensors: &Tensors, batch: &Batch) -> Vec<
         let row = |n: usize| [&q[n * hd..][..hd], &k[n * gd..][..gd], &v[n * gd..][..gd]].concat();
         let mut qkv: Vec<f64> = (0..shape.n()).flat_map(row).collect();
         if config.qk_norm.is_some() {
-            let [q, k] = ["q", "k"].map(|p| gain(config, weight(&format!("self_attn.{p}_norm"))));
+            let [q, k] =
+                ["q", "k"].map(|p| gain(weight(&format!("self_attn.{p}_norm")), config.norm_offset()));
             qkv = qk_norm(&qkv, [&q, &k], eps, dims).0;
         }
         let window = config.window_of(layer);
@@ -131,7 +127,7 @@ fn add(x: &mut [f64], y: &[f64]) {
 pub fn logits(config: &ModelConfig, tensors: &Tensors, batch: &Batch) -> Vec<f64> {
     let x = last_boundary(config, tensors, batch);
     let c = config.dims.c;
-    let weight = gain(config, &tensors["model.norm.weight"]);
+    let weight = gain(&tensors["model.norm.weight"], config.norm_offset());
     let (normed, _) = rmsnorm(&x, &weight, f64::from(config.norm_eps), c);
     let lm = if config.tied { "model.embed_tokens.weight" } else { "lm_head.weight" };
     let scale = f64::from(config.multipliers.logits);

@@ -76,6 +76,11 @@ pub fn embed(table: &[f64], tokens: &[i32], c: usize) -> Vec<f64> {
     tokens.iter().flat_map(|&token| table[token as usize * c..][..c].iter().copied()).collect()
 }
 
+/// The factors of an RMSNorm: `offset` + weight.
+pub fn gain(weight: &[f64], offset: f32) -> Vec<f64> {
+    weight.iter().map(|weight| f64::from(offset) + weight).collect()
+}
+
 /// Returns the output, and `rstd` = 1/√(mean(x²) + eps) of every row.
 pub fn rmsnorm(x: &[f64], weight: &[f64], eps: f64, c: usize) -> (Vec<f64>, Vec<f64>) {
     let rstd: Vec<f64> = x
