@@ -852,11 +852,12 @@ HZ_CHECKED hz_status_t hz_trainer_model(const hz_trainer_t *trainer, hz_model_co
  * HZ_STATUS_NON_FINITE.
  */
 
-/* A tensor of the model. */
+/* A tensor of the model. Names are as in Hugging Face's Llama, and the same in all families. The weight files of some
+ * families have others, or fuse tensors: Phi-3's qkv_proj is q_proj, k_proj and v_proj here. */
 typedef struct hz_tensor_info_t {
     uint32_t struct_size;
     uint32_t rank;     /* number of dimensions */
-    const char *name;  /* as in Hugging Face, e.g. "model.layers.3.mlp.up_proj.weight"; belongs to the trainer */
+    const char *name;  /* e.g. "model.layers.3.mlp.up_proj.weight"; belongs to the trainer */
     uint64_t shape[4]; /* [out, in] or [C]; 0 from `rank` on */
     uint64_t elements; /* product of the dimensions */
 } hz_tensor_info_t;

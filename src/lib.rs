@@ -74,7 +74,7 @@
 //! let second = trainer.step(&[batch], 1e-3)?;
 //! assert!(second.loss < first.loss);
 //!
-//! // Tensors have their Hugging Face names; values are the f32 master weights.
+//! // Tensors have the names of Llama in transformers; values are the f32 master weights.
 //! let mut norm = vec![0.0; model.model.dims.c];
 //! trainer.read_tensor("model.norm.weight", &mut norm)?;
 //!

@@ -11,6 +11,8 @@
 //!   copied to exports ([`Companions`]) must lie in the folder or the cache, or have its name or a
 //!   hash there.
 //! - An export appears under its final name completely or not at all.
+//! - Names of tensors on disk are those of the family (`tensors.rs`). In the rest of the library, in
+//!   the C API and in options of the command they are the layout's, in every family.
 //!
 //! | in the folder | effect |
 //! |---|---|
@@ -23,6 +25,9 @@
 //! | RoPE of type `dynamic` | unscaled up to `max_position_embeddings`; exported as it was |
 //! | names of tensors with `_orig_mod.`, `module.`, … | read without it, with a note |
 //! | names of tensors without `model.`, or with one more | read as in transformers, with a note |
+//! | tensors of other names than the library's, e.g. GLM-4's norms | translated, here alone |
+//! | fused tensors, e.g. Phi-3's `qkv_proj` | read as their parts; exported fused |
+//! | the parts of a fused tensor instead of it | read, with a note |
 //! | `_extra_state`, `v_head.*`, `score.weight`, `inv_freq`, … | left out, with a note |
 //! | `lm_head.weight` with the values of a tied embedding, in any dtype | left out |
 //! | the same with rounded values | left out, with a note |

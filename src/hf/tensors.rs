@@ -125,6 +125,7 @@ pub fn or_separate(
     let (mut all, mut note) = (Vec::new(), None);
     for whole in stored {
         let parts = &single[whole.first..][..whole.parts.len()];
+        // The name of a renamed tensor in the layout may be another tensor's in the files.
         if parts.len() == 1 || is_there(&whole.name) || !parts.iter().all(|part| is_there(&part.name)) {
             all.push(whole);
             continue;

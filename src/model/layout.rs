@@ -18,7 +18,8 @@ use crate::ops::{NORM_BLOCK, Write};
 /// One named tensor.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TensorLayout {
-    /// The Hugging Face name, e.g. `model.layers.3.self_attn.q_proj.weight`.
+    /// The name, e.g. `model.layers.3.self_attn.q_proj.weight`: as in Hugging Face's Llama, with one
+    /// set of names for all families.
     pub name: String,
     /// Rows and columns `[out, in]`, or `[C]`.
     pub shape: Vec<usize>,
@@ -216,7 +217,7 @@ impl Layout {
         self.units.iter().map(|u| u.elements).sum()
     }
 
-    /// Finds a tensor and its unit by Hugging Face name.
+    /// Finds a tensor and its unit by name.
     pub fn find(&self, name: &str) -> Option<(UnitIndex, &TensorLayout)> {
         self.tensors().find(|(_, tensor)| tensor.name == name)
     }

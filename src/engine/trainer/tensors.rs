@@ -10,8 +10,8 @@ use crate::model::{TensorLayout, fresh_values};
 use crate::schedule::{Access, Content, Resource};
 
 impl Trainer {
-    /// Reads a tensor's f32 master weights by its Hugging Face name, `[out, in]` row-major. Waits
-    /// for AdamW of its unit only.
+    /// Reads a tensor's f32 master weights by its name in the layout, `[out, in]` row-major.
+    /// Waits for AdamW of its unit only.
     ///
     /// Errors: no such tensor (`NotFound`); `out` has another length (`InvalidArgument`).
     pub fn read_tensor(&mut self, name: &str, out: &mut [f32]) -> Result<()> {

@@ -14,8 +14,8 @@ fn model(tied: bool) -> ModelConfig {
 
 /// Returns values that are exact in bf16, f16 and f32.
 fn value(name: &str, element: usize) -> f32 {
-    let name: usize = name.bytes().map(usize::from).sum();
-    ((element * 7 + name * 3) % 64) as f32 / 8.0 - 4.0
+    let name: usize = name.bytes().zip(1..).map(|(byte, at)| usize::from(byte) * at).sum();
+    ((element * 7 + name) % 64) as f32 / 8.0 - 4.0
 }
 
 struct Tensor {

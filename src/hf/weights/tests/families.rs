@@ -132,7 +132,8 @@ fn tensors_that_a_family_stores_as_one_may_be_separate() {
     let scheme = &schemes()[0];
     let library = tensors_of(&scheme.2, Dtype::BF16);
     let note = "model.layers.0.self_attn.qkv_proj.weight is read from model.layers.0.self_attn.q_proj.weight, \
-                model.layers.0.self_attn.k_proj.weight, model.layers.0.self_attn.v_proj.weight; exports have one tensor";
+                model.layers.0.self_attn.k_proj.weight, model.layers.0.self_attn.v_proj.weight; exports have one \
+                tensor";
     assert_eq!(opened_as(&library, scheme).unwrap(), [note]);
     let mut mixed = files_of(scheme, Dtype::BF16);
     mixed.retain(|tensor| tensor.name != "model.layers.1.mlp.gate_up_proj.weight");
