@@ -447,7 +447,9 @@ fn courses_have_the_recorded_digests_in_every_placement() {
             assert_eq!(course.run(&options, manner), digest, "{}: {what} changed a bit", course.name);
         }
         let same = found.iter().find(|(_, other)| **other == json!(digest)).map(|(name, _)| name.clone());
-        assert_eq!(same, None, "{} has the digest of another course", course.name);
+        // Sums by chunks of rows may have the order of the sum over all rows, as with AVX-512.
+        let may_be_equal = course.name.starts_with("logits in chunks");
+        assert!(may_be_equal || same.is_none(), "{} has the digest of {same:?}", course.name);
         assert_eq!(found.insert(course.name.into(), json!(digest)), None, "two courses: {}", course.name);
     }
     let arithmetic = courses[0].open(&courses[0].options).arithmetic();
