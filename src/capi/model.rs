@@ -199,6 +199,7 @@ fn rope(raw: &hz_model_config_t, dims: &Dims) -> Result<Rope> {
 fn rope_scaling(raw: &hz_model_config_t, pairs: usize) -> Result<RopeScaling> {
     let original_positions = raw.rope_original_positions as usize;
     let attention_factor = raw.rope_attention_factor;
+    let truncate = flag(raw.rope_truncate, "rope_truncate")?;
     Ok(match ROPES.value(raw.rope_scaling, "rope_scaling")? {
         Scaling::Plain => RopeScaling::None,
         Scaling::Linear => RopeScaling::Linear { factor: raw.rope_factor },
@@ -214,7 +215,7 @@ fn rope_scaling(raw: &hz_model_config_t, pairs: usize) -> Result<RopeScaling> {
             slow: raw.rope_beta_slow,
             original_positions,
             attention_factor,
-            truncate: flag(raw.rope_truncate, "rope_truncate")?,
+            truncate,
         },
         Scaling::Long => RopeScaling::Long {
             short: factors(&raw.rope_short_factor, pairs)?,

@@ -221,6 +221,8 @@ mod tests {
             rope_low_freq_factor: 1.0,
             rope_high_freq_factor: 2.0,
             rope_original_positions: 1,
+            rope_short_factor: [1.0; 128],
+            rope_long_factor: [1.0; 128],
             ..hz_model_config_t::defaults()
         };
         walk(small, |raw| {

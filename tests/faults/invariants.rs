@@ -16,13 +16,15 @@ pub const EXPORT: &str = "hf";
 pub const LOG: &str = "log.jsonl";
 pub const TOKENS: &str = "tokens.bin";
 
+/// Names and contents of the files of an export, except the one that identifies the run.
+pub type Export = BTreeMap<String, Vec<u8>>;
+
 /// The results in a folder. They are those of uninterrupted runs.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Results {
     /// Name and states of the last checkpoint.
     pub state: Option<(String, Vec<u8>)>,
-    /// Files of the export, except the one that identifies the run.
-    pub export: BTreeMap<String, Vec<u8>>,
+    pub export: Export,
     pub tokens: Vec<u8>,
     /// Step and loss of each record.
     pub log: Vec<(u64, f64)>,
@@ -47,7 +49,7 @@ pub fn steps(folder: &Path) -> Vec<String> {
     found.into_iter().filter(|name| name.starts_with("step-")).collect()
 }
 
-fn export(folder: &Path) -> BTreeMap<String, Vec<u8>> {
+pub fn export(folder: &Path) -> Export {
     let mut files = files(&folder.join(EXPORT));
     files.remove("horizon.json");
     files
@@ -99,11 +101,12 @@ pub fn complete(folder: &Path) -> Result<(), String> {
     Ok(())
 }
 
-/// Checks that the export and the token file are the old or the new ones.
-pub fn old_or_new(folder: &Path, old: &Results, new: &Results) -> Result<(), String> {
+/// Checks that the token file is the old or the new one, and the export one of these or of `others`.
+pub fn old_or_new(folder: &Path, old: &Results, new: &Results, others: &[Export]) -> Result<(), String> {
     let export = export(folder);
     let is_there = folder.join(EXPORT).exists();
-    if export != new.export && export != old.export || is_there && export.is_empty() {
+    let is_known = [&old.export, &new.export].into_iter().chain(others).any(|known| *known == export);
+    if !is_known || is_there && export.is_empty() {
         return Err(format!("damaged export: it has {:?}", export.keys()));
     }
     let tokens = fs::read(folder.join(TOKENS)).unwrap_or_default();

@@ -206,11 +206,25 @@ impl Held {
         free.then_some(held)
     }
 
-    /// Removes it. Links in it, and a link itself, are not followed.
+    /// Removes it. Links in it, and a link itself, are not followed. If this is interrupted, a sweep
+    /// removes the rest.
     pub(super) fn remove(&self) -> io::Result<()> {
-        match remove(&self.path, self.is_folder) {
+        let removed = self.named_for_removal().and_then(|path| remove(&path, self.is_folder));
+        match removed {
             Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
             removed => removed,
+        }
+    }
+
+    /// Renames a replaced folder, which a sweep keeps once it is incomplete; returns its path.
+    fn named_for_removal(&self) -> io::Result<PathBuf> {
+        match self.path.file_name().and_then(|name| name.to_str()).and_then(Kind::parse) {
+            Some((target, Kind::Replaced)) => {
+                let path = Kind::Removed.path(&self.path.with_file_name(target))?;
+                retried(|| fs::rename(&self.path, &path))?;
+                Ok(path)
+            }
+            _ => Ok(self.path.clone()),
         }
     }
 }
