@@ -169,7 +169,9 @@ def check(horizon: str, name: str, dtype: torch.dtype, shards: str, work: pathli
     before, after = load(source), load(out)
     for (key, a), (other, b) in zip(before.state_dict().items(), after.state_dict().items(), strict=True):
         assert key == other and torch.equal(a, b), f"{name}, {kind}: {key}"
-    assert described(before) == described(after), f"{name}: {described(before)}\n{described(after)}"
+    old, new = described(before), described(after)
+    differing = {key: (old.get(key), new.get(key)) for key in old | new if old.get(key) != new.get(key)}
+    assert not differing, f"{name}: {differing}"
     ids = torch.randint(0, 61, (2, 17))
     with torch.no_grad():
         assert torch.equal(before(ids).logits, after(ids).logits), f"{name}, {kind}: logits"
