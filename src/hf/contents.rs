@@ -95,6 +95,8 @@ pub fn refuse_weights(path: &Path, head: &[u8]) -> Result<()> {
     refuse_placeholder(path, head)?;
     let (format, remedy) = match head {
         [b'G', b'G', b'U', b'F', ..] => ("GGUF, the format of llama.cpp", GGUF),
+        // A header of 640 bytes has a length that begins as a pickle; `{` follows it.
+        [0x80, 2..=5, _, _, _, _, _, _, b'{', ..] => return Ok(()),
         [b'P', b'K', 3, 4, ..] | [0x80, 2..=5, ..] => ("a file of PyTorch", SAVE),
         _ => return Ok(()),
     };
