@@ -3,6 +3,7 @@
 //!
 //! Everywhere else names are the library's ([`TensorLayout::name`]).
 
+use std::iter;
 use std::ops::Range;
 
 use crate::model::{Layout, TensorLayout};
@@ -92,7 +93,7 @@ impl StoredTensor {
     /// A tensor of the layout, at `index` in its order, by its own name.
     pub fn of(index: usize, tensor: &TensorLayout) -> StoredTensor {
         let (name, shape, elements) = (tensor.name.clone(), tensor.shape.clone(), tensor.elements());
-        StoredTensor { name, shape, first: index, parts: vec![0..elements] }
+        StoredTensor { name, shape, first: index, parts: iter::once(0..elements).collect() }
     }
 
     /// Appends the rows of the next tensor of the layout.

@@ -116,7 +116,7 @@ impl GluBackward {
 #[inline(always)]
 fn argument<const GELU: bool>(x: f32) -> (f32, f32) {
     /// √(8/π).
-    const SCALE: f32 = 1.595_769_1;
+    const SCALE: f32 = 1.595_769_2;
     const CUBIC: f32 = 0.044_715;
     if GELU {
         // Finite for every x. Past 16 the sigmoid is 0 or 1, so the bound changes nothing.
