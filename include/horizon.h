@@ -433,8 +433,9 @@ typedef enum hz_activation_t {
 } hz_activation_t;
 
 /* A decoder: RMSNorm, RoPE, causal grouped-query attention (GQA), a gated MLP, and the options of the families that
- * README.md lists. Fields have the names of config.json where it has them. Combinations that no family has (e.g. qk_norm
- * with mlp_bias) fail with HZ_STATUS_UNSUPPORTED when a trainer is opened, because they could not be exported. */
+ * README.md lists. Fields have the names of config.json where it has them. Combinations that no family has (e.g.
+ * qk_norm with mlp_bias) fail with HZ_STATUS_UNSUPPORTED when a trainer is opened, because they could not be
+ * exported. */
 typedef struct hz_model_config_t {
     uint32_t struct_size;
     uint32_t tie_word_embeddings;     /* 1: embedding and LM head share one tensor */
@@ -488,8 +489,8 @@ typedef struct hz_model_config_t {
 #define HZ_MODEL_CONFIG_INIT \
     {sizeof(hz_model_config_t), 0, 0, 0, 0, 0, 0, 0, 0, 0, 1e-5, 10000.0, \
      0, 0, 0, 0, HZ_ROPE_PLAIN, 0, 0.0, 0.0, 0.0, 0, {0, 0, 0, 0}, \
-     HZ_NORMS_BEFORE, 0, HZ_ACTIVATION_SILU, 0, 0, 0.0, {0, 0, 0, 0}, 0.0, 0, 1.0, 1.0, 0.0, 1.0, 1.0, 32.0, 1.0, 1, 0, \
-     {0.0}, {0.0}}
+     HZ_NORMS_BEFORE, 0, HZ_ACTIVATION_SILU, 0, 0, 0.0, {0, 0, 0, 0}, 0.0, 0, 1.0, 1.0, 0.0, 1.0, 1.0, 32.0, 1.0, \
+     1, 0, {0.0}, {0.0}}
 HZ_CHECKED hz_status_t hz_model_config_init(hz_model_config_t *value, size_t struct_size);
 
 /* Fills in a built-in model: "tiny" (0.8 M parameters) or "small" (13 M), both byte-level with V = 256; or, for

@@ -3,7 +3,7 @@
  */
 #include "check.h"
 
-enum { FILL = 0xaa, CAPACITY = 512 };
+enum { FILL = 0xaa, CAPACITY = 4096 };
 
 static _Alignas(8) unsigned char bytes[CAPACITY], untouched[CAPACITY];
 

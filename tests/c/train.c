@@ -313,25 +313,71 @@ static void test_files(const char *folder) {
     OK(hz_trainer_close(trainer));
 }
 
-/* Features of the model families survive export and import: the model, and every tensor. */
+/* Sets the options of a family that are not those of Llama. */
+static void make_family(hz_model_config_t *model, const char *family) {
+    model->head_dim = 16;
+    if (!strcmp(family, "gemma3_text")) {
+        model->norms = HZ_NORMS_AROUND;
+        model->norms_plus_one = 1;
+        model->activation = HZ_ACTIVATION_GELU_TANH;
+        model->qk_norm = 1;
+        model->embedding_multiplier = 8.0; /* the root of hidden_size */
+        model->attention_multiplier = 0.5; /* query_pre_attn_scalar 4 */
+        model->sliding_window = 7;
+        model->full_attention_layers[0] = 2;
+        model->sliding_rope_theta = 100.0;
+    } else if (!strcmp(family, "olmo2")) {
+        model->norms = HZ_NORMS_AFTER;
+        model->qk_norm = 2;
+        model->rope_scaling = HZ_ROPE_YARN;
+        model->rope_original_positions = 64;
+        model->rope_factor = 4.0;
+        model->rope_attention_factor = 1.25;
+        model->rope_truncate = 0;
+    } else if (!strcmp(family, "granite")) {
+        model->embedding_multiplier = 12.0;
+        model->residual_multiplier = 0.25;
+        model->attention_multiplier = 0.125;
+        model->logits_multiplier = 0.5;
+    } else if (!strcmp(family, "phi3")) {
+        model->rotary_dim = 12;
+        model->rope_scaling = HZ_ROPE_LONG;
+        model->rope_original_positions = 64;
+        for (int pair = 0; pair < 6; pair++) {
+            model->rope_short_factor[pair] = 1.0 + pair;
+            model->rope_long_factor[pair] = 2.0 + pair;
+        }
+    } else if (!strcmp(family, "glm4")) {
+        model->norms = HZ_NORMS_AROUND;
+        model->qkv_bias = 1;
+        model->rotary_dim = 8;
+        model->rope_interleaved = 1;
+    } else if (!strcmp(family, "smollm3")) {
+        model->no_rope_layers[0] = 1;
+    } else {
+        model->qkv_bias = !strcmp(family, "qwen2");
+        model->qk_norm = !strcmp(family, "qwen3");
+        model->rope_scaling = HZ_ROPE_LLAMA3;
+        model->rope_original_positions = 64;
+        model->rope_factor = 8.0;
+        model->rope_low_freq_factor = 1.0;
+        model->rope_high_freq_factor = 4.0;
+        model->sliding_window = 7;
+        model->full_attention_layers[0] = model->qk_norm;
+    }
+}
+
+/* Options of the model families survive export and import: the model, and every tensor. */
 static void test_families(const char *folder) {
-    static const char *const names[] = {"mistral", "qwen2", "qwen3"};
+    static const char *const names[] = {"mistral", "qwen2", "qwen3",   "gemma3_text", "olmo2",
+                                        "granite", "phi3",  "glm4", "smollm3"};
     static rows_t rows;
-    for (int family = 0; family < 3; family++) {
+    for (size_t family = 0; family < sizeof names / sizeof *names; family++) {
         hz_model_config_t model = small_model(), found = HZ_MODEL_CONFIG_INIT;
         hz_trainer_options_t options = small_options();
         hz_trainer_t *trainer = NULL, *loaded = NULL;
         hz_step_report_t report = HZ_STEP_REPORT_INIT;
-        model.head_dim = 16;
-        model.qkv_bias = family == 1;
-        model.qk_norm = family == 2;
-        model.rope_scaling = HZ_ROPE_LLAMA3;
-        model.rope_original_positions = 64;
-        model.rope_factor = 8.0;
-        model.rope_low_freq_factor = 1.0;
-        model.rope_high_freq_factor = 4.0;
-        model.sliding_window = 7;
-        model.full_attention_layers[0] = family == 2 ? 1 : 0;
+        make_family(&model, names[family]);
         OK(hz_trainer_open(&model, &options, &trainer));
         OK(hz_trainer_init_weights(trainer, 3));
         fill(&rows);

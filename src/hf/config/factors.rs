@@ -73,11 +73,15 @@ pub fn multipliers(family: &Family, reader: Reader, dims: &Dims) -> Result<Multi
                 Ok(factor)
             };
             let scores = factor("attention_multiplier")? as f32;
+            let divisor = factor("logits_scaling")?;
+            if divisor == 0.0 {
+                return Err(Error::argument("logits_scaling is 0; it must be above 0"));
+            }
             Multipliers {
                 embedding: factor("embedding_multiplier")? as f32,
                 residual: factor("residual_multiplier")? as f32,
                 scores: (scores != 1.0 / (dims.d as f32).sqrt()).then_some(scores),
-                logits: (1.0 / factor("logits_scaling")?) as f32,
+                logits: (1.0 / divisor) as f32,
             }
         }
     })

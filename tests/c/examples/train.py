@@ -14,7 +14,7 @@ def struct(name, **fields):  # the first fields of a struct of horizon.h; the ot
 
 numbers = {name: c_uint32 for name in "device mode grad_dtype adam_when tracing device_index pinning".split()}
 options = struct("trainer_options", **numbers, sequences=c_uint64, sequence_length=c_uint64)
-model = struct("model_config", fields=c_uint64 * 127)  # larger than in any version
+model = struct("model_config", fields=c_uint64 * 511)  # larger than in any version
 batch = struct("batch", reserved=c_uint32, rows=c_uint64, tokens=POINTER(c_int32), targets=POINTER(c_int32))
 report = struct("step_report", micros=c_uint32, step=c_uint64, loss=c_double)
 text, trainer = open(sys.argv[1], "rb").read(), c_void_p()

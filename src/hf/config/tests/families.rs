@@ -748,7 +748,7 @@ fn families_refuse_what_they_do_not_support() {
             json!({"rope_parameters": {"partial_rotary_factor": 1}, "partial_rotary_factor": 0.5}),
             "must agree",
         ),
-        ("granite", json!({"logits_scaling": 0}), "multipliers.logits is inf"),
+        ("granite", json!({"logits_scaling": 0}), "logits_scaling is 0"),
         ("granite", json!({"residual_multiplier": 0.5, "mlp_bias": true}), "residual multiplier"),
         ("seed_oss", json!({"embd_pdrop": 0.1}), "dropout"),
         ("exaone4", json!({"sliding_window_pattern": "LLLG"}), "sliding_window_pattern is \"LLLG\""),
