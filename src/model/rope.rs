@@ -60,6 +60,13 @@ impl Rope {
             )));
         }
         self.scaling.validate(self.rotating(d) / 2)?;
+        let tables = [1, usize::MAX].map(|t| self.tables(d, t));
+        if tables.iter().flatten().flatten().any(|frequency| !frequency.is_finite()) {
+            return Err(Error::argument(format!(
+                "rope_theta is {}, which makes rotary frequencies that are not finite",
+                self.theta
+            )));
+        }
         match &self.without {
             Some(layers) if layers.len() != l => Err(Error::argument(format!(
                 "layers without rotary positions are given for {}, but num_hidden_layers is {l}",
@@ -216,7 +223,7 @@ impl RopeScaling {
                 )))
             }
             RopeScaling::Yarn { attention_factor, .. } | RopeScaling::Long { attention_factor, .. }
-                if !is_positive(*attention_factor) =>
+                if !is_positive(f64::from(*attention_factor as f32)) =>
             {
                 Err(Error::argument(format!(
                     "{} is {attention_factor}; it must be finite, > 0",

@@ -147,6 +147,9 @@ fn windowed_theta(
     }
     let nested = Reader(parameters).number("rope_theta").map_err(|error| error.within(&name))?;
     match (plain, nested) {
+        (_, Some(nested)) if !(nested.is_finite() && nested > 0.0) => {
+            Err(Error::argument(format!("{name}.rope_theta is {nested}; it must be finite, > 0")))
+        }
         (Some(plain), Some(nested)) if plain != nested => Err(Error::argument(format!(
             "{key} is {plain} and {name}.rope_theta is {nested}; they must agree"
         ))),
@@ -160,7 +163,14 @@ fn rotated(partial: Option<f64>, d: usize) -> Result<Option<usize>> {
     if !(share > 0.0 && share <= 1.0) {
         return Err(Error::argument(format!("{PARTIAL} is {share}; it must be above 0, at most 1")));
     }
-    Ok(Some((d as f64 * share) as usize).filter(|&rotated| rotated != d))
+    let rotated = (d as f64 * share) as usize;
+    if rotated == 0 || !rotated.is_multiple_of(2) {
+        return Err(Error::argument(format!(
+            "{PARTIAL} is {share}, which makes {rotated} elements of a head of {d} rotate; their number must be \
+             even, at least 2"
+        )));
+    }
+    Ok(Some(rotated).filter(|&rotated| rotated != d))
 }
 
 /// The share of which [`rotated`] makes `r`.

@@ -58,6 +58,13 @@ impl Surroundings<'_> {
                     "rope_type is {new} and type is {old}; they must agree"
                 )));
             }
+            [None, Some(old)] if self.family.rotary.windowed.is_some() && old != "default" => {
+                return Err(unsupported(format!(
+                    "type is {old} without rope_type: in {} transformers 4 scales frequencies by it, and \
+                     transformers 5 does not; name the key rope_type, or remove it",
+                    self.family.name
+                )));
+            }
             [new, old] => new.or(old),
         };
         let kind = kind.as_deref().unwrap_or("default");
@@ -183,6 +190,11 @@ impl Surroundings<'_> {
     fn long(self, reader: Reader, notes: &mut Vec<String>) -> Result<RopeScaling> {
         let list = |key| reader.numbers(key)?.ok_or_else(|| missing(key));
         let original_positions = self.original_positions(reader, notes)?;
+        if original_positions < 2 {
+            return Err(Error::argument(format!(
+                "{ORIGINAL} is {original_positions}; with longrope it must be at least 2"
+            )));
+        }
         let ratio = self.positions_max()? as f64 / original_positions as f64;
         let factor = reader.number("factor")?.unwrap_or(ratio);
         let stated = reader.number("attention_factor")?;
@@ -217,6 +229,15 @@ impl Surroundings<'_> {
                 "{ORIGINAL} is {inner} here and {outer} in the config; transformers 4 uses the first, \
                  transformers 5 the second: they must agree"
             ))),
+            (None, Some(outer))
+                if self.family.rotary.windowed.is_some() && outer != self.positions_max()? =>
+            {
+                Err(Error::argument(format!(
+                    "{ORIGINAL} is missing here and {outer} in the config, where transformers 5 does not read \
+                     it in {}; give it here",
+                    self.family.name
+                )))
+            }
             (Some(positions), _) | (None, Some(positions)) => Ok(positions),
             (None, None) => {
                 let positions = self.positions_max()?;

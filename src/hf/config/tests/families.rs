@@ -173,6 +173,16 @@ fn families_refuse_what_they_do_not_support() {
             json!({"rope_parameters": {"partial_rotary_factor": 1}, "partial_rotary_factor": 0.5}),
             "must agree",
         ),
+        (
+            "gemma3_text",
+            json!({"rope_scaling": {"type": "linear", "factor": 2.0}}),
+            "type is linear without rope_type",
+        ),
+        (
+            "olmo3",
+            json!({"rope_scaling": {"rope_type": "yarn", "factor": 2.0}, "original_max_position_embeddings": 7}),
+            "is missing here and 7 in the config",
+        ),
         ("granite", json!({"logits_scaling": 0}), "logits_scaling is 0"),
         ("granite", json!({"residual_multiplier": 0.5, "mlp_bias": true}), "residual multiplier"),
         ("seed_oss", json!({"embd_pdrop": 0.1}), "dropout"),
