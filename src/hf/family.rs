@@ -31,6 +31,8 @@ pub struct Family {
     pub(super) qk_norm: Option<NormSpan>,
     /// The key of the MLP's activation, and its default.
     pub(super) activation: (&'static str, Activation),
+    /// True if query heads have the width of the residual stream: `hidden_size`.
+    pub(super) heads_fill_width: bool,
     pub(super) attention_bias: AttentionBias,
     /// True if the key `mlp_bias` is read.
     pub(super) mlp_bias: bool,
@@ -260,7 +262,9 @@ impl Family {
                     && multipliers.scores.is_none_or(|scale| query_scalar(scale).is_some())
             }
         };
+        let widths = !self.heads_fill_width || dims.attention_width() == dims.c;
         (self.norms, self.norms_plus_one, self.qk_norm) == (*norms, *norms_plus_one, *qk_norm)
+            && widths
             && biases
             && (self.mlp_bias || !mlp)
             && windows

@@ -172,8 +172,8 @@ pub enum RopeScaling {
         /// True if the range of interpolated pairs is rounded outwards to whole pairs.
         truncate: bool,
     },
-    /// LongRoPE (Ding et al. 2024): frequency i is divided by `short[i]`, or by `long[i]` if
-    /// sequences are longer than `original_positions`.
+    /// LongRoPE (Ding et al. 2024): frequency i is divided by `short[i]`, or by `long[i]` if the
+    /// sequence length that a trainer is opened with is above `original_positions`.
     Long {
         /// One per pair, > 0.
         short: Vec<f64>,

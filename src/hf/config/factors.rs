@@ -74,8 +74,10 @@ pub fn multipliers(family: &Family, reader: Reader, dims: &Dims) -> Result<Multi
             };
             let scores = factor("attention_multiplier")? as f32;
             let divisor = factor("logits_scaling")?;
-            if divisor == 0.0 {
-                return Err(Error::argument("logits_scaling is 0; it must be above 0"));
+            if !((1.0 / divisor) as f32).is_finite() {
+                return Err(Error::argument(format!(
+                    "logits_scaling is {divisor}; logits are divided by it, so it must be above 0"
+                )));
             }
             Multipliers {
                 embedding: factor("embedding_multiplier")? as f32,

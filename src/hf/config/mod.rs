@@ -18,7 +18,7 @@ use serde_json::{Map, Value, json};
 use crate::base::format::shortest;
 use crate::base::{DType, Dims, Error, Result, check_f32};
 use crate::hf::companions::{CHAT_TEMPLATE, Companions, GENERATION};
-use crate::hf::family::Family;
+use crate::hf::family::{Family, unsupported};
 use crate::hf::{CONFIG_BYTES_MAX, contents, file_text};
 use crate::host::input;
 use crate::model::{LAYERS_MAX, ModelConfig, Rope, RopeScaling};
@@ -192,11 +192,18 @@ fn dims(family: &Family, reader: Reader) -> Result<Dims> {
             "hidden_size is {c}; without head_dim it must be a multiple of num_attention_heads ({h})"
         )));
     }
+    let d = head_dim.unwrap_or_else(|| c / h);
+    if family.heads_fill_width && h.checked_mul(d) != Some(c) {
+        return Err(unsupported(format!(
+            "num_attention_heads × head_dim is {h} × {d}; in {} it must be hidden_size, {c}",
+            family.name
+        )));
+    }
     Ok(Dims {
         c,
         h,
         g: reader.size_or("num_key_value_heads", family.absent.kv_heads)?.unwrap_or(h),
-        d: head_dim.unwrap_or_else(|| c / h),
+        d,
         f: reader.required("intermediate_size")?,
         v: reader.required("vocab_size")?,
         l: reader.required("num_hidden_layers")?,

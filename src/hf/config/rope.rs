@@ -32,7 +32,7 @@ pub fn read(
     let (mut places, windowed) = places(family, keys)?;
     let absent = family.rotary.parameters.map(|text| serde_json::from_str(text).expect("a table's JSON"));
     if let Some(absent) = absent.as_ref().filter(|_| places.is_empty()) {
-        places.push((PARAMETERS.to_owned(), absent));
+        places.push((format!("the default {PARAMETERS}"), absent));
     }
     let mut theta = config.number("rope_theta")?;
     let mut partial = config.number(PARTIAL)?.filter(|_| family.rotary.partial.is_some());

@@ -29,6 +29,7 @@ const LLAMA: Family = Family {
     norms_plus_one: false,
     qk_norm: None,
     activation: ("hidden_act", Activation::Silu),
+    heads_fill_width: false,
     attention_bias: AttentionBias::Key,
     mlp_bias: true,
     windows: Windows::Never,
@@ -145,6 +146,7 @@ pub static FAMILIES: [Family; 17] = [
         name: "Helium",
         model_type: "helium",
         architecture: "HeliumForCausalLM",
+        heads_fill_width: true,
         attention_bias: AttentionBias::KeyOfQkv { absent: false },
         rotary: Rotary { theta: 1e5, interleaved: true, ..ROTARY },
         absent: Absent {

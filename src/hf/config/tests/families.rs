@@ -188,7 +188,8 @@ fn families_refuse_what_they_do_not_support() {
         ("seed_oss", json!({"embd_pdrop": 0.1}), "dropout"),
         ("exaone4", json!({"sliding_window_pattern": "LLLG"}), "sliding_window_pattern is \"LLLG\""),
         ("exaone4", json!({"attention_bias": true}), "have no bias"),
-        ("helium", json!({"partial_rotary_factor": 0.5}), "partial RoPE"),
+        ("helium", json!({"head_dim": 16, "partial_rotary_factor": 0.5}), "partial RoPE"),
+        ("helium", json!({"head_dim": 24}), "it must be hidden_size"),
         ("cwm", json!({"use_sliding_window": false}), "use_sliding_window is false"),
     ] {
         let error = parsed(&keys(family, small, edit.clone())).expect_err(&format!("{family}: {edit}"));
