@@ -91,7 +91,10 @@ def config_of(family: str, options: dict):
     options = dict(options)
     rope = options.pop("rope", None)
     if transformers.__version__.startswith("4."):
-        options |= {"rope_theta": 500.0, "rope_scaling": rope}
+        if family == "phi3" and rope:  # knows the older name of the key alone
+            rope = {"type" if key == "rope_type" else key: value for key, value in rope.items()}
+        # OLMo 3's layers with a window have the other base in version 5, so this one alone is accepted.
+        options |= {"rope_theta": 5e5 if family == "olmo3" else 500.0, "rope_scaling": rope}
         if family == "gemma3_text":
             options |= {"rope_local_base_freq": WINDOWED_THETA[family]}
     elif family in WINDOWED_THETA:
@@ -116,7 +119,9 @@ def described(model) -> dict:
     ignored = {"_name_or_path", "dtype", "torch_dtype", "transformers_version", "architectures", "pad_token_id",
                "partial_rotary_factor"}
     config = {key: value for key, value in model.config.to_dict().items() if key not in ignored}
-    if config.get("rope_parameters"):
+    if transformers.__version__.startswith("4."):
+        config.pop("rope_parameters", None)  # read by version 5 alone
+    elif config.get("rope_parameters"):
         config["rope_parameters"].pop("type", None)
     return config
 
